@@ -1,0 +1,54 @@
+# make reproduce: run the default study and name its report.   make test: run the tests.
+# Each makes its own environment (.venv) where there is none.
+PYTHON ?= python3
+STUDY ?= digits
+CORES ?= $(shell nproc)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lint bench lock environment clean
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+environment: $(STAMP) ## make .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "offramp needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "this Python cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned environment into $(VENV): about 6 GB, 4 minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: $(STAMP) ## run a study to its report (STUDY=digits, CORES=all)
+	snakemake --cores $(CORES) --config study=$(STUDY)
+	@echo "report: reports/$(STUDY)/index.html"
+
+test: $(STAMP) ## run the tests
+	pytest
+
+lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+
+bench: $(STAMP) ## time the evaluation kernel beside the usual ways
+	python benchmarks/bench_evaluation.py
+
+lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
+	python -m pip install --quiet uv
+	(echo "# The matched set that CI runs. Made by \`make lock\`; pip install -r requirements.lock reproduces it."; \
+	 uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	 --no-emit-index-url --no-emit-find-links pyproject.toml) > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## remove what the studies made (keeps .venv and downloads)
+	rm -rf artifacts logs benchmarks/results .snakemake

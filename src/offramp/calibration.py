@@ -1,0 +1,191 @@
+"""From confidence to estimated accuracy: reliability diagrams, step maps, temperature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from offramp.records import ExitRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from offramp.policies import Policy
+
+
+@dataclass(frozen=True)
+class ReliabilityDiagram:
+    """What samples of similar confidence got right, bin by bin.
+
+    Attributes
+    ----------
+    edges : ndarray of shape (M + 1,)
+        Bin m holds edges[m] ≤ confidence < edges[m + 1]; the last one its upper edge too.
+    count : ndarray of shape (M,), int64
+    mean_confidence, accuracy : ndarray of shape (M,)
+        NaN in an empty bin.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    mean_confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: Σ_m (n_m / N) · |accuracy_m − mean confidence_m|."""
+        full = self.count > 0
+        gap = np.abs(self.accuracy - self.mean_confidence)[full]
+        return float(gap @ self.count[full] / self.count.sum())
+
+
+def reliability_diagram(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    bins: int = 15,
+    binning: Literal["equal_width", "equal_mass"] = "equal_width",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> ReliabilityDiagram:
+    """The reliability diagram of one exit.
+
+    Parameters
+    ----------
+    confidence, correct : ndarray of shape (N,)
+    bins : int
+        Number of bins M. Equal-mass bins that tie in confidence are merged, so there may be fewer.
+    binning : {"equal_width", "equal_mass"}
+        Bins of the same width over `limits`, or of the same number of samples.
+    limits : (float, float)
+        Range of the confidence measure; unused by equal-mass bins.
+    """
+    confidence = np.asarray(confidence, np.float64)  # (N,)
+    if binning == "equal_width":
+        edges = np.linspace(*limits, bins + 1)  # (M + 1,)
+    else:
+        edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
+        edges = edges if len(edges) > 1 else np.array([edges[0], edges[0]])
+    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)  # (N,)
+    count, total, right = (
+        np.bincount(place, weights, minlength=len(edges) - 1) for weights in (None, confidence, correct)
+    )
+    with np.errstate(invalid="ignore"):
+        return ReliabilityDiagram(edges, count, total / count, right / count)
+
+
+@dataclass(frozen=True)
+class StepMap:
+    """A step function from confidence to estimated accuracy: values[i] for edges[i − 1] ≤ confidence < edges[i].
+
+    Both of PCEE's maps are of this kind, so a fitted policy is two short arrays an exit.
+    """
+
+    edges: np.ndarray  # (M − 1,), ascending
+    values: np.ndarray  # (M,)
+
+    def __call__(self, confidence: np.ndarray) -> np.ndarray:
+        return self.values[np.searchsorted(self.edges, confidence, side="right")]
+
+
+def histogram_map(diagram: ReliabilityDiagram) -> StepMap:
+    """PCEE's map: a bin's accuracy. An empty bin takes that of the nearest filled bin below, for accuracy is
+    never invented; below the lowest filled bin nothing is known, and the estimate is 0 (our choice)."""
+    filled = np.maximum.accumulate(np.where(diagram.count > 0, np.arange(len(diagram.count)), -1))  # (M,)
+    return StepMap(diagram.edges[1:-1], np.where(filled < 0, 0.0, diagram.accuracy[filled]))
+
+
+def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -> StepMap:
+    """PCEE-WS's map: the mean accuracy of the `window` samples nearest in confidence (all, where there are fewer).
+
+    The paper leaves the smoother open; the window is our reading. Samples of equal confidence count with their
+    common accuracy, so the order in which they come does not matter; of two samples equally far away on either
+    side the surer one is taken.
+
+    Parameters
+    ----------
+    confidence, correct : ndarray of shape (N,)
+    window : int
+        Number of samples W.
+    """
+    levels, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
+    accuracy = np.bincount(group, correct) / size  # (levels,)
+    level = np.repeat(levels.astype(np.float64), size)  # (N,), sorted
+    # Long double: sums of ties' fractions must not push an accuracy of exactly δ under δ.
+    right = np.concatenate([[0], np.cumsum(np.repeat(accuracy, size), dtype=np.longdouble)])  # (N + 1,)
+    w = min(window, len(level))
+    # The nearest W of sorted values are neighbours, level[a : a + W]; the window moves on from a to a + 1 where
+    # level[a + W] is nearer than level[a]: from their midpoint on.
+    return StepMap((level[:-w] + level[w:]) / 2, ((right[w:] - right[:-w]) / w).astype(np.float64))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T that minimises the mean negative log-likelihood of softmax(logits / T).
+
+    Parameters
+    ----------
+    logits : ndarray of shape (N, C)
+    labels : ndarray of shape (N,)
+
+    Returns
+    -------
+    float
+        Between 1/100 and 100: on samples that are all right (or all wrong) the likelihood has no optimum inside.
+    """
+    from scipy.optimize import minimize_scalar
+
+    shifted = np.asarray(logits, np.float64)  # (N, C)
+    shifted = shifted - shifted.max(axis=1, keepdims=True)
+    of_label = shifted[np.arange(len(labels)), labels]  # (N,)
+
+    def loss(log_t: float) -> float:
+        scale = np.exp(-log_t)
+        return float(np.mean(np.log(np.exp(shifted * scale).sum(axis=1)) - of_label * scale))
+
+    bound = np.log(100.0)
+    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6}).x))
+
+
+def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
+    """The reliability diagrams of a record's exits by max softmax, a row a bin.
+
+    Columns: exit, lower, upper, count, mean_confidence, accuracy.
+    """
+    import pandas as pd
+
+    confidence = record.confidence()  # (N, L)
+    tables = []
+    for i in range(record.n_exits):
+        diagram = reliability_diagram(confidence[:, i], record.correct[:, i], bins)
+        bins_ = {"lower": diagram.edges[:-1], "upper": diagram.edges[1:], "count": diagram.count}
+        tables.append(
+            pd.DataFrame(
+                {
+                    "exit": i + 1,
+                    **bins_,
+                    "mean_confidence": diagram.mean_confidence,
+                    "accuracy": diagram.accuracy,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
+    """Each exit by itself, a row an exit.
+
+    Columns: exit, accuracy, cost, parameters (where the record knows), and ece_LABEL for each policy whose signal
+    claims to be an accuracy.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
+    )
+    table["parameters"] = record.metadata.get("exit_parameters")
+    for label, policy in policies.items():
+        if policy.claims_accuracy:
+            signal = policy.signal(record)  # (N, L)
+            table[f"ece_{label}"] = [
+                reliability_diagram(signal[:, i], record.correct[:, i], bins).ece for i in range(record.n_exits)
+            ]
+    return table

@@ -1,0 +1,401 @@
+"""`offramp VERB`: what every rule of the workflow calls, and a person can type.
+
+A verb reads files, calls one module, writes files. What it needs is imported inside, so that `--help` and the
+verbs right of the record start at once.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+from offramp import __version__
+from offramp.evaluation import evaluate as evaluate_policy
+from offramp.evaluation import frontier as policy_frontier
+from offramp.files import write_table
+from offramp.policies import POLICIES, Policy, load_policies, make_policy, save_policies
+from offramp.records import ExitRecord, import_outputs
+
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
+
+
+class Spec(click.ParamType):
+    """NAME:option=value,…; values as in JSON, bare words are strings."""
+
+    name = "NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        name, _, rest = value.partition(":")
+        options = {}
+        for item in re.split(r",(?![^\[]*\])", rest) if rest else []:  # commas, but not those inside [ ]
+            option, equals, text = item.partition("=")
+            if not equals:
+                self.fail(f"{item!r} in {value!r}: expected option=value", param, ctx)
+            try:
+                options[option] = json.loads(text)
+            except ValueError:
+                options[option] = text
+        return name, options
+
+
+class PolicySpec(Spec):
+    """[LABEL=]NAME:option=value,…; the label names the policy in tables, its own name where there is none."""
+
+    name = "[LABEL=]NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        label, _, rest = value.partition("=") if re.match(r"[^:]*=", value) else ("", "", value)
+        name, options = super().convert(rest, param, ctx)
+        return label or name, make_policy(name, **options)
+
+
+class Grid(click.ParamType):
+    """start:stop:step (both ends included) or numbers with commas."""
+
+    name = "START:STOP:STEP or δ,δ,…"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, np.ndarray):
+            return value
+        try:
+            if ":" not in value:
+                return np.array([float(part) for part in value.split(",")])
+            start, stop, step = map(float, value.split(":"))
+            # Rounded, so that 0.9 is the float 0.9 and not its neighbour
+            return np.round(start + step * np.arange(round((stop - start) / step) + 1), 12)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r}: expected START:STOP:STEP or numbers with commas", param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="offramp")
+def cli() -> None:
+    """Decide, input by input, when a model that answers in stages has computed enough.
+
+    \b
+    With your own model's outputs:
+      offramp import outputs.npz validation.safetensors
+      offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
+    The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, figure, table, report.
+    """
+
+
+@cli.command()
+@click.argument("dataset", type=Spec())
+@click.option("--validation", type=click.IntRange(1), required=True, help="Samples held out to fit policies.")
+@click.option("--test", type=click.IntRange(1), help="Samples held out for the test, where the source has no test set.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=OUT, required=True, help="CSV: split, pool, index.")
+def data(dataset, validation, test, seed, out) -> None:
+    """Split DATASET into train, validation and test, and write the split down."""
+    from offramp.datasets import load_dataset, make_splits, save_splits
+
+    name, options = dataset
+    splits = make_splits(load_dataset(name, **options), validation=validation, test=test, seed=seed)
+    save_splits(splits, out)
+
+
+@cli.command()
+@click.option("--dataset", type=Spec(), required=True, help="For example digits or digits:shift=0.")
+@click.option("--splits", type=EXISTING, required=True, help="What `offramp data` wrote.")
+@click.option("--model", type=Spec(), required=True, help="For example msdnet:exits=4,channels=16.")
+@click.option("--system", required=True, help="What the study calls this model, for example msdnet-small.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), required=True)
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Of the first epoch.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD.")
+@click.option("--weight-decay", type=float, default=1e-4, show_default=True)
+@click.option("--schedule", type=click.Choice(["multistep", "cosine"]), default="cosine", show_default=True)
+@click.option(
+    "--milestone",
+    "milestones",
+    type=int,
+    multiple=True,
+    help="Of multistep: epochs after which the rate is cut.",
+)
+@click.option("--gamma", type=float, default=0.1, show_default=True, help="Of multistep: what it is multiplied by.")
+@click.option(
+    "--exit-weights",
+    type=click.Choice(["sum", "linear"]),
+    default="sum",
+    show_default=True,
+    help="Weight of exit i in the loss: 1, or i.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of torch.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare batches.")
+@click.option("--out", type=OUT, required=True, help="Weights, .safetensors; a checkpoint lies beside it until done.")
+@click.option("--history", type=OUT, required=True, help="CSV, a row an epoch.")
+def train(dataset, splits, model, system, seed, threads, workers, out, history, **training) -> None:
+    """Train a model, all exits jointly. Killed and started again, it goes on from the last epoch."""
+    from offramp.datasets import load_dataset, load_splits
+    from offramp.models import build_model
+    from offramp.training import TrainingOptions, train
+
+    (data_name, data_options), (model_name, model_options) = dataset, model
+    images = load_dataset(data_name, **data_options)
+    train(
+        lambda: build_model(model_name, classes=images.classes, image_shape=images.image_shape, **model_options),
+        images,
+        load_splits(splits, images),
+        TrainingOptions(**training),
+        seed=seed,
+        out=out,
+        history=history,
+        parameters={
+            "system": system,
+            "dataset_options": data_options,
+            "model": model_name,
+            "model_options": model_options,
+        },
+        label=f"{system} seed {seed}",
+        threads=threads,
+        workers=workers,
+    )
+
+
+@cli.command()
+@click.argument("weights", type=EXISTING)
+@click.option("--splits", type=EXISTING, required=True, help="What `offramp data` wrote.")
+@click.option("--validation", type=OUT, help="Record of the validation split to write.")
+@click.option("--test", type=OUT, help="Record of the test split to write.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
+def record(weights, splits, validation, test, batch_size, threads, workers) -> None:
+    """Run a trained model (WEIGHTS) over held-out samples and write its exit records."""
+    from offramp.checkpoints import load_weights, read_parameters
+    from offramp.datasets import load_dataset, load_splits
+    from offramp.models import build_model
+    from offramp.recording import record
+
+    made = read_parameters(weights)
+    images = load_dataset(made["dataset"], **made["dataset_options"])
+    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
+    model = build_model(made["model"], classes=images.classes, image_shape=images.image_shape, **options)
+    load_weights(weights, model)
+    table = load_splits(splits, images)
+    for split, out in (("validation", validation), ("test", test)):
+        if out is not None:
+            record(
+                model,
+                images,
+                table,
+                split,
+                system=made["system"],
+                seed=made["seed"],
+                parameters=made,
+                batch_size=batch_size,
+                threads=threads,
+                workers=workers,
+            ).save(out)
+
+
+@cli.command()
+@click.argument("validation", type=EXISTING)
+@click.option("--policy", "policies", type=PolicySpec(), multiple=True, required=True, help="Repeat for several.")
+@click.option("--bins", type=click.IntRange(1), default=15, show_default=True, help="Bins of the reliability diagrams.")
+@click.option("--out", type=OUT, required=True, help="Fitted policies, .safetensors.")
+@click.option("--reliability", type=OUT, help="The diagrams' bins, .parquet or .csv.")
+def calibrate(validation, policies, bins, out, reliability) -> None:
+    """Fit policies on a VALIDATION record, and draw up its reliability diagrams."""
+    from offramp.calibration import reliability_table
+
+    record = ExitRecord.load(validation)
+    if reliability:
+        write_table(_about(record, reliability_table(record, bins)), reliability)
+    save_policies({label: policy.fit(record) for label, policy in policies}, out, record.metadata)
+
+
+@cli.command()
+@click.option("--policy", "specs", type=PolicySpec(), multiple=True, help="Fitted on --validation. Repeat for several.")
+@click.option("--policies", type=EXISTING, help="Or: policies that `offramp calibrate` has fitted.")
+@click.option("--validation", type=EXISTING, help="Record to fit on; not needed for what learns nothing.")
+@click.option("--test", type=EXISTING, required=True, help="Record to report on.")
+@click.option("--thresholds", type=Grid(), default="0:1:0.01", show_default=True)
+@click.option(
+    "--bins",
+    type=click.IntRange(1),
+    default=15,
+    show_default=True,
+    help="Bins of --exits' calibration error.",
+)
+@click.option("--out", type=OUT, required=True, help="A row a policy and threshold, .parquet or .csv.")
+@click.option("--frontier", type=OUT, help="Also every operating point there is, exactly.")
+@click.option("--exits", type=OUT, help="Also each exit's accuracy, cost and calibration error.")
+def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier, exits) -> None:
+    """Accuracy, cost and exit shares of policies over a grid of thresholds δ."""
+    import pandas as pd
+
+    from offramp.calibration import exit_table
+
+    if bool(specs) == (policies is not None):
+        raise click.UsageError("expected either --policy (with --validation) or --policies")
+    record = ExitRecord.load(test)
+    fitted: dict[str, Policy] = dict(specs) if specs else load_policies(policies)[0]
+    if specs and validation:
+        held_out = ExitRecord.load(validation)
+        fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
+
+    def of_all(function) -> pd.DataFrame:
+        tables = [function(policy).assign(policy=label) for label, policy in fitted.items()]
+        return _about(record, pd.concat(tables, ignore_index=True))
+
+    write_table(of_all(lambda policy: evaluate_policy(policy, record, thresholds)), out)
+    if frontier:
+        write_table(of_all(lambda policy: policy_frontier(policy, record)), frontier)
+    if exits:
+        write_table(_about(record, exit_table(record, fitted, bins)), exits)
+
+
+def _about(record: ExitRecord, table):
+    """The table with columns in front that say of what it is, as far as the record knows."""
+    for place, key in enumerate(["dataset", "system", "seed"]):
+        table.insert(place, key, record.metadata.get(key))
+    if "policy" in table:
+        table.insert(3, "policy", table.pop("policy"))
+    return table
+
+
+@cli.command()
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--target", "targets", type=float, multiple=True, help="Accuracy to aim at. Repeat for several.")
+@click.option(
+    "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: systems to set side by side. Repeat."
+)
+@click.option(
+    "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
+)
+@click.option(
+    "--baseline",
+    default="confidence",
+    show_default=True,
+    help="Policy that others' control is compared with.",
+)
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--targets-out", type=OUT, required=True, help="Accuracy and cost of every policy at the targets.")
+@click.option("--pairs-out", type=OUT, required=True, help="Large systems with exits against small full ones.")
+@click.option("--control-out", type=OUT, required=True, help="How closely accuracy follows δ.")
+def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targets_out, pairs_out, control_out) -> None:
+    """Put the runs of a study together: means over seeds, an interval with every number.
+
+    FILES are the validation and test records of all runs and the policies fitted on them, in any order: each says
+    itself what it is.
+    """
+    from offramp import comparison
+
+    runs = comparison.load_runs(files)
+    bootstrap = comparison.Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
+    write_table(comparison.at_targets(runs, targets, bootstrap), targets_out)
+    write_table(comparison.pairs(runs, chosen_pairs, bootstrap), pairs_out)
+    write_table(comparison.control(runs, grid, baseline, bootstrap), control_out)
+
+
+@cli.command(name="import")
+@click.argument("outputs", type=EXISTING)
+@click.argument("record", type=OUT)
+def import_(outputs, record) -> None:
+    """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz).
+
+    The file has labels (N,), cost (L,) — cumulative, one an exit — and either logits (N, L, C), or prediction (N, L)
+    with max_softmax, margin or entropy (N, L). index (N,), the samples' places in their split, is optional.
+    """
+    made = import_outputs(outputs)
+    made.save(record)
+    click.echo(f"{record}: {made!r}")
+
+
+@cli.command()
+def policies() -> None:
+    """List the exit policies, their rules and options."""
+    for name, policy in POLICIES.items():
+        options = ", ".join(f"{key}={value}" for key, value in make_policy(name).options.items())
+        click.echo(f"{name}\n    leaves where {policy.rule}\n    options: {options or 'none'}\n    {policy.paper}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--pair", "pairs", nargs=2, multiple=True, help="error-cost: SMALL LARGE, a panel each. Repeat.")
+@click.option("--policy", "policies", multiple=True, help="error-cost, control: label of a policy to show. Repeat.")
+@click.option("--exit", "exits", type=int, multiple=True, help="reliability: exit to show, from 1. Repeat.")
+@click.option("--seed", type=click.IntRange(0), help="oracle-heatmap: seed of the choice of samples.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="STEM", required=True, help="Writes STEM.pdf and STEM.png."
+)
+def figure(name, files, out, **options) -> None:
+    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence or oracle-heatmap.
+
+    \b
+    error-cost, control               curves and exits of all runs (evaluate --out, --exits)
+    reliability                       bins of one system's runs (calibrate --reliability)
+    overconfidence, oracle-heatmap    one test record
+    """
+    from offramp.figures import draw
+
+    draw(name, files, out, **{option: value for option, value in options.items() if value not in (None, ())})
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--policy", "policies", multiple=True, help="claims: label of a policy to judge. Repeat.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="STEM",
+    required=True,
+    help="Writes STEM.csv, STEM.md and STEM.tex.",
+)
+def table(name, files, out, **options) -> None:
+    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, targets or exits.
+
+    \b
+    claims                      the pairs and the control table (compare --pairs-out, --control-out)
+    equal-cost, equal-accuracy  the pairs table (compare --pairs-out)
+    control                     the control table (compare --control-out)
+    targets                     the targets table (compare --targets-out)
+    exits                       exits of all runs (evaluate --exits)
+    """
+    from offramp.tables import write
+
+    write(name, files, out, **{option: value for option, value in options.items() if value != ()})
+
+
+@cli.command()
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--title", required=True)
+@click.option("--parameters", type=EXISTING, required=True, help="JSON: what the study is; its notes are set apart.")
+@click.option("--command", required=True, help="What makes the report, to be shown in it.")
+@click.option("--out", type=OUT, required=True, help="HTML page.")
+def report(files, title, parameters, command, out) -> None:
+    """Put figures (.png) and tables (.csv) together into one page, in the order of FILES, claims first."""
+    from offramp.report import read_parameters, write_report
+
+    write_report(files, title, read_parameters(parameters), command, out)
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit("offramp: interrupted")
+    except (ValueError, OSError) as error:
+        sys.exit(f"offramp: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

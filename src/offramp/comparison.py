@@ -1,0 +1,261 @@
+"""What several runs say together: seeds averaged, systems set side by side, an interval with every number.
+
+Intervals are 95 % percentile bootstraps over test samples. All runs of a study share their test samples, so one
+resampling serves all of them and differences are paired; the spread over seeds is reported beside it.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from offramp import records
+from offramp.evaluation import choose_threshold, outcomes
+from offramp.files import read_kind
+from offramp.policies import Policy, load_policies
+from offramp.records import ExitRecord
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained system: its records and the policies fitted on the first."""
+
+    system: str
+    seed: int
+    validation: ExitRecord
+    test: ExitRecord
+    policies: dict[str, Policy]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamplings of N test samples, as how often each sample is drawn.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (B, N)
+        Each row sums to 1.
+    """
+
+    weights: np.ndarray
+
+    @classmethod
+    def draw(cls, n_samples: int, resamples: int, seed: int) -> "Bootstrap":
+        counts = np.random.default_rng(seed).multinomial(n_samples, np.full(n_samples, 1 / n_samples), resamples)
+        return cls(counts / n_samples)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Resampled means (..., B) of values (..., N)."""
+        return values @ self.weights.T
+
+    @staticmethod
+    def interval(replicates: np.ndarray) -> tuple[float, float]:
+        """The middle 95 % of replicates (B,)."""
+        low, high = np.quantile(replicates, [0.025, 0.975])
+        return float(low), float(high)
+
+
+def load_runs(paths: Iterable[str | os.PathLike]) -> list[Run]:
+    """The runs that record files and fitted-policy files make up, put together by the metadata in each.
+
+    Raises
+    ------
+    ValueError
+        If a file is neither, a run lacks a part, or the runs' test samples differ.
+    """
+    parts: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in paths:
+        kind, about = read_kind(path)
+        if kind == records.FORMAT:
+            part = about.get("split")
+            value = ExitRecord.load(path)
+        else:
+            part = "policies"
+            value, about = load_policies(path)
+        if not {"system", "seed"} <= about.keys() or part not in _PARTS:
+            raise ValueError(
+                f"{path}: its metadata must name system, seed and split (validation or test) to be compared"
+            )
+        parts.setdefault((about["system"], about["seed"]), {})[part] = value
+    runs = []
+    for (system, seed), run in sorted(parts.items()):
+        if missing := [part for part in _PARTS if part not in run]:
+            raise ValueError(f"{system} seed {seed}: no {missing[0]} among the files; expected {', '.join(_PARTS)}")
+        runs.append(Run(system, seed, **run))
+        if not np.array_equal(runs[-1].test.index, runs[0].test.index):
+            raise ValueError(f"{system} seed {seed}: other test samples than {runs[0].system} seed {runs[0].seed}")
+    return runs
+
+
+_PARTS = ("validation", "test", "policies")
+
+
+def _by_system(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    systems: dict[str, list[Run]] = {}
+    for run in runs:
+        systems.setdefault(run.system, []).append(run)
+    return systems
+
+
+def _summary(name: str, per_seed: np.ndarray, replicates: np.ndarray) -> dict[str, float]:
+    """Columns for one number: mean over seeds, standard deviation over seeds (S,), interval over samples (B,)."""
+    low, high = Bootstrap.interval(replicates)
+    spread = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else np.nan
+    return {name: float(per_seed.mean()), f"{name}_sd": spread, f"{name}_low": low, f"{name}_high": high}
+
+
+def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstrap) -> pd.DataFrame:
+    """Accuracy and cost of every policy for each accuracy that a user may ask for.
+
+    `choice` says how the threshold came about: "validation" is the cheapest one that reaches the target on
+    validation data; "direct" is the target itself, for policies whose signal claims to be an accuracy.
+
+    Returns
+    -------
+    DataFrame
+        system, policy, choice, target, and accuracy, cost, saving (1 − cost / cost of the full model), each with
+        _sd, _low, _high; full_accuracy.
+    """
+    rows = []
+    for system, group in _by_system(runs).items():
+        for label, policy in group[0].policies.items():
+            for choice in ("direct", "validation") if policy.claims_accuracy else ("validation",):
+                for target in targets:
+                    thresholds = [
+                        target
+                        if choice == "direct"
+                        else choose_threshold(run.policies[label], run.validation, accuracy=target)
+                        for run in group
+                    ]
+                    right, cost = _outcomes(group, label, thresholds)  # (S, N) each
+                    full = group[0].test.cost[-1]
+                    rows.append(
+                        {"system": system, "policy": label, "choice": choice, "target": target}
+                        | _summary("accuracy", right.mean(1), bootstrap.means(right.mean(0)))
+                        | _summary("cost", cost.mean(1), bootstrap.means(cost.mean(0)))
+                        | _summary("saving", 1 - cost.mean(1) / full, 1 - bootstrap.means(cost.mean(0)) / full)
+                        | {"full_accuracy": float(np.mean([run.test.correct[:, -1].mean() for run in group]))}
+                    )
+    return pd.DataFrame(rows)
+
+
+def _outcomes(group: Sequence[Run], label: str, thresholds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong, and cost, of each seed's test samples at its own threshold: (S, N) each."""
+    each = [outcomes(run.policies[label], run.test, delta) for run, delta in zip(group, thresholds, strict=True)]
+    return np.stack([right for right, _ in each]).astype(np.float64), np.stack([cost for _, cost in each])
+
+
+# What the larger net is to match of the small full one, given that one's validation record
+_GOALS = {
+    "equal cost": lambda small: {"cost": small.cost[-1]},
+    "equal accuracy": lambda small: {"accuracy": small.correct[:, -1].mean()},
+}
+
+
+def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Bootstrap) -> pd.DataFrame:
+    """The paper's first claim, pair by pair: a larger net with early exits against a smaller full one.
+
+    The threshold of the larger one is chosen on validation data, either as the most accurate that costs no more
+    than the small full model ("equal cost"), or as the cheapest that is no less accurate there than the small full
+    model ("equal accuracy"). Test data then say what came of it.
+
+    Returns
+    -------
+    DataFrame
+        small, large, policy, match; accuracy and cost of the small full model; accuracy and cost of the large
+        one with exits; gain (accuracy difference, large − small) and cost_ratio (large / small), each with _sd,
+        _low, _high.
+    """
+    systems = _by_system(runs)
+    rows = []
+    for small, large in pairs:
+        for name in (small, large):
+            if name not in systems:
+                raise ValueError(f"pair {small}, {large}: no run of {name}; the files have {', '.join(systems)}")
+        reference = {run.seed: run for run in systems[small]}
+        if unmatched := [run.seed for run in systems[large] if run.seed not in reference]:
+            raise ValueError(f"pair {small}, {large}: no run of {small} with seed {unmatched[0]}")
+        base = np.stack([reference[run.seed].test.correct[:, -1] for run in systems[large]])  # (S, N)
+        base_cost = systems[small][0].test.cost[-1]
+        for label in systems[large][0].policies:
+            for match, goal in _GOALS.items():
+                thresholds = [
+                    choose_threshold(run.policies[label], run.validation, **goal(reference[run.seed].validation))
+                    for run in systems[large]
+                ]
+                right, cost = _outcomes(systems[large], label, thresholds)  # (S, N) each
+                gain, ratio = right - base, cost / base_cost
+                rows.append(
+                    {"small": small, "large": large, "policy": label, "match": match}
+                    | {"small_accuracy": float(base.mean()), "small_cost": base_cost}
+                    | {"large_accuracy": float(right.mean()), "large_cost": float(cost.mean())}
+                    | _summary("gain", gain.mean(1), bootstrap.means(gain.mean(0)))
+                    | _summary("cost_ratio", ratio.mean(1), bootstrap.means(ratio.mean(0)))
+                )
+    return pd.DataFrame(rows)
+
+
+def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Bootstrap) -> pd.DataFrame:
+    """The paper's second claim: how closely accuracy follows δ when δ itself is the threshold.
+
+    Only policies whose signal claims to be an accuracy take part, and only the δ of the grid that a threshold can
+    reach at all: between the accuracy of the first exit and that of the last.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (T,)
+    baseline : str
+        The policy that the others are compared with.
+
+    Returns
+    -------
+    DataFrame
+        system, policy, deltas (how many δ counted, mean over seeds); error (mean |accuracy − δ|), worst (largest),
+        short (share of δ with accuracy < δ), each with _sd, _low, _high; excess (error − the baseline's, paired).
+    """
+    rows = []
+    for system, group in _by_system(runs).items():
+        labels = [label for label, policy in group[0].policies.items() if policy.claims_accuracy]
+        if baseline not in labels:
+            raise ValueError(f"baseline {baseline!r}: expected one of {', '.join(labels)}")
+        reachable = [_reachable(run.test, grid) for run in group]
+        replicates = {
+            label: [_misses(run, label, delta, bootstrap) for run, delta in zip(group, reachable, strict=True)]
+            for label in labels
+        }
+        for label in labels:
+            row = {"system": system, "policy": label, "deltas": float(np.mean([len(d) for d in reachable]))}
+            for name, statistic in _MISSES.items():
+                values = np.stack([statistic(m) for m in replicates[label]])  # (S, 1 + B)
+                row |= _summary(name, values[:, 0], values[:, 1:].mean(0))
+            excess = np.stack(
+                [
+                    _MISSES["error"](a) - _MISSES["error"](b)
+                    for a, b in zip(replicates[label], replicates[baseline], strict=True)
+                ]
+            )
+            rows.append(row | _summary("excess", excess[:, 0], excess[:, 1:].mean(0)))
+    return pd.DataFrame(rows)
+
+
+def _reachable(record: ExitRecord, grid: np.ndarray) -> np.ndarray:
+    ends = record.correct[:, [0, -1]].mean(0)
+    between = grid[(grid >= ends.min()) & (grid <= ends.max())]
+    return between if len(between) else grid[[np.abs(grid - ends[-1]).argmin()]]
+
+
+def _misses(run: Run, label: str, deltas: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """accuracy − δ on the test samples and on every resampling of them, (T, 1 + B)."""
+    right = np.stack([outcomes(run.policies[label], run.test, delta)[0] for delta in deltas])  # (T, N)
+    accuracy = np.column_stack([right.mean(1), bootstrap.means(right.astype(np.float64))])
+    return accuracy - deltas[:, None]
+
+
+_MISSES = {
+    "error": lambda miss: np.abs(miss).mean(0),
+    "worst": lambda miss: np.abs(miss).max(0),
+    "short": lambda miss: (miss < 0).mean(0),
+}

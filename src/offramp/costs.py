@@ -1,0 +1,148 @@
+"""What it costs to answer at each exit, counted while the model runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from offramp.models.base import MultiExitModel
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """Cumulative cost of the exits: all that is computed and read up to an answer, earlier exits included.
+
+    Attributes
+    ----------
+    macs : ndarray
+        Multiply-accumulates for one image, float64 (L,).
+    parameters : ndarray
+        Parameters needed, int64 (L,).
+    """
+
+    macs: np.ndarray  # (L,)
+    parameters: np.ndarray  # (L,)
+
+
+def exit_costs(
+    model: MultiExitModel, image_shape: tuple[int, int, int], convention: Literal["mac", "msdnet"] = "mac"
+) -> ExitCosts:
+    """Count what each exit of `model` costs by running it once, on one black image.
+
+    The counter sees operations, not layers, so any model counts. The model is left as it was. One that
+    was built on torch's "meta" device is counted without computing anything.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        A model with L exits.
+    image_shape : tuple of int
+        Channels, height, width of an image.
+    convention : {"mac", "msdnet"}
+        "mac": multiply-accumulates of convolutions, linear layers and matrix products (attention), biases
+        left out. "msdnet": what the published MSDNet logs count, which adds to those one for each output
+        of a ReLU, each bias of a linear layer and each element a 2-d pooling window reads.
+
+    Returns
+    -------
+    ExitCosts
+        (L,) each.
+
+    Raises
+    ------
+    ValueError
+        If the convention is unknown.
+    """
+    if convention not in _CONVENTIONS:
+        raise ValueError(f"convention={convention!r}, expected one of {', '.join(_CONVENTIONS)}")
+    parameters = list(model.parameters())
+    image = torch.zeros(1, *image_shape, dtype=parameters[0].dtype, device=parameters[0].device)
+    macs, needed = [], []
+    counter = FlopCounterMode(display=False, custom_mapping=_CONVENTIONS[convention])
+    reader = _Reader(parameters)
+    with _undisturbed(model, image.device), torch.no_grad(), _plain_attention(), counter, reader:
+        for _ in model.exits(image):
+            macs.append(counter.get_total_flops() / 2)
+            needed.append(sum(p.numel() for p in parameters if p.untyped_storage() in reader.read))
+    return ExitCosts(np.array(macs, dtype=np.float64), np.array(needed, dtype=np.int64))
+
+
+# What a convention counts beyond torch's own formulas, or instead of them. The formulas get shapes and
+# return FLOPs, of which two make a MAC.
+def _relu(x: torch.Size, out_shape: torch.Size, **_: Any) -> int:
+    return 2 * prod(out_shape)
+
+
+def _avg_pool(x: torch.Size, kernel: list[int], *_: Any, out_shape: torch.Size) -> int:
+    return 2 * kernel[0] * kernel[-1] * prod(out_shape)
+
+
+def _max_pool(x: torch.Size, kernel: list[int], *_: Any, out_shape: tuple[torch.Size, torch.Size]) -> int:
+    return _avg_pool(x, kernel, out_shape=out_shape[0])
+
+
+def _linear(bias: torch.Size, x: torch.Size, weight: torch.Size, out_shape: torch.Size, **_: Any) -> int:
+    return 2 * (x[1] + 1) * prod(out_shape)
+
+
+_CONVENTIONS: dict[str, dict[Any, Any]] = {
+    "mac": {},
+    "msdnet": {
+        aten.relu: _relu,
+        aten.relu_: _relu,
+        aten.avg_pool2d: _avg_pool,
+        aten.max_pool2d_with_indices: _max_pool,
+        aten.addmm: _linear,
+    },
+}
+
+
+class _Reader(TorchDispatchMode):
+    """Note which parameters' storages operations read, through views too."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.wanted = {p.untyped_storage() for p in parameters}
+        self.read: set[torch.UntypedStorage] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        self.read |= self.wanted & {x.untyped_storage() for x in tensors}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put the model into evaluation mode; give back every module's mode and the random state."""
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep attention and transformer layers from running as one operation that no formula counts."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -1,0 +1,107 @@
+"""Which samples train, validate (fit the policies) and test: a table with columns split, pool, index."""
+
+import os
+
+import numpy as np
+import pandas as pd
+
+from offramp.datasets.base import ImageDataset
+from offramp.files import write_text
+
+COLUMNS = ["split", "pool", "index"]
+SPLITS = ["train", "validation", "test"]
+
+
+def make_splits(dataset: ImageDataset, *, validation: int, test: int | None = None, seed: int) -> pd.DataFrame:
+    """Draw the splits, each with the classes in the proportions of the source.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+    validation : int
+        Samples held out for validation. They never train: policies are fitted on them.
+    test : int, optional
+        Samples held out for the test. Not for a source with a test pool: that is the test split then.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        A row a sample: split, pool, index (its place in the pool).
+
+    Raises
+    ------
+    ValueError
+        If `test` is missing or not wanted, or a split would have fewer samples than there are classes.
+    """
+    from sklearn.model_selection import train_test_split
+
+    has_test = "test" in dataset.labels
+    if has_test and test is not None:
+        raise ValueError(f"test: {dataset.name} has a test pool, expected no number but got {test}")
+    if not has_test and test is None:
+        raise ValueError(f"test: {dataset.name} has no test pool, expected the number of samples to hold out")
+
+    pool = "train" if has_test else "all"
+    labels = dataset.labels[pool]
+    random = np.random.RandomState(seed)  # scikit-learn takes no Generator
+
+    def hold_out(split: str, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        most = len(rest) - dataset.classes
+        if not dataset.classes <= size <= most:
+            raise ValueError(f"{split}: {size} samples, expected {dataset.classes} (one a class) to {most}")
+        return train_test_split(rest, test_size=size, stratify=labels[rest], random_state=random)
+
+    rest = np.arange(len(labels))
+    if has_test:
+        tests = np.arange(len(dataset.labels["test"]))
+    else:
+        rest, tests = hold_out("test", test, rest)
+    rest, validations = hold_out("validation", validation, rest)
+    parts = {"train": rest, "validation": validations, "test": tests}
+    splits = pd.concat(
+        [pd.DataFrame({"split": split, "pool": pool, "index": np.sort(index)}) for split, index in parts.items()],
+        ignore_index=True,
+    )
+    if has_test:
+        splits.loc[splits["split"] == "test", "pool"] = "test"
+    return splits
+
+
+def save_splits(splits: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write the table as CSV, whole or not at all."""
+    write_text(path, splits.to_csv(index=False))
+
+
+def load_splits(path: str | os.PathLike, dataset: ImageDataset) -> pd.DataFrame:
+    """Read a table of splits, checked against the dataset it splits.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such table, names an unknown split or pool or a place outside the pool, has a sample
+        twice, or takes one split from two pools.
+    """
+    try:
+        splits = pd.read_csv(path, dtype={"split": str, "pool": str, "index": np.int64})
+    except ValueError as error:
+        raise ValueError(f"{path}: not a table of {','.join(COLUMNS)} ({str(error).strip()})") from None
+    if list(splits.columns) != COLUMNS:
+        raise ValueError(f"{path}: columns {','.join(splits.columns)}, expected {','.join(COLUMNS)}")
+
+    def refuse(wrong: pd.Series, expected: str) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            found = ",".join(map(str, splits.iloc[row]))
+            raise ValueError(f"{path}, line {row + 2} ({found}): expected {expected}")
+
+    pools = {pool: len(labels) for pool, labels in dataset.labels.items()}
+    sizes = splits["pool"].map(pools)
+    outside = (splits["index"] < 0) | (splits["index"] >= sizes)
+    first_pool = splits.groupby("split")["pool"].transform("first")
+    refuse(~splits["split"].isin(SPLITS), f"a split from {', '.join(SPLITS)}")
+    refuse(sizes.isna(), f"a pool of {dataset.name}: {', '.join(pools)}")
+    refuse(outside, f"an index from 0 up to the pool's size: {', '.join(f'{p} {n}' for p, n in pools.items())}")
+    refuse(splits.duplicated(["pool", "index"]), "each sample once, but an earlier line has it")
+    refuse(splits["pool"] != first_pool, "all samples of a split from one pool")
+    return splits

@@ -1,0 +1,132 @@
+"""Every threshold at once: curves, exact frontiers, thresholds chosen on validation."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from offramp.policies.base import Policy, first_exit
+from offramp.records import ExitRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
+    """What a fitted policy gives on a record, for any number of thresholds in one pass over the samples.
+
+    Parameters
+    ----------
+    policy : Policy
+    record : ExitRecord
+    thresholds : array-like of shape (T,)
+        Shared thresholds δ, in any order; ±∞ are allowed.
+
+    Returns
+    -------
+    DataFrame
+        A row a threshold, in the order given: threshold, accuracy, cost (mean over samples, in the record's
+        unit), exit_1 … exit_L (share of samples that leave there).
+
+    Raises
+    ------
+    ValueError
+        If a threshold is NaN, or the record does not fit the policy.
+    """
+    thresholds = np.atleast_1d(np.asarray(thresholds, np.float64))  # (T,)
+    if thresholds.ndim != 1 or np.isnan(thresholds).any():
+        raise ValueError("thresholds: expected a list of numbers, none NaN")
+    ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
+    reached, gain = _reached_and_gain(policy, record)
+    level = np.searchsorted(ascending, reached, side="right")  # (N, K)
+    return _points(record, ascending, level, gain, place)
+
+
+def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
+    """Every operating point that a shared threshold can reach, exactly, with no grid.
+
+    Between two neighbouring values of the signal nothing changes, so there is a row for each value that makes a
+    difference (it is the largest threshold that gives this point), in ascending order, and one for +∞, the full
+    model.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `evaluate`.
+    """
+    reached, gain = _reached_and_gain(policy, record)  # (N, K) each
+    ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
+    return _points(record, np.append(ascending, np.inf), level.reshape(reached.shape) + 1, gain, slice(None))
+
+
+def _reached_and_gain(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
+    """What the thresholds meet, and what is won by not stopping there.
+
+    A sample leaves at exit i for every δ in (reached[i − 1], reached[i]], reached being the running maximum of
+    its signal. So it passes exit i as δ rises beyond reached[i], and its answer is from then on the next exit's:
+    gain[i] is +1 where that turns wrong into right, −1 where right into wrong. The last exit has nothing after
+    it, except where the policy lets another answer when none reached δ (K = L then, else L − 1).
+    """
+    signal = policy.signal(record)  # (N, L)
+    if np.isnan(signal).any():
+        raise ValueError(f"{policy.name}: the signal has NaN; expected numbers")
+    # +∞ never exits early, whatever the signal
+    reached = np.minimum(np.maximum.accumulate(signal, axis=1), np.finfo(np.float64).max)  # (N, L)
+    correct = record.correct.astype(np.int8)  # (N, L)
+    fallback = policy.fallback(record, signal)
+    if fallback is None:
+        return reached[:, :-1], np.diff(correct, axis=1)
+    answer = correct[np.arange(record.n_samples), fallback]  # (N,)
+    return reached, np.diff(correct, axis=1, append=answer[:, None])
+
+
+def _points(record: ExitRecord, thresholds: np.ndarray, level: np.ndarray, gain: np.ndarray, rows) -> "pd.DataFrame":
+    """The operating points of ascending thresholds (T,), given how many of them each reached value meets (N, K)."""
+    import pandas as pd
+
+    n, n_bins = record.n_samples, len(thresholds) + 1
+    won = np.bincount(level.ravel(), gain.ravel(), n_bins)[:-1].cumsum()  # (T,)
+    left = np.zeros((len(thresholds), record.n_exits + 1), np.int64)  # (T, L + 1): samples gone before each exit
+    left[:, 0], left[:, -1] = 0, n
+    for i in range(record.n_exits - 1):
+        left[:, i + 1] = n - np.bincount(level[:, i], minlength=n_bins)[:-1].cumsum()
+    counts = np.diff(left, axis=1)  # (T, L)
+    columns = np.column_stack(
+        [thresholds, (np.count_nonzero(record.correct[:, 0]) + won) / n, counts @ record.cost / n, counts / n]
+    )[rows]
+    names = ["threshold", "accuracy", "cost", *(f"exit_{i + 1}" for i in range(record.n_exits))]
+    return pd.DataFrame(columns, columns=names)
+
+
+def choose_threshold(
+    policy: Policy, validation: ExitRecord, *, accuracy: float | None = None, cost: float | None = None
+) -> float:
+    """The shared threshold that serves a target best on validation data.
+
+    Parameters
+    ----------
+    accuracy : float
+        Take the cheapest operating point that is at least as accurate; +∞, the full model, where none is.
+    cost : float
+        Or: take the most accurate one that costs no more on average (of equals the cheapest); −∞, the first
+        exit, where none does.
+    """
+    points = frontier(policy, validation)
+    if (accuracy is None) == (cost is None):
+        raise ValueError("choose_threshold: expected either accuracy or cost")
+    if accuracy is not None:
+        enough = points[points.accuracy >= accuracy]
+        return np.inf if enough.empty else float(enough.threshold[enough.cost.idxmin()])
+    affordable = points[points.cost <= cost]
+    return -np.inf if affordable.empty else float(affordable.threshold[affordable.accuracy.idxmax()])
+
+
+def outcomes(policy: Policy, record: ExitRecord, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """What became of each sample at one shared threshold: right or not, bool (N,), and cost paid, float64 (N,)."""
+    signal = policy.signal(record)  # (N, L)
+    exits = first_exit(signal, threshold)  # (N,)
+    answers = exits
+    fallback = policy.fallback(record, signal)
+    if fallback is not None:
+        never = (signal.max(axis=1) < threshold) | (threshold == np.inf)  # (N,)
+        answers = np.where(never, fallback, exits)
+    return record.correct[np.arange(record.n_samples), answers], record.cost[exits]

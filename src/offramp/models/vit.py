@@ -1,0 +1,88 @@
+"""A vision transformer with a classifier after every block."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from offramp.models.base import MultiExitModel
+
+
+class ViT(MultiExitModel):
+    """A `VisionTransformer` of timm whose every block is followed by an exit of its own.
+
+    An exit is LayerNorm and Linear on the class token, or on the mean of the patch tokens where the
+    architecture has no class token. PCEE does not say how its ViT's exits are built: our choice, which
+    is timm's own head repeated at every block; nothing is shared between exits.
+
+    Parameters
+    ----------
+    classes : int
+        Number of classes C.
+    image_shape : tuple of int
+        Channels, height, width of an image.
+    backbone : str
+        timm's name of the architecture, with the weights' tag if there is one.
+    patch_size, embed_dim, depth, num_heads : int, optional
+        What to change in that architecture. `depth` is the number of exits L.
+    pretrained : bool
+        Passed on to timm, which loads the weights for the backbone; the exits start untrained.
+
+    Raises
+    ------
+    ValueError
+        If timm cannot build the backbone, or what it builds is not a `VisionTransformer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        image_shape: tuple[int, int, int],
+        backbone: str = "vit_tiny_patch16_224",
+        patch_size: int | None = None,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        import timm  # takes seconds: only those who build a ViT wait for it
+        from timm.models.vision_transformer import VisionTransformer
+
+        channels, *size = image_shape
+        try:
+            vit = timm.create_model(  # leaves out what is None
+                backbone,
+                pretrained=pretrained,
+                in_chans=channels,
+                img_size=tuple(size),
+                patch_size=patch_size,
+                embed_dim=embed_dim,
+                depth=depth,
+                num_heads=num_heads,
+            )
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {error}") from error
+        if not isinstance(vit, VisionTransformer):
+            raise ValueError(f"vit: {backbone!r} is a {type(vit).__name__}, expected a VisionTransformer")
+        # The exits take the place of everything behind the blocks.
+        vit.reset_classifier(0, global_pool="token" if vit.has_class_token else "avg")
+        vit.norm = vit.fc_norm = nn.Identity()
+        self.vit = vit
+        self.n_exits = len(vit.blocks)
+        self.heads = nn.ModuleList(_head(vit.embed_dim, classes) for _ in vit.blocks)
+
+    def exits(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.vit._pos_embed(self.vit.patch_embed(x))
+        x = self.vit.norm_pre(self.vit.patch_drop(x))  # (B, T, D)
+        for block, head in zip(self.vit.blocks, self.heads):
+            x = block(x)
+            yield head(self.vit.pool(x))
+
+
+def _head(width: int, classes: int) -> nn.Sequential:
+    """LayerNorm and Linear, initialised as timm does."""
+    linear = nn.Linear(width, classes)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.LayerNorm(width, eps=1e-6), linear)

@@ -1,0 +1,75 @@
+"""params.yaml, checked before any job starts."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offramp.policies import make_policy
+
+
+def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
+    """The chosen study's settings, if all of params.yaml is as the schema says and its names refer to something.
+
+    Parameters
+    ----------
+    params : mapping
+        What params.yaml holds, `study` perhaps replaced on the command line.
+    schema : path
+        JSON schema, as YAML.
+
+    Raises
+    ------
+    ValueError
+        One line for the first mistake: where, what, and what was expected.
+    """
+    import jsonschema
+    import yaml
+
+    with Path(schema).open(encoding="utf-8") as file:
+        validator = jsonschema.Draft202012Validator(yaml.safe_load(file))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(params))
+    if error is not None:
+        raise ValueError(f"params.yaml: {_one_line(error)}")
+    for name, study in params["studies"].items():
+        for problem in _loose_ends(study):
+            raise ValueError(f"params.yaml: studies.{name}.{problem}")
+    if params["study"] not in params["studies"]:
+        raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
+    return params["studies"][params["study"]]
+
+
+def _one_line(error) -> str:
+    where = ".".join(map(str, error.absolute_path)) or "top level"
+    match error.validator:
+        case "enum":
+            return f"{where} is {error.instance!r}: expected one of {', '.join(map(str, error.validator_value))}"
+        case "type":
+            return f"{where} is {error.instance!r}: expected {error.validator_value}"
+        case "additionalProperties" | "unevaluatedProperties":
+            known = error.schema.get("properties", {})
+            unknown = sorted(set(error.instance) - set(known))
+            return f"{where} has an unknown key {unknown[0]!r}: expected some of {', '.join(known)}"
+        case _:
+            return f"{where}: {error.message}"
+
+
+def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
+    """What a schema cannot see: names that refer to nothing, and policies' options."""
+    policies = {}
+    for label, options in study["policies"].items():
+        options = dict(options)
+        try:
+            policies[label] = make_policy(options.pop("policy"), **options)
+        except ValueError as error:
+            yield f"policies.{label}: {error}"
+    baseline = study["comparison"]["baseline"]
+    if baseline not in policies or not policies[baseline].claims_accuracy:
+        claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
+        yield f"comparison.baseline is {baseline!r}: expected one of {', '.join(claiming)}"
+    models = study["models"]
+    named = [("comparison.pairs", model) for pair in study["comparison"]["pairs"] for model in pair]
+    named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
+    for where, model in named:
+        if model not in models:
+            yield f"{where} names {model!r}: expected one of the models {', '.join(models)}"

@@ -1,0 +1,73 @@
+"""Exit policies by name."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from offramp.files import open_arrays, save_arrays
+from offramp.policies.base import Policy
+from offramp.policies.confidence import Confidence
+from offramp.policies.pcee import PCEE, PCEEWS
+from offramp.policies.reference import Oracle, Random
+
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Oracle, Confidence, Random, PCEE, PCEEWS)}
+FORMAT = "offramp-policies/1"
+
+
+def make_policy(name: str, **options: Any) -> Policy:
+    """The policy of that name; options not given have their defaults.
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown (the known ones are listed) or a value is out of its range.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}")
+    known = [field.name for field in fields(POLICIES[name])]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return POLICIES[name](**options)
+
+
+def save_policies(
+    policies: Mapping[str, Policy], path: str | os.PathLike, run: Mapping[str, Any] | None = None
+) -> None:
+    """Write fitted policies, each under a label, to one .safetensors file, whole or not at all.
+
+    `run` says what they were fitted on: the validation record's metadata.
+    """
+    arrays, about = {}, {}
+    for label, policy in policies.items():
+        arrays |= {f"{label}/{name}": values for name, values in (policy.state or {}).items()}
+        about[label] = {
+            "policy": policy.name,
+            "options": policy.options,
+            "exits": policy.fitted_exits,
+            "classes": policy.fitted_classes,
+        }
+    save_arrays(path, FORMAT, arrays, {"policies": about, "run": dict(run or {})})
+
+
+def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str, Any]]:
+    """Read what `save_policies` wrote: the policies by label, and what they were fitted on.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds something else.
+    """
+    stored, metadata = open_arrays(path, FORMAT)
+    policies = {}
+    for label, about in metadata["policies"].items():
+        policy = make_policy(about["policy"], **about["options"])
+        policy.fitted_exits, policy.fitted_classes = about["exits"], about["classes"]
+        policy.state = {
+            name.removeprefix(f"{label}/"): array.read()
+            for name, array in stored.items()
+            if name.startswith(f"{label}/")
+        }
+        policies[label] = policy
+    return policies, metadata["run"]

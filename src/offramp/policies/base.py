@@ -1,0 +1,135 @@
+"""What every exit policy is: a signal, and the rule that a sample leaves at the first exit where it reaches δ."""
+
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from offramp.records import ExitRecord
+
+
+def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """The rule of every policy: the first exit with signal ≥ threshold, else the last.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (N, L)
+    threshold : float or ndarray of shape (L − 1,)
+        δ, shared or one an exit. +∞ never exits early, −∞ always at once.
+
+    Returns
+    -------
+    ndarray of shape (N,), int64
+        0-based exits.
+    """
+    n_samples, n_exits = signal.shape
+    threshold = np.asarray(threshold, np.float64)
+    if threshold.shape not in ((), (n_exits - 1,)) or np.isnan(threshold).any():
+        raise ValueError(
+            f"threshold: expected a number or {n_exits - 1} of them (one an exit but the last), none NaN; "
+            f"got {threshold.tolist()}"
+        )
+    stops = np.ones((n_samples, n_exits), bool)  # (N, L): the last exit always answers
+    stops[:, :-1] = (signal[:, :-1] >= threshold) & (threshold < np.inf)
+    return stops.argmax(axis=1)
+
+
+class Policy(ABC):
+    """An exit policy: options (the dataclass fields of each policy), `fit` on validation, `signal` anywhere.
+
+    A subclass is a dataclass with a `name`, the `rule` in one line, the `paper`, and `_signal`; one that learns
+    also has `_fit`, which returns what it learnt as named arrays. These are all that a file keeps.
+    """
+
+    name: ClassVar[str]
+    rule: ClassVar[str]
+    paper: ClassVar[str]
+
+    state: dict[str, np.ndarray] | None = None
+    fitted_exits: int | None = None
+    fitted_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):  # type: ignore[arg-type]
+            _check_option(f"{self.name}: option {field.name}", getattr(self, field.name), hints[field.name])
+
+    def fit(self, record: ExitRecord) -> "Policy":
+        """Learn from validation data; a policy that learns nothing accepts it too."""
+        self.state = self._fit(record)
+        self.fitted_exits, self.fitted_classes = record.n_exits, record.n_classes
+        return self
+
+    def signal(self, record: ExitRecord) -> np.ndarray:
+        """S, float64 (N, L): the larger, the sooner a sample leaves. It does not depend on any threshold.
+
+        Raises
+        ------
+        ValueError
+            If the policy learns and was not fitted, or the record has other exits or classes than the fit.
+        """
+        self._check_fits(record)
+        return np.asarray(self._signal(record), np.float64)
+
+    def exits(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
+        """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
+        return first_exit(self.signal(record), threshold)
+
+    def fallback(self, record: ExitRecord, signal: np.ndarray) -> np.ndarray | None:
+        """The exit (N,) that answers for a sample on which no exit at all reaches the threshold; None: the last.
+
+        All exits were paid for then, whichever answers.
+        """
+        return None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def claims_accuracy(self) -> bool:
+        """Does the signal claim to be the chance of being right, so that δ reads as an accuracy?"""
+        return False
+
+    @property
+    def learns(self) -> bool:
+        return type(self)._fit is not Policy._fit
+
+    def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        return {}
+
+    @abstractmethod
+    def _signal(self, record: ExitRecord) -> np.ndarray:
+        """(N, L)"""
+
+    def _check_fits(self, record: ExitRecord) -> None:
+        if self.state is None:
+            if self.learns:
+                raise ValueError(f"{self.name} learns from data: call fit(validation_record) first")
+            return
+        if record.n_exits != self.fitted_exits:
+            raise ValueError(
+                f"the record has {record.n_exits} exits, but {self.name} was fitted on {self.fitted_exits}"
+            )
+        if None not in (record.n_classes, self.fitted_classes) and record.n_classes != self.fitted_classes:
+            raise ValueError(
+                f"the record has {record.n_classes} classes, but {self.name} was fitted on {self.fitted_classes}"
+            )
+
+
+def _check_option(what: str, value: Any, hint: Any) -> None:
+    """Hold an option to its annotation: a Literal's values, a count ≥ 1 (int), a finite number (float), None."""
+    alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
+    allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
+    if type(None) in alternatives:
+        allowed.append(None)
+    if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if int in alternatives and is_number and value == int(value) and value >= 1:
+        return
+    if float in alternatives and is_number and np.isfinite(value):
+        return
+    kinds = ["a whole number from 1" if a is int else "a number" for a in alternatives if a in (int, float)]
+    raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")

@@ -1,0 +1,270 @@
+"""The exit record: what a system that answers in stages said about each sample, and what it cost."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offramp.confidence import MEASURES, confidences
+from offramp.files import StoredArray, open_arrays, save_arrays
+
+FORMAT = "offramp-record/1"
+
+
+class ExitRecord:
+    """Predictions and confidences of N samples at L exits, with labels and cumulative costs.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (N, L, C)
+        float16, float32 or float64. Kept as they are; predictions and confidences are computed here, once.
+    labels : ndarray of shape (N,)
+        Classes, 0 … C − 1.
+    cost : ndarray of shape (L,)
+        Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC).
+    index : ndarray of shape (N,), optional
+        The samples' places in their source split, all different; 0 … N − 1 where not given.
+    metadata : dict, optional
+        What made the record: dataset, split, system, seed, classes, unit, parameters. JSON values.
+
+    Attributes
+    ----------
+    labels, index : ndarray of shape (N,), int64
+    cost : ndarray of shape (L,), float64
+    prediction : ndarray of shape (N, L), int64
+    correct : ndarray of shape (N, L), bool
+    metadata : dict
+
+    Raises
+    ------
+    ValueError
+        Where a field is not finite, out of range, of the wrong length or not increasing: it names the field,
+        the place and what was expected.
+    """
+
+    def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None):
+        logits = np.asanyarray(logits)  # a memory map stays one
+        if logits.ndim != 3 or logits.dtype not in (np.float16, np.float32, np.float64) or 0 in logits.shape:
+            raise ValueError(
+                f"logits: expected floats of shape (samples, exits, classes), none of them 0; "
+                f"got {logits.dtype} {logits.shape}"
+            )
+        prediction, *measured = confidences(logits)
+        metadata = dict(metadata or {})
+        classes = metadata.setdefault("classes", logits.shape[2])
+        if classes != logits.shape[2]:
+            raise ValueError(f"logits: {logits.shape[2]} classes, but the metadata says classes: {classes}")
+        self._logits = logits
+        self._set(prediction, dict(zip(MEASURES, measured, strict=True)), labels, cost, index, metadata)
+
+    @classmethod
+    def from_outputs(cls, prediction, confidence, labels, cost, index=None, metadata=None) -> "ExitRecord":
+        """A record of a system whose logits are not at hand.
+
+        Parameters
+        ----------
+        prediction : ndarray of shape (N, L)
+            Predicted classes.
+        confidence : ndarray of shape (N, L), or dict of such
+            An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats).
+        labels, cost, index, metadata
+            As for the class. `metadata["classes"]`, where given, bounds labels and predictions.
+        """
+        record = cls.__new__(cls)
+        record._logits = None
+        if not isinstance(confidence, Mapping):
+            confidence = {"max_softmax": confidence}
+        record._set(prediction, dict(confidence), labels, cost, index, dict(metadata or {}))
+        return record
+
+    def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
+        self.metadata = metadata
+        self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
+        n, l = self.prediction.shape
+        if n == 0 or l == 0:
+            raise ValueError(f"prediction: expected at least one sample and one exit, got shape ({n}, {l})")
+        self.labels = _integers("labels", labels, (n,))
+        self.index = np.arange(n) if index is None else _integers("index", index, (n,))
+        if len(np.unique(self.index)) != n:
+            raise ValueError("index: the same sample appears twice; expected all different")
+        self._check_range("labels", self.labels)
+        self._check_range("prediction", self.prediction)
+        self.cost = _floats("cost", cost, (l,), np.float64)
+        if self.cost[0] < 0:
+            raise ValueError(f"cost[0] is {self.cost[0]}: costs are not negative")
+        falls = np.flatnonzero(np.diff(self.cost) <= 0)
+        if len(falls):
+            i = falls[0]
+            raise ValueError(
+                f"cost[{i + 1}] = {self.cost[i + 1]:g} after cost[{i}] = {self.cost[i]:g}: "
+                f"expected cumulative costs, strictly increasing"
+            )
+        if not confidence:
+            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
+        self._confidence = {}
+        for measure, values in confidence.items():
+            _known_measure(measure)
+            self._confidence[measure] = _floats(f"confidence.{measure}", values, (n, l), np.float32)
+
+    def _check_range(self, field: str, values: np.ndarray) -> None:
+        last = np.inf if self.n_classes is None else self.n_classes - 1
+        wrong = np.argwhere((values < 0) | (values > last))
+        if len(wrong):
+            place = ", ".join(map(str, wrong[0]))
+            raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected a class from 0 to {last}")
+
+    @property
+    def n_samples(self) -> int:
+        return self.prediction.shape[0]
+
+    @property
+    def n_exits(self) -> int:
+        return self.prediction.shape[1]
+
+    @property
+    def n_classes(self) -> int | None:
+        """None where only predictions are known and nobody said."""
+        return self.metadata.get("classes")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The confidence measures that the record has."""
+        return tuple(self._confidence)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        return self.prediction == self.labels[:, None]  # (N, L)
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """(N, L, C), or None. Those of a file are checked against its checksum the first time."""
+        if isinstance(self._logits, StoredArray):
+            self._logits = self._logits.read()
+        return self._logits
+
+    def confidence(self, measure: str = "max_softmax") -> np.ndarray:
+        """The measure at every exit, (N, L) float32; larger is surer, so entropy comes negated.
+
+        Raises
+        ------
+        ValueError
+            If the measure is unknown, or the record was made without it.
+        """
+        _known_measure(measure)
+        if measure not in self._confidence:
+            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
+        values = self._confidence[measure]
+        return -values if measure == "entropy" else values
+
+    def __repr__(self) -> str:
+        known = [
+            f"{key}={self.metadata[key]}" for key in ("dataset", "split", "system", "seed") if key in self.metadata
+        ]
+        return f"<{' '.join(['ExitRecord', f'{self.n_samples} samples × {self.n_exits} exits', *known])}>"
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one .safetensors file, whole or not at all."""
+        arrays = {
+            "labels": self.labels,
+            "cost": self.cost,
+            "index": self.index,
+            "prediction": self.prediction,
+            **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
+        }
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        save_arrays(path, FORMAT, arrays, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ExitRecord":
+        """Read a record file; logits stay on disk, mapped, until somebody asks for them.
+
+        Raises
+        ------
+        ValueError
+            If the file is no record, is cut short or damaged.
+        """
+        stored, metadata = open_arrays(path, FORMAT)
+        if missing := sorted({"prediction", "labels", "cost", "index"} - stored.keys()):
+            raise ValueError(f"{path}: the record has no {missing[0]}")
+        fields = {name: array.read() for name, array in stored.items() if name != "logits"}
+        confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
+        try:
+            record = cls.from_outputs(confidence=confidence, metadata=metadata, **fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+        if "logits" in stored:
+            record._logits = stored["logits"]
+            expected = (record.n_samples, record.n_exits, record.n_classes)
+            if record._logits.shape != expected:
+                raise ValueError(f"{path}: logits have shape {record._logits.shape}, expected {expected}")
+        return record
+
+
+def import_outputs(path: str | os.PathLike) -> ExitRecord:
+    """A record from an .npz file of one's own model's outputs.
+
+    The file has `labels` (N,), `cost` (L,), optionally `index` (N,), and either `logits` (N, L, C) or
+    `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L).
+
+    Raises
+    ------
+    ValueError
+        If an array is missing, unknown or does not fit the others.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from None
+    known = {"logits", "labels", "cost", "index", "prediction", *MEASURES}
+    if unknown := sorted(arrays.keys() - known):
+        raise ValueError(f"{path}: unknown array {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+    needed = {"labels", "cost"} | ({"logits"} if "logits" in arrays else {"prediction"})
+    if missing := sorted(needed - arrays.keys()):
+        raise ValueError(f"{path}: no array {missing[0]!r}; expected labels, cost and either logits or prediction")
+    shared = {name: arrays[name] for name in ("labels", "cost", "index") if name in arrays}
+    metadata = {"source": Path(path).name}
+    try:
+        if "logits" in arrays:
+            return ExitRecord(logits=arrays["logits"], metadata=metadata, **shared)
+        confidence = {measure: arrays[measure] for measure in MEASURES if measure in arrays}
+        return ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _known_measure(measure: str) -> None:
+    if measure not in MEASURES:
+        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join(MEASURES)}")
+
+
+def _of_shape(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != len(shape) or any(w is not None and w != g for w, g in zip(shape, values.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{field}: expected shape ({wanted}), got {values.shape}")
+    return values
+
+
+def _integers(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    values = _of_shape(field, values, shape)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{field}: expected integers, got {values.dtype}")
+    return values.astype(np.int64, copy=False)
+
+
+def _floats(field: str, values, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
+    values = _of_shape(field, values, shape)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{field}: expected numbers, got {values.dtype}")
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected finite numbers")
+    return values.astype(dtype, copy=False)

@@ -1,0 +1,33 @@
+"""Tables of a study by name, each written as numbers and as text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from offramp.tables.claims import CLAIMS
+from offramp.tables.control import CONTROL
+from offramp.tables.exits import EXITS
+from offramp.tables.inputs import apply, look_up
+from offramp.tables.pairs import EQUAL_ACCURACY, EQUAL_COST
+from offramp.tables.targets import TARGETS
+from offramp.tables.writing import Table
+
+TABLES: dict[str, Table] = {
+    "claims": CLAIMS,
+    "equal-cost": EQUAL_COST,
+    "equal-accuracy": EQUAL_ACCURACY,
+    "control": CONTROL,
+    "targets": TARGETS,
+    "exits": EXITS,
+}
+
+
+def write(name: str, files: Sequence[Path], out: Path, **options) -> None:
+    """Make the table of that name and write OUT.csv (numbers), OUT.md and OUT.tex (rounded, to be read).
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown (the known ones are listed), or an input is missing or another.
+    """
+    table = look_up(TABLES, "table", name)
+    table.write(apply(table.numbers, f"table {name}", files, options), out)

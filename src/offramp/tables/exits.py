@@ -1,0 +1,47 @@
+"""Each exit by itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from offramp.tables.inputs import read_tables
+from offramp.tables.naming import in_order, policy_name, system_name, unit
+from offramp.tables.writing import Table, cells
+
+
+def numbers(files: Sequence[Path]) -> pd.DataFrame:
+    """Each exit by itself.
+
+    What it would give if all test samples left there: accuracy, cumulative cost, parameters, and the expected
+    calibration error of each policy's signal taken as an estimate of accuracy. Means over seeds ± standard deviation
+    over seeds."""
+    (table,) = read_tables(files, "exits")
+    measured = ["accuracy", *(name for name in table if name.startswith("ece_"))]
+    groups = table.groupby(["system", "exit"], sort=False)
+    same = groups[["cost", "parameters"]].first()  # no matter of the seed
+    mean, sd = groups[measured].mean(), groups[measured].std()
+    joined = same.assign(seeds=groups["seed"].nunique()).join(mean).join(sd, rsuffix="_sd")
+    order = [name for measure in measured for name in (measure, f"{measure}_sd")]
+    return joined[["seeds", *order[:2], "cost", "parameters", *order[2:]]].reset_index()
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    labels = [name.removeprefix("ece_") for name in numbers if name.startswith("ece_") and not name.endswith("_sd")]
+    factor, prefix = unit(numbers["cost"])
+    parameters, parameters_prefix = unit(numbers["parameters"].astype(float))
+    columns = {
+        "System": numbers["system"].map(system_name),
+        "Exit": numbers["exit"].astype(str),
+        "Accuracy (%)": cells(numbers, "accuracy", scale=100, digits=1),
+        f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+        f"Parameters ({parameters_prefix.strip() or '1'})": cells(
+            numbers, "parameters", scale=1 / parameters, digits=2 if parameters > 1 else 0
+        ),
+    }
+    for label in in_order(labels):
+        columns[f"ECE, {policy_name(label)} (%)"] = cells(numbers, f"ece_{label}", scale=100, digits=1)
+    return pd.DataFrame(columns)
+
+
+EXITS = Table(numbers, readable)

@@ -1,0 +1,124 @@
+"""Slow and obviously right versions of what the package computes: plain loops over samples and exits."""
+
+import math
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+
+def softmax_measures(logits):
+    """Max softmax, margin and entropy of one row, exact to far more digits than any float has."""
+    with localcontext() as context:
+        context.prec = 120
+        top = max(Decimal(float(z)) for z in logits)
+        # Below e^-230 (1e-100) a class is no longer told from none
+        powers = [(Decimal(float(z)) - top).exp() for z in logits if Decimal(float(z)) - top > -230]
+        total = sum(powers)
+        p = sorted((e / total for e in powers), reverse=True)
+        second = p[1] if len(p) > 1 else Decimal(0)
+        return float(p[0]), float(p[0] - second), float(-sum(x * x.ln() for x in p))
+
+
+def leaves_at(signal, threshold):
+    """The exit of one sample: signal is its row of S, threshold one number, or one an exit but the last."""
+    for i in range(len(signal) - 1):
+        delta = threshold[i] if hasattr(threshold, "__len__") else threshold
+        if delta != math.inf and float(signal[i]) >= float(delta):
+            return i
+    return len(signal) - 1
+
+
+def meets_nowhere(signal, threshold):
+    return threshold == math.inf or all(float(s) < threshold for s in signal)
+
+
+def route(signals, correct, threshold, fallback=None):
+    """Each sample's exit, and whether the answer is right; `fallback` answers where no exit meets the threshold."""
+    exits, right = [], []
+    for n, signal in enumerate(signals):
+        i = leaves_at(signal, threshold)
+        answers = fallback[n] if fallback is not None and meets_nowhere(signal, threshold) else i
+        exits.append(i)
+        right.append(bool(correct[n][answers]))
+    return exits, right
+
+
+def operating_point(signals, correct, threshold, fallback=None):
+    """How many are right, and how many leave at each exit."""
+    exits, right = route(signals, correct, threshold, fallback)
+    return sum(right), tuple(exits.count(i) for i in range(len(signals[0])))
+
+
+def all_points(signals, correct, fallback=None):
+    """Every operating point there is: at each signal value, next to it on both sides, and at ±∞."""
+    thresholds = {-math.inf, math.inf}
+    for row in signals:
+        for s in map(float, row):
+            thresholds |= {s, math.nextafter(s, -math.inf), math.nextafter(s, math.inf)}
+    return {operating_point(signals, correct, t, fallback) for t in thresholds}
+
+
+def mean_cost(counts, cost):
+    return float(sum(Fraction(float(c)) * k for c, k in zip(cost, counts)) / sum(counts))
+
+
+def best_exit(signals):
+    """The exit with the highest value, the latest of equals."""
+    return [max(range(len(row)), key=lambda i: (row[i], i)) for row in signals]
+
+
+def bin_of(edges, confidence):
+    """The last bin whose lower edge is not above the confidence; what lies outside belongs to the end bins."""
+    place = 0
+    for m in range(len(edges) - 1):
+        if edges[m] <= confidence:
+            place = m
+    return place
+
+
+def diagram(edges, confidence, correct):
+    """(count, mean confidence, accuracy) of each bin; None where it is empty."""
+    rows = []
+    for m in range(len(edges) - 1):
+        inside = [n for n in range(len(confidence)) if bin_of(edges, confidence[n]) == m]
+        k = len(inside)
+        mean = math.fsum(float(confidence[n]) for n in inside) / k if k else None
+        rows.append((k, mean, sum(bool(correct[n]) for n in inside) / k if k else None))
+    return rows
+
+
+def ece(rows):
+    total = sum(count for count, _, _ in rows)
+    return math.fsum(count / total * abs(right - mean) for count, mean, right in rows if count)
+
+
+def histogram_accuracy(edges, rows, confidence):
+    """A bin's accuracy; an empty one has that of the nearest filled bin below, and 0 where none is below."""
+    for m in range(bin_of(edges, confidence), -1, -1):
+        if rows[m][0]:
+            return rows[m][2]
+    return 0.0
+
+
+def window_accuracy(confidence, correct, window, query):
+    """Exact mean accuracy of the `window` samples nearest to the query, the surer first where equally near.
+
+    Samples of equal confidence each count with their common accuracy.
+    """
+    confidence = [Fraction(float(c)) for c in confidence]
+    query = Fraction(float(query))
+    common = {}
+    for level in set(confidence):
+        right = [bool(r) for c, r in zip(confidence, correct) if c == level]
+        common[level] = Fraction(sum(right), len(right))
+    nearest = sorted(confidence, key=lambda c: (abs(c - query), -c))[:window]
+    return sum(common[c] for c in nearest) / len(nearest)
+
+
+def reached(signals, threshold):
+    """For each exit the samples that get there; where none does, those that came to the exit before."""
+    alive, rows = list(range(len(signals))), []
+    for i in range(len(signals[0])):
+        rows.append(alive)
+        stay = [n for n in alive if signals[n][i] < threshold]
+        alive = stay or alive
+    return rows

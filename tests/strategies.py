@@ -1,0 +1,68 @@
+"""Random records, signals and thresholds that look for trouble: ties, single samples and exits, extreme values."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from offramp import ExitRecord, Policy
+
+quick = settings(max_examples=60, deadline=None)
+
+TINY, MAX = np.finfo(np.float64).smallest_subnormal, np.finfo(np.float64).max
+EDGES = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, float(np.nextafter(np.float32(0.5), np.float32(1)))]
+EXTREMES = [-np.inf, np.inf, 0.0, -0.0, TINY, -TINY, MAX, -MAX, 1.0, 0.5]
+
+
+@dataclass
+class Given(Policy):
+    """A policy with the signal that a test gives it."""
+
+    name = "given"
+    rule = "as given"
+    paper = "none"
+
+    def _signal(self, record):
+        return self.values
+
+
+def given_signal(values) -> Given:
+    policy = Given()
+    policy.values = np.asarray(values, np.float64)
+    return policy
+
+
+def few(values, size: int = 4):
+    """A small pool of values, so that most samples tie."""
+    return st.lists(values, min_size=1, max_size=size)
+
+
+@st.composite
+def records(draw, samples=(1, 8), exits=(1, 4), classes=(2, 4), measures=("max_softmax", "margin", "entropy")):
+    n, l, c = (draw(st.integers(*bounds)) for bounds in (samples, exits, classes))
+    pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1, width=32)))
+    values = arrays(np.float32, (n, l), elements=st.sampled_from(pool))
+    confidence = {m: draw(values) * np.float32(np.log(2) if m == "entropy" else 1) for m in measures}
+    steps = draw(st.lists(st.integers(1, 9), min_size=l, max_size=l))
+    return ExitRecord.from_outputs(
+        prediction=draw(arrays(np.int64, (n, l), elements=st.integers(0, c - 1))),
+        confidence=confidence,
+        labels=draw(arrays(np.int64, n, elements=st.integers(0, c - 1))),
+        cost=np.cumsum(steps, dtype=np.float64),
+        metadata={"classes": c},
+    )
+
+
+@st.composite
+def signals(draw, shape):
+    pool = draw(few(st.sampled_from(EXTREMES + EDGES) | st.floats(allow_nan=False)))
+    return draw(arrays(np.float64, shape, elements=st.sampled_from(pool)))
+
+
+def thresholds(values):
+    """One threshold: any number at all, or a signal value or its neighbour, or ±∞."""
+    near = [t for v in np.unique(values) for t in (v, math.nextafter(v, -np.inf), math.nextafter(v, np.inf))]
+    return st.sampled_from([*near, -np.inf, np.inf]) | st.floats(allow_nan=False)

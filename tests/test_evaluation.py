@@ -1,0 +1,231 @@
+"""The kernel against a router that takes one sample after the other."""
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import given_signal, quick, records, signals, thresholds
+
+from offramp import ExitRecord, choose_threshold, evaluate, frontier, make_policy
+from offramp.evaluation import outcomes
+
+NO_EXIT = ["last", "most_accurate", "most_confident"]
+
+
+def points(table, record):
+    """The rows as (how many are right, how many leave at each exit): whole numbers, so comparable exactly."""
+    n = record.n_samples
+    shares = table[[f"exit_{i + 1}" for i in range(record.n_exits)]].to_numpy() * n
+    right = table.accuracy.to_numpy() * n
+    for counts in (right, shares):
+        np.testing.assert_allclose(counts, np.rint(counts), atol=1e-9)
+    return [(int(r), tuple(map(int, s))) for r, s in zip(np.rint(right), np.rint(shares))]
+
+
+@st.composite
+def routed(draw):
+    """A record, a signal on it and a few thresholds, unsorted and repeated."""
+    record = draw(records())
+    signal = draw(signals((record.n_samples, record.n_exits)))
+    chosen = draw(st.lists(thresholds(signal), min_size=1, max_size=8))
+    return record, signal, np.array(chosen + chosen[:2])
+
+
+@st.composite
+def falling_back(draw):
+    """The same with a fitted PCEE and whichever exit answers where none reaches δ."""
+    record = draw(records())
+    policy = make_policy("pcee", bins=draw(st.integers(1, 8)), no_exit=draw(st.sampled_from(NO_EXIT))).fit(record)
+    signal = policy.signal(record)
+    answers = {
+        "last": None,
+        "most_accurate": oracles.best_exit(signal),
+        "most_confident": oracles.best_exit(record.confidence()),
+    }[policy.no_exit]
+    chosen = draw(st.lists(thresholds(signal), min_size=1, max_size=8))
+    return record, policy, signal, answers, np.array(chosen)
+
+
+def check_evaluate(policy, record, signal, deltas, fallback=None):
+    table = evaluate(policy, record, deltas)
+    assert list(table) == ["threshold", "accuracy", "cost", *(f"exit_{i + 1}" for i in range(record.n_exits))]
+    np.testing.assert_array_equal(table.threshold, deltas)
+    expected = [oracles.operating_point(signal, record.correct, t, fallback) for t in deltas]
+    assert points(table, record) == expected
+    cost = [oracles.mean_cost(counts, record.cost) for _, counts in expected]
+    np.testing.assert_allclose(table.cost, cost, rtol=1e-13)
+
+
+@quick
+@given(routed())
+def test_evaluate_is_the_router(case):
+    record, signal, deltas = case
+    check_evaluate(given_signal(signal), record, signal, deltas)
+
+
+@quick
+@given(falling_back())
+def test_evaluate_with_an_answer_where_no_exit_is_good_enough(case):
+    record, policy, signal, fallback, deltas = case
+    check_evaluate(policy, record, signal, deltas, fallback)
+
+
+@quick
+@given(routed())
+def test_exits_and_outcomes_are_the_router(case):
+    record, signal, deltas = case
+    policy = given_signal(signal)
+    for delta in deltas:
+        exits, right = oracles.route(signal, record.correct, delta)
+        np.testing.assert_array_equal(policy.exits(record, delta), exits)
+        was_right, cost = outcomes(policy, record, delta)
+        np.testing.assert_array_equal(was_right, right)
+        np.testing.assert_array_equal(cost, record.cost[exits])
+
+
+@quick
+@given(falling_back())
+def test_outcomes_with_an_answer_where_no_exit_is_good_enough(case):
+    record, policy, signal, fallback, deltas = case
+    for delta in deltas:
+        exits, right = oracles.route(signal, record.correct, delta, fallback)
+        was_right, cost = outcomes(policy, record, delta)
+        np.testing.assert_array_equal(was_right, right)
+        np.testing.assert_array_equal(cost, record.cost[exits])
+
+
+@quick
+@given(st.data())
+def test_a_threshold_for_each_exit(data):
+    record = data.draw(records())
+    signal = data.draw(signals((record.n_samples, record.n_exits)))
+    each = record.n_exits - 1
+    deltas = np.array(data.draw(st.lists(thresholds(signal), min_size=each, max_size=each)), np.float64)
+    expected = [oracles.leaves_at(row, deltas) for row in signal]
+    np.testing.assert_array_equal(given_signal(signal).exits(record, deltas), expected)
+
+
+@quick
+@given(routed())
+def test_frontier_has_every_point_once(case):
+    record, signal, _ = case
+    table = frontier(given_signal(signal), record)
+    rows = points(table, record)
+    assert set(rows) == oracles.all_points(signal, record.correct)
+    assert len(rows) == len(set(rows))
+    assert (np.diff(table.threshold) > 0).all()
+    assert table.threshold.iloc[-1] == np.inf
+    assert (np.diff(table.cost) > 0).all()
+    for threshold, row in zip(table.threshold, rows):
+        assert oracles.operating_point(signal, record.correct, threshold) == row
+        if threshold < np.inf:  # it is the largest threshold that gives this point
+            beyond = math.nextafter(threshold, np.inf)
+            assert oracles.operating_point(signal, record.correct, beyond) != row
+
+
+@quick
+@given(falling_back())
+def test_frontier_has_every_point_once_whoever_answers(case):
+    record, policy, signal, fallback, _ = case
+    table = frontier(policy, record)
+    rows = points(table, record)
+    assert set(rows) == oracles.all_points(signal, record.correct, fallback)
+    assert len(rows) == len(set(rows))
+    assert (np.diff(table.cost) >= 0).all()
+    for threshold, row in zip(table.threshold, rows):
+        assert oracles.operating_point(signal, record.correct, threshold, fallback) == row
+
+
+@quick
+@given(records())
+def test_ends(record):
+    ends = evaluate(make_policy("confidence"), record, [-np.inf, np.inf])
+    np.testing.assert_allclose(ends.cost, record.cost[[0, -1]], rtol=1e-13)
+    np.testing.assert_array_equal(ends.accuracy, record.correct.mean(0)[[0, -1]])
+    assert ends.exit_1[0] == 1
+    assert ends.iloc[1, -1] == 1
+
+
+@quick
+@given(records(), st.data())
+def test_the_cheapest_threshold_that_is_accurate_enough(record, data):
+    policy = make_policy("confidence")
+    every = oracles.all_points(record.confidence(), record.correct)
+    target = data.draw(st.sampled_from([r / record.n_samples for r, _ in every]) | st.floats(0, 1))
+    threshold = choose_threshold(policy, record, accuracy=target)
+    costs = [oracles.mean_cost(c, record.cost) for right, c in every if right / record.n_samples >= target]
+    if not costs:
+        assert threshold == np.inf
+    else:
+        right, counts = oracles.operating_point(record.confidence(), record.correct, threshold)
+        assert right / record.n_samples >= target
+        assert oracles.mean_cost(counts, record.cost) == min(costs)
+
+
+@quick
+@given(records(), st.data())
+def test_the_most_accurate_threshold_that_is_cheap_enough(record, data):
+    policy = make_policy("confidence")
+    every = [(r, oracles.mean_cost(c, record.cost)) for r, c in oracles.all_points(record.confidence(), record.correct)]
+    limit = data.draw(st.sampled_from([cost for _, cost in every]) | st.floats(0, 40))
+    threshold = choose_threshold(policy, record, cost=limit)
+    affordable = [(right, -cost) for right, cost in every if cost <= limit]
+    if not affordable:
+        assert threshold == -np.inf
+    else:
+        right, counts = oracles.operating_point(record.confidence(), record.correct, threshold)
+        assert (right, -oracles.mean_cost(counts, record.cost)) == max(affordable)
+
+
+def test_the_full_model_is_affordable_at_its_own_cost():
+    """Also where the cost is no whole number and the mean over samples is rounded."""
+    record = ExitRecord.from_outputs([[0, 1]] * 3, [[0.5, 0.6]] * 3, [1, 1, 1], [0.05, 0.1])
+    assert choose_threshold(make_policy("confidence"), record, cost=0.1) == np.inf
+
+
+@pytest.mark.parametrize("goal", [{}, {"accuracy": 0.5, "cost": 1.0}])
+def test_choose_threshold_wants_one_goal(goal):
+    record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
+    with pytest.raises(ValueError, match="accuracy or cost"):
+        choose_threshold(make_policy("confidence"), record, **goal)
+
+
+@pytest.mark.parametrize("bad", [[0.5, np.nan], [[0.5, 0.6]]])
+def test_evaluate_refuses(bad):
+    record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
+    with pytest.raises(ValueError, match="thresholds"):
+        evaluate(make_policy("confidence"), record, bad)
+
+
+@pytest.mark.parametrize("bad", [np.nan, [0.5], [0.5, 0.6, 0.7], [0.5, np.nan], [[0.5, 0.6]]])
+def test_exits_refuse(bad):
+    record = ExitRecord.from_outputs([[0, 0, 0]], [[0.5, 0.5, 0.5]], [0], [1, 2, 3])
+    with pytest.raises(ValueError, match="threshold: expected a number or 2"):
+        make_policy("confidence").exits(record, bad)
+
+
+@pytest.mark.parametrize("function", [frontier, lambda policy, record: evaluate(policy, record, [0.5])])
+def test_a_signal_that_is_no_number_is_refused(function):
+    record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
+    with pytest.raises(ValueError, match="signal has NaN"):
+        function(given_signal([[0.5, np.nan]]), record)
+
+
+def test_one_number_and_no_number_are_thresholds_too():
+    record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
+    assert evaluate(make_policy("confidence"), record, 0.5).cost.tolist() == [1.0]
+    assert len(evaluate(make_policy("confidence"), record, [])) == 0
+
+
+def test_equal_is_enough_in_float64():
+    """A float32 confidence meets its own value, and not the next float64 above it."""
+    value = np.float32(0.9)
+    record = ExitRecord.from_outputs([[0, 0]], np.array([[value, 1]], np.float32), [0], [1, 2])
+    policy = make_policy("confidence")
+    above = np.nextafter(float(value), 1)
+    assert policy.exits(record, float(value)).tolist() == [0]
+    assert policy.exits(record, above).tolist() == [1]
+    assert evaluate(policy, record, [value, above]).exit_1.tolist() == [1, 0]

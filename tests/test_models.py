@@ -1,0 +1,300 @@
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from offramp.costs import exit_costs
+from offramp.models import MODELS, MultiExitModel, build_model
+from offramp.models.msdnet import PRESETS, MSDNetConfig, _Layer
+
+torch.set_num_threads(1)
+
+DIGITS = (1, 8, 8)
+SMALL = {
+    "msdnet": {
+        "exits": 3,
+        "step_mode": "even",
+        "channels": 4,
+        "growth": 2,
+        "growth_factors": [1, 2],
+        "bottleneck_factors": [1, 2],
+        "head_width": 8,
+        "head_strides": [2],
+    },
+    "vit": {"patch_size": 2, "embed_dim": 12, "depth": 3, "num_heads": 3},
+}
+
+
+def small(name, **changes):
+    return build_model(name, classes=10, image_shape=DIGITS, **(SMALL[name] | changes))
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return small(request.param)
+
+
+def test_forward_stacks_the_exits(model):
+    model.eval()
+    x = torch.randn(5, *DIGITS)
+    logits = model(x)
+    assert logits.shape == (5, model.n_exits, 10)
+    assert model.n_exits == 3
+    for l, exit_logits in enumerate(model.exits(x)):
+        torch.testing.assert_close(exit_logits, logits[:, l], rtol=0, atol=0)
+
+
+def test_stopping_early_computes_no_later_layer(model):
+    ran = []
+    blocks = model.blocks if hasattr(model, "blocks") else model.vit.blocks
+    for kind, modules in {"block": blocks, "head": model.heads}.items():
+        for i, module in enumerate(modules):
+            module.register_forward_hook(lambda *_, name=(kind, i): ran.append(name))
+    exits = model.exits(torch.randn(2, *DIGITS))
+    next(exits)
+    assert ran == [("block", 0), ("head", 0)]
+    next(exits)
+    assert ran[2:] == [("block", 1), ("head", 1)]
+
+
+def test_gradients_reach_every_parameter(model):
+    model(torch.randn(4, *DIGITS)).square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_an_exit_does_not_depend_on_later_parameters(model):
+    next(model.exits(torch.randn(4, *DIGITS))).sum().backward()
+    assert all(p.grad is None for head in list(model.heads)[1:] for p in head.parameters())
+    assert all(p.grad is not None for p in model.heads[0].parameters())
+
+
+def test_a_registry_line_adds_a_model(monkeypatch):
+    class Constant(MultiExitModel):
+        def __init__(self, *, classes, image_shape, value=0.0):
+            super().__init__()
+            self.n_exits, self.classes, self.value = 2, classes, value
+
+        def exits(self, x):
+            for _ in range(self.n_exits):
+                yield torch.full((len(x), self.classes), self.value)
+
+    monkeypatch.setitem(MODELS, "constant", Constant)
+    model = build_model("constant", classes=3, image_shape=DIGITS, value=7.0)
+    assert torch.equal(model(torch.zeros(4, *DIGITS)), torch.full((4, 2, 3), 7.0))
+    with pytest.raises(ValueError, match="constant: unknown option depth: expected some of value"):
+        build_model("constant", classes=3, image_shape=DIGITS, depth=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet", {}, "unknown model 'resnet': expected one of msdnet, vit"),
+        ("msdnet", {"depth": 3}, "msdnet: unknown option depth: expected some of preset, exits, base, step,"),
+        ("vit", {"exits": 3}, "vit: unknown option exits: expected some of backbone, patch_size"),
+        ("msdnet", {"preset": "tiny"}, "msdnet: unknown preset 'tiny': expected one of cifar-small,"),
+        ("msdnet", {"step_mode": "odd"}, "step_mode='odd', expected one of even, lin_grow"),
+        ("msdnet", {"prune": "all"}, "prune='all', expected one of max, min"),
+        ("msdnet", {"first_layer": "mnist"}, "first_layer='mnist', expected one of cifar, imagenet"),
+        ("msdnet", {"exits": 0}, "exits=0, expected at least 1"),
+        ("msdnet", {"growth_factors": []}, "scales=0, expected at least 1"),
+        ("msdnet", {"reduction": 0}, r"reduction=0, expected a number in \(0, 1\]"),
+        ("msdnet", {"growth_factors": [1, 2]}, "3 bottleneck_factors, expected 2"),
+        ("msdnet", {"growth": 3, "growth_factors": [1, 1, 2]}, "is odd, expected even"),
+        ("msdnet", {}, r"images \(1, 8, 8\) shrink 16 times"),
+        ("vit", {"backbone": "vit_none"}, r"timm cannot build 'vit_none'.*Unknown model"),
+        ("vit", {"backbone": "resnet18"}, "timm cannot build 'resnet18'"),
+        ("vit", {"backbone": "swin_tiny_patch4_window7_224"}, "is a SwinTransformer, expected a VisionTr"),
+        ("vit", {"num_heads": 5}, "timm cannot build 'vit_tiny_patch16_224'.*divisible"),
+    ],
+)
+def test_what_cannot_be_built_says_so(name, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build_model(name, classes=10, image_shape=DIGITS, **options)
+    assert "\n" not in str(error.value)
+
+
+# MSDNet
+
+
+@pytest.mark.parametrize(
+    ("preset", "block_layers", "depth"),
+    [
+        ("cifar-small", [1, 2, 3, 4], 10),
+        ("cifar-medium", [1, 2, 3, 4, 5, 6], 21),
+        ("cifar-large", [1, 2, 3, 4, 5, 6, 7, 8], 36),
+        ("cifar-even", [4, 2, 2, 2, 2, 2, 2], 16),
+        ("imagenet-4", [4] * 5, 20),
+        ("imagenet-6", [6] * 5, 30),
+        ("imagenet-7", [7] * 5, 35),
+    ],
+)
+def test_layers_of_the_published_blocks(preset, block_layers, depth):
+    assert PRESETS[preset].block_layers == block_layers
+    assert PRESETS[preset].depth == depth
+
+
+def test_the_finest_scale_is_dropped_and_the_width_halved():
+    config = PRESETS["cifar-small"]
+    assert [config.finest_scale(l) for l in range(11)] == [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert [l for l in range(1, 11) if config.has_transition(l)] == [5, 9]
+
+    model = build_model("msdnet", classes=10, image_shape=(3, 32, 32)).eval()
+    # The width is 16 + 6·layers, 46 → 23 after layer 5, 47 → 23 after layer 9; the coarsest scale has 4×.
+    shapes = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *a: shapes.append([tuple(m.shape[1:]) for m in a[2]]))
+    model(torch.zeros(1, 3, 32, 32))
+    assert shapes == [
+        [(22, 32, 32), (44, 16, 16), (88, 8, 8)],
+        [(34, 32, 32), (68, 16, 16), (136, 8, 8)],
+        [(58, 16, 16), (116, 8, 8)],
+        [(116, 8, 8)],
+    ]
+    assert [head[0][0].in_channels for head in model.heads] == [88, 136, 116, 116]
+    assert [(head[0][0].out_channels, head[-1].in_features) for head in model.heads] == [(128, 128)] * 4
+
+
+def test_a_layer_appends_to_each_scale():
+    torch.manual_seed(0)
+    layer = _Layer(PRESETS["cifar-small"], layer=5, width=40).eval()  # drops the finest of three scales
+    maps = [torch.randn(2, 40 * factor, side, side) for factor, side in [(1, 8), (2, 4), (4, 2)]]
+    for x, finer, grown, down, normal in zip(maps[1:], maps, layer(maps), layer.down, layer.normal):
+        torch.testing.assert_close(grown, torch.cat([x, down(finer), normal(x)], dim=1))
+    layer = _Layer(PRESETS["cifar-small"], layer=4, width=40).eval()  # keeps it
+    torch.testing.assert_close(layer(maps)[0], torch.cat([maps[0], layer.normal[0](maps[0])], dim=1))
+
+
+def test_min_pruning_keeps_every_scale_that_reaches_the_last_exit():
+    config = MSDNetConfig(prune="min")
+    assert [config.finest_scale(l) for l in range(11)] == [0] * 9 + [1, 2]
+    assert [l for l in range(1, 11) if config.has_transition(l)] == [3, 6]
+
+
+def test_imagenet_exits_are_as_wide_as_the_map_they_read():
+    with torch.device("meta"):
+        model = build_model("msdnet", classes=1000, image_shape=(3, 224, 224), preset="imagenet-4")
+    # (32 + 16·4)·4; 128 → 64 after layer 6; 144 → 72 after 11; 152 → 76 after 16.
+    assert [head[0][0].in_channels for head in model.heads] == [384, 384, 352, 304, 560]
+    for head in model.heads:
+        assert head[0][0].in_channels == head[0][0].out_channels == head[-1].in_features
+    assert model(torch.zeros(1, 3, 224, 224, device="meta")).shape == (1, 5, 1000)
+
+
+def test_initialised_as_published():
+    torch.manual_seed(0)
+    model = build_model("msdnet", classes=100, image_shape=(3, 32, 32))
+    large = 0
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            c_out, _, k, _ = module.weight.shape
+            z = module.weight * (k * k * c_out / 2) ** 0.5  # standard normal
+            if z.numel() > 10_000:
+                large += 1
+                assert abs(z.mean()) < 0.05
+                assert abs(z.std() - 1) < 0.03
+                assert abs((z.abs() > 2).float().mean() - 0.0455) < 0.01  # a normal's tails
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.weight.eq(1).all()
+            assert module.bias.eq(0).all()
+        elif isinstance(module, nn.Linear):
+            assert module.bias.eq(0).all()
+    assert large > 10
+
+
+def test_the_exits_fit_other_image_sizes():
+    model = build_model("msdnet", classes=10, image_shape=(3, 64, 64))
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 4, 10)
+    assert model.heads[0][-1].in_features == 128 * 2 * 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    exits=st.integers(1, 4),
+    base=st.integers(1, 3),
+    step=st.integers(1, 2),
+    step_mode=st.sampled_from(["even", "lin_grow"]),
+    factors=st.sampled_from([(1,), (1, 2), (2, 2, 4)]),
+    bottleneck=st.booleans(),
+    prune=st.sampled_from(["max", "min"]),
+    head_width=st.sampled_from([None, 6]),
+    head_strides=st.sampled_from([(), (1,), (2,)]),
+)
+def test_any_configuration_runs_and_later_exits_cost_more(factors, **fields):
+    model = build_model(
+        "msdnet",
+        classes=3,
+        image_shape=DIGITS,
+        channels=4,
+        growth=2,
+        growth_factors=factors,
+        bottleneck_factors=factors,
+        head_pool=1,
+        **fields,
+    )
+    assert model(torch.randn(2, *DIGITS)).shape == (2, fields["exits"], 3)
+    costs = exit_costs(model, DIGITS)
+    assert (costs.macs[1:] > costs.macs[:-1]).all()
+    assert (costs.parameters[1:] > costs.parameters[:-1]).all()
+    assert costs.parameters[-1] == sum(p.numel() for p in model.parameters())
+
+
+# ViT
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "vit_small_patch16_224",  # class token
+        "vit_medium_patch16_gap_240",  # mean of the patches
+        "vit_base_patch16_siglip_224",  # attention pooling
+        "deit_tiny_distilled_patch16_224",  # class and distillation token
+        "vit_small_patch14_reg4_dinov2",  # registers
+        "vit_base_patch16_clip_224",  # normalised before the blocks
+    ],
+)
+def test_every_parameter_of_every_kind_of_vit_is_used(backbone):
+    model = small("vit", backbone=backbone, depth=2)
+    assert model(torch.randn(2, *DIGITS)).shape == (2, 2, 10)
+    assert exit_costs(model, DIGITS).parameters[-1] == sum(p.numel() for p in model.parameters())
+
+
+def test_without_options_the_vit_is_timms():
+    with torch.device("meta"):
+        model = build_model("vit", classes=10, image_shape=(3, 224, 224), backbone="vit_small_patch16_224")
+        timms = timm.create_model("vit_small_patch16_224", num_classes=10)
+    assert model.n_exits == 12
+    state = model.vit.state_dict()
+    replaced = {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert {k: v.shape for k, v in timms.state_dict().items() if k not in replaced} == {
+        k: v.shape for k, v in state.items()
+    }
+
+
+def test_the_last_exit_is_timms_head():
+    torch.manual_seed(0)
+    model = small("vit").eval()
+    timms = timm.create_model("vit_tiny_patch16_224", num_classes=10, in_chans=1, img_size=8, **SMALL["vit"]).eval()
+    norm, linear = model.heads[-1]
+    timms.load_state_dict(
+        model.vit.state_dict()
+        | {f"norm.{k}": v for k, v in norm.state_dict().items()}
+        | {f"head.{k}": v for k, v in linear.state_dict().items()}
+    )
+    x = torch.randn(3, *DIGITS)
+    torch.testing.assert_close(model(x)[:, -1], timms(x))
+
+
+def test_pretrained_is_passed_on(monkeypatch):
+    create, passed = timm.create_model, {}
+
+    def spy(name, pretrained, **options):
+        passed.update(name=name, pretrained=pretrained)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    small("vit", pretrained=True)
+    assert passed == {"name": "vit_tiny_patch16_224", "pretrained": True}

@@ -1,0 +1,31 @@
+# In: validation records. Out: policies fitted on them, and their reliability diagrams.
+
+
+rule calibrate:
+    input:
+        validation=rules.record.output.validation,
+        code=POLICIES,
+    output:
+        policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",
+        reliability=f"{ROOT}/calibrate/{{system}}-s{{seed}}.parquet",
+    params:
+        policies=" ".join(
+            f"--policy {label}={spec(options['policy'], without(options, 'policy'))}"
+            for label, options in STUDY["policies"].items()
+        ),
+        calibration=flags(**STUDY["calibration"]),
+    log:
+        f"{LOGS}/calibrate/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/calibrate/{{system}}-s{{seed}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "offramp calibrate {input.validation} {params.policies} {params.calibration}"
+        " --out {output.policies} --reliability {output.reliability} 2>&1 | tee {log}"
+
+
+rule policies:
+    input:
+        expand(f"{ROOT}/calibrate/{{run}}.{{kind}}", run=RUNS, kind=["safetensors", "parquet"]),

@@ -1,0 +1,60 @@
+# The study's settings, where its files lie, and how settings become command lines.
+import json
+import shlex
+
+from snakemake.exceptions import WorkflowError
+
+from offramp.params import select_study
+
+try:
+    STUDY = select_study(config, workflow.source_path("../schemas/params.schema.yaml"))
+except ValueError as error:
+    raise WorkflowError(str(error))
+
+ROOT = f"artifacts/{config['study']}"
+REPORT = f"reports/{config['study']}"
+LOGS = f"logs/{config['study']}"
+BENCHMARKS = f"benchmarks/results/{config['study']}"
+RUNS = [f"{system}-s{seed}" for system in STUDY["models"] for seed in STUDY["seeds"]]
+
+
+wildcard_constraints:
+    system="|".join(map(re.escape, STUDY["models"])),
+    seed=r"\d+",
+
+
+def code(*modules):
+    """Source files as inputs: a job runs again when the code behind it changes, by checksum, and for no other edit."""
+    return [f"src/offramp/{module}.py" for module in modules]
+
+
+RECORDS = code("records", "confidence", "_kernels", "files")
+POLICIES = RECORDS + code(
+    "calibration", "policies/base", *(f"policies/{family}" for family in ("confidence", "pcee", "reference"))
+)
+
+
+def spec(name, options):
+    """NAME:option=value,… as the command line takes it."""
+    values = ",".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key, value in options.items()
+    )
+    return shlex.quote(f"{name}:{values}" if values else name)
+
+
+def flags(**options):
+    """--option value for each, repeated for the entries of a list."""
+    return " ".join(
+        f"--{key.replace('_', '-')} {shlex.quote(str(entry))}"
+        for key, value in options.items()
+        for entry in (value if isinstance(value, list) else [value])
+    )
+
+
+def without(mapping, *keys):
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
+DATASET = spec(STUDY["dataset"]["name"], without(STUDY["dataset"], "name"))
+GRID = "{start}:{stop}:{step}".format(**STUDY["delta"])

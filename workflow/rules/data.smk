@@ -1,0 +1,25 @@
+# In: nothing (a dataset that is not embedded is fetched). Out: which samples train, validate and test.
+
+
+rule data:
+    input:
+        code=code("datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"),
+    output:
+        f"{ROOT}/data/splits.csv",
+    params:
+        dataset=DATASET,
+        splits=flags(**STUDY["splits"]),
+    log:
+        f"{LOGS}/data.log",
+    benchmark:
+        f"{BENCHMARKS}/data.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "offramp data {params.dataset} {params.splits} --out {output} 2>&1 | tee {log}"
+
+
+rule splits:
+    input:
+        rules.data.output,

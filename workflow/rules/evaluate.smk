@@ -1,0 +1,58 @@
+# In: fitted policies and test records. Out: curves and frontiers of each run, and what the runs say together.
+
+
+rule evaluate:
+    input:
+        policies=rules.calibrate.output.policies,
+        test=rules.record.output.test,
+        code=POLICIES + code("evaluation"),
+    output:
+        curve=f"{ROOT}/evaluate/{{system}}-s{{seed}}/curve.parquet",
+        frontier=f"{ROOT}/evaluate/{{system}}-s{{seed}}/frontier.parquet",
+        exits=f"{ROOT}/evaluate/{{system}}-s{{seed}}/exits.parquet",
+    params:
+        grid=GRID,
+        calibration=flags(**STUDY["calibration"]),
+    log:
+        f"{LOGS}/evaluate/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate/{{system}}-s{{seed}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "offramp evaluate --policies {input.policies} --test {input.test} --thresholds {params.grid}"
+        " {params.calibration} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
+
+
+rule compare:
+    input:
+        records=rules.records.input,
+        policies=expand(f"{ROOT}/calibrate/{{run}}.safetensors", run=RUNS),
+        code=POLICIES + code("evaluation", "comparison"),
+    output:
+        targets=f"{ROOT}/evaluate/targets.parquet",
+        pairs=f"{ROOT}/evaluate/pairs.parquet",
+        control=f"{ROOT}/evaluate/control.parquet",
+    params:
+        grid=GRID,
+        targets=flags(target=STUDY["comparison"]["targets"]),
+        pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
+    log:
+        f"{LOGS}/compare.log",
+    benchmark:
+        f"{BENCHMARKS}/compare.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    shell:
+        "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
+        " {params.others} --targets-out {output.targets} --pairs-out {output.pairs} --control-out {output.control}"
+        " 2>&1 | tee {log}"
+
+
+rule curves:
+    input:
+        expand(f"{ROOT}/evaluate/{{run}}/{{table}}.parquet", run=RUNS, table=["curve", "frontier", "exits"]),
+        rules.compare.output,

@@ -1,0 +1,27 @@
+# In: the weights and the splits. Out: the exit records of validation and test, the border of the pipeline.
+
+
+rule record:
+    input:
+        weights=rules.train.output.weights,
+        splits=rules.data.output,
+        code=RECORDS + code("recording", "costs"),
+    output:
+        validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
+        test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",
+    log:
+        f"{LOGS}/record/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "offramp record {input.weights} --splits {input.splits} --validation {output.validation}"
+        " --test {output.test} --threads {threads} 2>&1 | tee {log}"
+
+
+rule records:
+    input:
+        expand(f"{ROOT}/records/{{run}}/{{split}}.safetensors", run=RUNS, split=["validation", "test"]),

@@ -1,0 +1,53 @@
+# In: the splits. Out: the weights and the history of every model and seed.
+
+
+def training(system):
+    """The study's training settings, those of the model put over them."""
+    return {**STUDY["training"], **STUDY["models"][system].get("training", {})}
+
+
+rule train:
+    input:
+        splits=rules.data.output,
+        code=lambda wildcards: code(
+            "training",
+            "checkpoints",
+            "datasets/base",
+            f"datasets/{STUDY['dataset']['name']}",
+            "datasets/batches",
+            "models/base",
+            f"models/{STUDY['models'][wildcards.system]['model']}",
+        ),
+    output:
+        weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
+        history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",
+    params:
+        dataset=DATASET,
+        model=lambda wildcards: spec(
+            STUDY["models"][wildcards.system]["model"],
+            without(STUDY["models"][wildcards.system], "model", "training"),
+        ),
+        training=lambda wildcards: flags(
+            **{
+                {"milestones": "milestone"}.get(key, key): value
+                for key, value in without(training(wildcards.system), "threads").items()
+            }
+        ),
+    log:
+        f"{LOGS}/train/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
+    threads: lambda wildcards: training(wildcards.system).get("threads", 1)
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "offramp train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
+        " --system {wildcards.system} --seed {wildcards.seed} {params.training} --threads {threads}"
+        " --out {output.weights} --history {output.history} 2>&1 | tee {log}"
+
+
+rule models:
+    input:
+        expand(f"{ROOT}/train/{{run}}.safetensors", run=RUNS),
+        expand(f"{ROOT}/train/{{run}}.csv", run=RUNS),
