@@ -3,14 +3,14 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import given_signal, quick, records, signals, thresholds
 
+import oracles
 from offramp import ExitRecord, choose_threshold, evaluate, frontier, make_policy
 from offramp.evaluation import outcomes
+from strategies import given_signal, quick, records, signals, thresholds
 
 NO_EXIT = ["last", "most_accurate", "most_confident"]
 
@@ -170,7 +170,8 @@ def test_the_cheapest_threshold_that_is_accurate_enough(record, data):
 def test_the_most_accurate_threshold_that_is_cheap_enough(record, data):
     policy = make_policy("confidence")
     every = [(r, oracles.mean_cost(c, record.cost)) for r, c in oracles.all_points(record.confidence(), record.correct)]
-    limit = data.draw(st.sampled_from([cost for _, cost in every]) | st.floats(0, 40))
+    # A mean cost may be rounded up: a hair above each, and anywhere
+    limit = data.draw(st.sampled_from([cost * (1 + 1e-12) for _, cost in every]) | st.floats(0, 40))
     threshold = choose_threshold(policy, record, cost=limit)
     affordable = [(right, -cost) for right, cost in every if cost <= limit]
     if not affordable:
@@ -183,6 +184,7 @@ def test_the_most_accurate_threshold_that_is_cheap_enough(record, data):
 def test_the_full_model_is_affordable_at_its_own_cost():
     """Also where the cost is no whole number and the mean over samples is rounded."""
     record = ExitRecord.from_outputs([[0, 1]] * 3, [[0.5, 0.6]] * 3, [1, 1, 1], [0.05, 0.1])
+    assert evaluate(make_policy("confidence"), record, [-np.inf, np.inf]).cost.tolist() == [0.05, 0.1]
     assert choose_threshold(make_policy("confidence"), record, cost=0.1) == np.inf
 
 

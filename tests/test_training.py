@@ -384,11 +384,11 @@ def test_weights_of_another_model_or_kind_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"another model's weights: body.0.bias is \[4\], expected missing"):
         load_weights(path, nn.ModuleDict())
     save_file(load_file(path), tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="expected metadata that say format: offramp-weights/1"):
+    with pytest.raises(ValueError, match="expected a whole offramp-weights/1 file"):
         load_weights(tmp_path / "bare.safetensors", Tiny())
     (tmp_path / "text").write_text("no weights")
-    with pytest.raises(ValueError, match="not a readable file of safetensors"):
+    with pytest.raises(ValueError, match="not readable"):
         load_weights(tmp_path / "text", Tiny())
     flip_a_bit(path)
-    with pytest.raises(ValueError, match="damaged, its checksum differs"):
+    with pytest.raises(ValueError, match=r"is damaged \(checksum differs\)"):
         read_parameters(path)

@@ -114,6 +114,6 @@ def softmax_rows(logits, scale, prediction, max_softmax, margin, entropy):
         others = before + after
         prediction[r] = winner
         max_softmax[r] = 1 / (1 + others)
-        margin[r] = (1 - math.exp(max(before_top, after_top))) / (1 + others) if row.shape[0] > 1 else 1
+        margin[r] = -math.expm1(max(before_top, after_top)) / (1 + others) if row.shape[0] > 1 else 1
         entropy[r] = math.log1p(others) - (before_x + after_x) / (1 + others)
     return -1

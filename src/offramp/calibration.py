@@ -108,14 +108,19 @@ def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -
         Number of samples W.
     """
     levels, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
-    accuracy = np.bincount(group, correct) / size  # (levels,)
+    n, w = len(confidence), min(window, len(confidence))
     level = np.repeat(levels.astype(np.float64), size)  # (N,), sorted
-    # Long double: sums of ties' fractions must not push an accuracy of exactly δ under δ.
-    right = np.concatenate([[0], np.cumsum(np.repeat(accuracy, size), dtype=np.longdouble)])  # (N + 1,)
-    w = min(window, len(level))
     # The nearest W of sorted values are neighbours, level[a : a + W]; the window moves on from a to a + 1 where
     # level[a + W] is nearer than level[a]: from their midpoint on.
-    return StepMap((level[:-w] + level[w:]) / 2, ((right[w:] - right[:-w]) / w).astype(np.float64))
+    edges = (level[:-w] + level[w:]) / 2  # (N − W,)
+    # How many are right before each place, exactly: whole ties by count, of a tie that is cut the fraction
+    # taken · right / size. One quotient of whole numbers then, so an accuracy of exactly δ is not rounded under δ.
+    right = np.bincount(group, correct).astype(np.int64)  # (ties,)
+    tie = np.append(np.repeat(np.arange(len(levels)), size), len(levels) - 1)  # (N + 1,)
+    taken = np.arange(n + 1) - (np.cumsum(size) - size)[tie]  # (N + 1,)
+    whole, part, size = (np.cumsum(right) - right)[tie], taken * right[tie], size[tie]  # (N + 1,) each
+    sums = (whole[w:] - whole[:-w]) * size[w:] * size[:-w] + part[w:] * size[:-w] - part[:-w] * size[w:]
+    return StepMap(edges, sums / (size[w:] * size[:-w] * w))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

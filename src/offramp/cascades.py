@@ -48,7 +48,7 @@ def cascade(records: Sequence[ExitRecord], ensemble: Ensemble | None = None) -> 
         raise ValueError("cascade: the stages have no confidence measure in common")
     return ExitRecord.from_outputs(
         prediction=_predictions(records, ensemble),
-        confidence={m: np.hstack([abs(record.confidence(m)) for record in records]) for m in measures},
+        confidence={m: np.hstack([record.measure(m) for record in records]) for m in measures},
         labels=first.labels,
         cost=np.concatenate([paid + record.cost for paid, record in zip(before, records, strict=True)]),
         index=first.index,

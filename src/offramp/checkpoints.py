@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from offramp.files import whole_file
+from offramp.files import open_arrays, save_arrays
 
 WEIGHTS = "offramp-weights/1"
 CHECKPOINT = "offramp-checkpoint/1"
@@ -57,7 +57,8 @@ def read_parameters(path: str | os.PathLike) -> dict[str, Any]:
 
 def fingerprint(model: nn.Module, parameters: Mapping[str, Any]) -> str:
     """What tells one training from another: its parameters, its initial weights and torch's version."""
-    run = {**parameters, "torch": torch.__version__, "weights": _checksum(_on_cpu(model.state_dict()))}
+    weights = save(_on_cpu(model.state_dict()))
+    run = {**parameters, "torch": torch.__version__, "weights": hashlib.sha256(weights).hexdigest()}
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,31 +103,14 @@ def resume(path: Path, run: str, model: nn.Module, optimizer: Optimizer) -> list
     return about["history"]
 
 
-def _write(path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    tensors = _on_cpu(tensors)
-    # One key: of several, safetensors changes the order from run to run, and so the file's bytes.
-    metadata = {"offramp": json.dumps({"format": kind, "sha256": _checksum(tensors), **about})}
-    with whole_file(path) as partial:
-        save_file(tensors, partial, metadata)
+def _write(path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    save_arrays(path, kind, {name: tensor.numpy() for name, tensor in _on_cpu(tensors).items()}, about)
 
 
 def _read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("offramp", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable file of safetensors ({error})") from None
-    if about.get("format") != kind:
-        raise ValueError(f"{path}: not written by training, expected metadata that say format: {kind}")
-    if about["sha256"] != _checksum(tensors):
-        raise ValueError(f"{path}: damaged, its checksum differs from the one written")
-    return tensors, about
+    _, stored, about = open_arrays(path, kind)
+    return {name: torch.from_numpy(np.array(array.read())) for name, array in stored.items()}, about
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    return hashlib.sha256(save(tensors)).hexdigest()

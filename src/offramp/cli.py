@@ -5,6 +5,7 @@ verbs right of the record start at once.
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -15,12 +16,25 @@ import numpy as np
 from offramp import __version__
 from offramp.evaluation import evaluate as evaluate_policy
 from offramp.evaluation import frontier as policy_frontier
-from offramp.files import write_table
+from offramp.files import TABLE_SUFFIXES, write_table
 from offramp.policies import POLICIES, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitRecord, import_outputs
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
+
+
+class TablePath(click.Path):
+    """A table to write; its ending is checked before any work is done."""
+
+    def convert(self, value, param, ctx):
+        path = super().convert(value, param, ctx)
+        if path.suffix not in TABLE_SUFFIXES:
+            self.fail(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}", param, ctx)
+        return path
+
+
+TABLE = TablePath(dir_okay=False, path_type=Path)
 
 
 class Spec(click.ParamType):
@@ -55,6 +69,13 @@ class PolicySpec(Spec):
         return label or name, make_policy(name, **options)
 
 
+def _labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
+    labelled = dict(specs)
+    if len(labelled) < len(specs):
+        raise click.BadParameter("two policies of one name; expected a label for each, LABEL=NAME", ctx, param)
+    return labelled
+
+
 class Grid(click.ParamType):
     """start:stop:step (both ends included) or numbers with commas."""
 
@@ -67,10 +88,12 @@ class Grid(click.ParamType):
             if ":" not in value:
                 return np.array([float(part) for part in value.split(",")])
             start, stop, step = map(float, value.split(":"))
-            # Rounded, so that 0.9 is the float 0.9 and not its neighbour
-            return np.round(start + step * np.arange(round((stop - start) / step) + 1), 12)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r}: expected START:STOP:STEP or numbers with commas", param, ctx)
+            if not step > 0 or not -math.inf < start <= stop < math.inf:
+                raise ValueError
+            steps = math.floor((stop - start) / step + 1e-9)
+            return np.round(start + step * np.arange(steps + 1), 12)  # rounded, so that 0.9 is the float 0.9
+        except ValueError:
+            self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -200,22 +223,39 @@ def record(weights, splits, validation, test, batch_size, threads, workers) -> N
 
 @cli.command()
 @click.argument("validation", type=EXISTING)
-@click.option("--policy", "policies", type=PolicySpec(), multiple=True, required=True, help="Repeat for several.")
+@click.option(
+    "--policy",
+    "policies",
+    type=PolicySpec(),
+    multiple=True,
+    required=True,
+    callback=_labelled,
+    help="Repeat for several.",
+)
 @click.option("--bins", type=click.IntRange(1), default=15, show_default=True, help="Bins of the reliability diagrams.")
 @click.option("--out", type=OUT, required=True, help="Fitted policies, .safetensors.")
-@click.option("--reliability", type=OUT, help="The diagrams' bins, .parquet or .csv.")
+@click.option("--reliability", type=TABLE, help="The diagrams' bins, .parquet or .csv.")
 def calibrate(validation, policies, bins, out, reliability) -> None:
     """Fit policies on a VALIDATION record, and draw up its reliability diagrams."""
     from offramp.calibration import reliability_table
 
     record = ExitRecord.load(validation)
+    fitted = {label: policy.fit(record) for label, policy in policies.items()}
+    diagrams = _about(record, reliability_table(record, bins))
+    save_policies(fitted, out, record.metadata)
     if reliability:
-        write_table(_about(record, reliability_table(record, bins)), reliability)
-    save_policies({label: policy.fit(record) for label, policy in policies}, out, record.metadata)
+        write_table(diagrams, reliability)
 
 
 @cli.command()
-@click.option("--policy", "specs", type=PolicySpec(), multiple=True, help="Fitted on --validation. Repeat for several.")
+@click.option(
+    "--policy",
+    "specs",
+    type=PolicySpec(),
+    multiple=True,
+    callback=_labelled,
+    help="Fitted on --validation. Repeat for several.",
+)
 @click.option("--policies", type=EXISTING, help="Or: policies that `offramp calibrate` has fitted.")
 @click.option("--validation", type=EXISTING, help="Record to fit on; not needed for what learns nothing.")
 @click.option("--test", type=EXISTING, required=True, help="Record to report on.")
@@ -227,9 +267,9 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
     show_default=True,
     help="Bins of --exits' calibration error.",
 )
-@click.option("--out", type=OUT, required=True, help="A row a policy and threshold, .parquet or .csv.")
-@click.option("--frontier", type=OUT, help="Also every operating point there is, exactly.")
-@click.option("--exits", type=OUT, help="Also each exit's accuracy, cost and calibration error.")
+@click.option("--out", type=TABLE, required=True, help="A row a policy and threshold, .parquet or .csv.")
+@click.option("--frontier", type=TABLE, help="Also every operating point there is, exactly.")
+@click.option("--exits", type=TABLE, help="Also each exit's accuracy, cost and calibration error.")
 def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier, exits) -> None:
     """Accuracy, cost and exit shares of policies over a grid of thresholds δ."""
     import pandas as pd
@@ -239,7 +279,7 @@ def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier,
     if bool(specs) == (policies is not None):
         raise click.UsageError("expected either --policy (with --validation) or --policies")
     record = ExitRecord.load(test)
-    fitted: dict[str, Policy] = dict(specs) if specs else load_policies(policies)[0]
+    fitted = specs or load_policies(policies)[0]
     if specs and validation:
         held_out = ExitRecord.load(validation)
         fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
@@ -248,11 +288,18 @@ def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier,
         tables = [function(policy).assign(policy=label) for label, policy in fitted.items()]
         return _about(record, pd.concat(tables, ignore_index=True))
 
-    write_table(of_all(lambda policy: evaluate_policy(policy, record, thresholds)), out)
+    tables = {out: of_all(lambda policy: evaluate_policy(policy, record, thresholds))}
     if frontier:
-        write_table(of_all(lambda policy: policy_frontier(policy, record)), frontier)
+        tables[frontier] = of_all(lambda policy: policy_frontier(policy, record))
     if exits:
-        write_table(_about(record, exit_table(record, fitted, bins)), exits)
+        tables[exits] = _about(record, exit_table(record, fitted, bins))
+    _write_all(tables)
+
+
+def _write_all(tables: dict) -> None:
+    """Write tables only once all of them are there: an error leaves none behind."""
+    for path, table in tables.items():
+        write_table(table, path)
 
 
 def _about(record: ExitRecord, table):
@@ -281,9 +328,9 @@ def _about(record: ExitRecord, table):
 )
 @click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--targets-out", type=OUT, required=True, help="Accuracy and cost of every policy at the targets.")
-@click.option("--pairs-out", type=OUT, required=True, help="Large systems with exits against small full ones.")
-@click.option("--control-out", type=OUT, required=True, help="How closely accuracy follows δ.")
+@click.option("--targets-out", type=TABLE, required=True, help="Accuracy and cost of every policy at the targets.")
+@click.option("--pairs-out", type=TABLE, required=True, help="Large systems with exits against small full ones.")
+@click.option("--control-out", type=TABLE, required=True, help="How closely accuracy follows δ.")
 def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targets_out, pairs_out, control_out) -> None:
     """Put the runs of a study together: means over seeds, an interval with every number.
 
@@ -294,9 +341,13 @@ def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targe
 
     runs = comparison.load_runs(files)
     bootstrap = comparison.Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
-    write_table(comparison.at_targets(runs, targets, bootstrap), targets_out)
-    write_table(comparison.pairs(runs, chosen_pairs, bootstrap), pairs_out)
-    write_table(comparison.control(runs, grid, baseline, bootstrap), control_out)
+    _write_all(
+        {
+            targets_out: comparison.at_targets(runs, targets, bootstrap),
+            pairs_out: comparison.pairs(runs, chosen_pairs, bootstrap),
+            control_out: comparison.control(runs, grid, baseline, bootstrap),
+        }
+    )
 
 
 @cli.command(name="import")

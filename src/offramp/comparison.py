@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from offramp import records
+from offramp import policies, records
 from offramp.evaluation import choose_threshold, outcomes
-from offramp.files import read_kind
+from offramp.files import open_arrays
 from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
 
@@ -68,25 +68,31 @@ def load_runs(paths: Iterable[str | os.PathLike]) -> list[Run]:
     """
     parts: dict[tuple[str, int], dict[str, Any]] = {}
     for path in paths:
-        kind, about = read_kind(path)
-        if kind == records.FORMAT:
-            part = about.get("split")
-            value = ExitRecord.load(path)
-        else:
-            part = "policies"
+        kind, _, about = open_arrays(path, records.FORMAT, policies.FORMAT)
+        if kind == policies.FORMAT:
             value, about = load_policies(path)
+            part = "policies"
+        else:
+            value = ExitRecord.load(path)
+            part = about.get("split")
         if not {"system", "seed"} <= about.keys() or part not in _PARTS:
-            raise ValueError(
-                f"{path}: its metadata must name system, seed and split (validation or test) to be compared"
-            )
-        parts.setdefault((about["system"], about["seed"]), {})[part] = value
-    runs = []
-    for (system, seed), run in sorted(parts.items()):
+            raise ValueError(f"{path}: its metadata must name system, seed and split (validation or test)")
+        run = parts.setdefault((about["system"], about["seed"]), {})
+        if part in run:
+            raise ValueError(f"{path}: a second {part} of {about['system']} seed {about['seed']}; expected one")
+        run[part] = value
+    runs: list[Run] = []
+    for (system, seed), run in parts.items():
+        name = f"{system} seed {seed}"
         if missing := [part for part in _PARTS if part not in run]:
-            raise ValueError(f"{system} seed {seed}: no {missing[0]} among the files; expected {', '.join(_PARTS)}")
+            raise ValueError(f"{name}: no {missing[0]} among the files; expected {', '.join(_PARTS)}")
         runs.append(Run(system, seed, **run))
-        if not np.array_equal(runs[-1].test.index, runs[0].test.index):
-            raise ValueError(f"{system} seed {seed}: other test samples than {runs[0].system} seed {runs[0].seed}")
+        first = runs[0]
+        for field in ("index", "labels"):
+            if not np.array_equal(getattr(runs[-1].test, field), getattr(first.test, field)):
+                raise ValueError(f"{name}: another {field} in its test record than {first.system} seed {first.seed}")
+        if runs[-1].policies.keys() != first.policies.keys():
+            raise ValueError(f"{name}: other policies than {first.system} seed {first.seed}; fit the same for all")
     return runs
 
 

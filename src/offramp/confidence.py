@@ -22,7 +22,9 @@ class Confidences(NamedTuple):
 def available_threads() -> int:
     """Threads this process may use: OMP_NUM_THREADS (Snakemake sets it for each job), else the cores it is bound to."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def confidences(logits: np.ndarray, temperature: np.ndarray | None = None) -> Confidences:

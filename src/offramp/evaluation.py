@@ -55,7 +55,10 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     """
     reached, gain = _reached_and_gain(policy, record)  # (N, K) each
     ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
-    return _points(record, np.append(ascending, np.inf), level.reshape(reached.shape) + 1, gain, slice(None))
+    points = _points(record, np.append(ascending, np.inf), level.reshape(reached.shape) + 1, gain, slice(None))
+    if gain.shape[1] < record.n_exits:
+        return points  # every value moves a sample on, which costs: no two points are the same
+    return points.drop_duplicates(points.columns.drop("threshold"), keep="last", ignore_index=True)
 
 
 def _reached_and_gain(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -89,10 +92,9 @@ def _points(record: ExitRecord, thresholds: np.ndarray, level: np.ndarray, gain:
     left[:, 0], left[:, -1] = 0, n
     for i in range(record.n_exits - 1):
         left[:, i + 1] = n - np.bincount(level[:, i], minlength=n_bins)[:-1].cumsum()
-    counts = np.diff(left, axis=1)  # (T, L)
-    columns = np.column_stack(
-        [thresholds, (np.count_nonzero(record.correct[:, 0]) + won) / n, counts @ record.cost / n, counts / n]
-    )[rows]
+    shares = np.diff(left, axis=1) / n  # (T, L)
+    accuracy = (np.count_nonzero(record.correct[:, 0]) + won) / n  # (T,)
+    columns = np.column_stack([thresholds, accuracy, shares @ record.cost, shares])[rows]
     names = ["threshold", "accuracy", "cost", *(f"exit_{i + 1}" for i in range(record.n_exits))]
     return pd.DataFrame(columns, columns=names)
 

@@ -39,11 +39,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+TABLE_SUFFIXES = (".parquet", ".csv")
+
+
 def write_table(frame: "pd.DataFrame", path: str | os.PathLike) -> None:
     """Write a table as Parquet or CSV, as the name's ending says."""
     suffix = Path(path).suffix
-    if suffix not in (".parquet", ".csv"):
-        raise ValueError(f"{path}: tables are written as .parquet or .csv, not {suffix or 'without an ending'}")
+    if suffix not in TABLE_SUFFIXES:
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
     with whole_file(path) as partial:
         if suffix == ".parquet":
             frame.to_parquet(partial, index=False)
@@ -70,17 +73,19 @@ def save_arrays(
     metadata : mapping
         JSON values. Strings are stored as they are, anything else as JSON.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    if reserved := {"format", "checksums"} & metadata.keys():
+        raise ValueError(f"metadata: {reserved.pop()!r} is a key of the file format; expected another name")
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # larger items first keeps all aligned
-    checksums = {name: _checksum(arrays[name]) for name in order}
-    header: dict[str, Any] = {
-        "__metadata__": _to_strings({**dict(sorted(metadata.items())), "checksums": checksums, "format": kind})
-    }
+    header: dict[str, Any] = {}
     end = 0
     for name in order:
         start, end = end, end + arrays[name].nbytes
         code = _CODES[arrays[name].dtype]
         header[name] = {"dtype": code, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    strings = _to_strings({**dict(sorted(metadata.items())), "format": kind})
+    checksums = {name: _checksum(arrays[name]) for name in order} | {HEADER: _header_checksum(header, strings)}
+    header["__metadata__"] = {**strings, **_to_strings({"checksums": checksums})}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with whole_file(path) as partial, partial.open("wb") as file:
@@ -117,33 +122,32 @@ class StoredArray:
         return values
 
 
-def read_kind(path: str | os.PathLike) -> tuple[str | None, dict[str, Any]]:
-    """What a .safetensors file says it is (None: nothing), and its metadata."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = _from_strings(file.metadata() or {})
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole .safetensors file ({error}); make it again") from None
-    return metadata.pop("format", None), metadata
-
-
-def open_arrays(path: str | os.PathLike, kind: str) -> tuple[dict[str, StoredArray], dict[str, Any]]:
-    """The arrays, unread, and the metadata of a file that `save_arrays` wrote.
+def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, StoredArray], dict[str, Any]]:
+    """The kind of a file that `save_arrays` wrote, its arrays, unread, and its metadata.
 
     Raises
     ------
     ValueError
-        If the file is cut short, no .safetensors file or not of this kind.
+        If the file is cut short, damaged, no .safetensors file or of none of these kinds.
     """
     path = Path(path)
-    found, metadata = read_kind(path)
-    if found != kind:
-        raise ValueError(f"{path}: expected {kind}, but its metadata says format: {found}")
-    checksums = metadata.pop("checksums", {})
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__")
+    expected = f"expected a whole {' or '.join(kinds)} file"
+    try:
+        with safe_open(path, framework="numpy"):  # checks sizes, offsets and types
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        strings = header.pop("__metadata__", {})
+        checksums = json.loads(strings.pop("checksums", "{}"))
+        if checksums and checksums[HEADER] != _header_checksum(header, strings):
+            raise ValueError("its header is damaged")
+        metadata = _from_strings(strings)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not readable ({error}); {expected}") from None
+    found = metadata.pop("format", None)
+    if found not in kinds:
+        raise ValueError(f"{path}: its metadata says format: {found}; {expected}")
     arrays = {}
     for name, entry in header.items():
         if entry["dtype"] not in _TYPES:
@@ -151,7 +155,14 @@ def open_arrays(path: str | os.PathLike, kind: str) -> tuple[dict[str, StoredArr
         dtype = np.dtype(_TYPES[entry["dtype"]])
         offset = 8 + length + entry["data_offsets"][0]
         arrays[name] = StoredArray(path, name, dtype, tuple(entry["shape"]), offset, checksums.get(name))
-    return arrays, metadata
+    return found, arrays, metadata
+
+
+HEADER = "header"  # under this name the checksums have that of everything but themselves and the arrays
+
+
+def _header_checksum(header: Mapping[str, Any], strings: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps([header, strings], sort_keys=True).encode())
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -55,9 +55,9 @@ def record(
     """
     device = torch.device(device or default_device())
     samples = dataset.samples(splits, split)
-    cost = exit_costs(model, dataset.image_shape).macs  # (L,)
+    costs = exit_costs(model, dataset.image_shape)
     cuda = device.type == "cuda"
-    logits = torch.empty(len(samples), len(cost), dataset.classes, pin_memory=cuda)  # (N, L, C)
+    logits = torch.empty(len(samples), model.n_exits, dataset.classes, pin_memory=cuda)  # (N, L, C)
     batches = batches_in_order(len(samples), batch_size)
     model.to(device, memory_format=torch.channels_last).eval()
     with (
@@ -75,7 +75,7 @@ def record(
     return ExitRecord(
         logits=logits.numpy(),
         labels=samples.labels,
-        cost=cost,
+        cost=costs.macs,
         index=samples.index,
         metadata={
             "dataset": dataset.name,
@@ -84,6 +84,7 @@ def record(
             "seed": seed,
             "classes": dataset.classes,
             "unit": "MAC",
+            "exit_parameters": costs.parameters.tolist(),
             "parameters": dict(parameters or {}),
         },
     )

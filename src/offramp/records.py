@@ -34,7 +34,7 @@ class ExitRecord:
     ----------
     labels, index : ndarray of shape (N,), int64
     cost : ndarray of shape (L,), float64
-    prediction : ndarray of shape (N, L), int64
+    prediction : ndarray of shape (N, L), int64 (int32 in files)
     correct : ndarray of shape (N, L), bool
     metadata : dict
 
@@ -81,6 +81,8 @@ class ExitRecord:
         return record
 
     def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
+        if not isinstance(metadata.get("classes"), int | None):
+            raise ValueError(f"metadata: classes is {metadata['classes']!r}; expected a whole number")
         self.metadata = metadata
         self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
         n, l = self.prediction.shape
@@ -88,11 +90,14 @@ class ExitRecord:
             raise ValueError(f"prediction: expected at least one sample and one exit, got shape ({n}, {l})")
         self.labels = _integers("labels", labels, (n,))
         self.index = np.arange(n) if index is None else _integers("index", index, (n,))
-        if len(np.unique(self.index)) != n:
-            raise ValueError("index: the same sample appears twice; expected all different")
+        order = np.argsort(self.index, kind="stable")
+        again = np.flatnonzero(np.diff(self.index[order]) == 0)
+        if len(again):
+            first, second = order[again[0]], order[again[0] + 1]
+            raise ValueError(f"index[{second}] is {self.index[second]}, as index[{first}] is: expected all different")
         self._check_range("labels", self.labels)
         self._check_range("prediction", self.prediction)
-        self.cost = _floats("cost", cost, (l,), np.float64)
+        self.cost = _floats("cost", cost, (l,)).astype(np.float64)
         if self.cost[0] < 0:
             raise ValueError(f"cost[0] is {self.cost[0]}: costs are not negative")
         falls = np.flatnonzero(np.diff(self.cost) <= 0)
@@ -104,10 +109,13 @@ class ExitRecord:
             )
         if not confidence:
             raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
-        self._confidence = {}
-        for measure, values in confidence.items():
+        for measure in confidence:
             _known_measure(measure)
-            self._confidence[measure] = _floats(f"confidence.{measure}", values, (n, l), np.float32)
+        self._confidence = {
+            measure: _floats(f"confidence.{measure}", confidence[measure], (n, l))
+            for measure in MEASURES
+            if measure in confidence
+        }
 
     def _check_range(self, field: str, values: np.ndarray) -> None:
         last = np.inf if self.n_classes is None else self.n_classes - 1
@@ -146,18 +154,22 @@ class ExitRecord:
         return self._logits
 
     def confidence(self, measure: str = "max_softmax") -> np.ndarray:
-        """The measure at every exit, (N, L) float32; larger is surer, so entropy comes negated.
+        """The measure at every exit, (N, L); larger is surer, so entropy comes negated.
 
         Raises
         ------
         ValueError
             If the measure is unknown, or the record was made without it.
         """
+        values = self.measure(measure)
+        return -values if measure == "entropy" else values
+
+    def measure(self, measure: str) -> np.ndarray:
+        """The measure as the record holds it, (N, L): as `confidence`, but entropy is not negated."""
         _known_measure(measure)
         if measure not in self._confidence:
             raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
-        values = self._confidence[measure]
-        return -values if measure == "entropy" else values
+        return self._confidence[measure]
 
     def __repr__(self) -> str:
         known = [
@@ -171,7 +183,7 @@ class ExitRecord:
             "labels": self.labels,
             "cost": self.cost,
             "index": self.index,
-            "prediction": self.prediction,
+            "prediction": self.prediction.astype(np.int32),
             **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
         }
         if self.logits is not None:
@@ -187,7 +199,7 @@ class ExitRecord:
         ValueError
             If the file is no record, is cut short or damaged.
         """
-        stored, metadata = open_arrays(path, FORMAT)
+        _, stored, metadata = open_arrays(path, FORMAT)
         if missing := sorted({"prediction", "labels", "cost", "index"} - stored.keys()):
             raise ValueError(f"{path}: the record has no {missing[0]}")
         fields = {name: array.read() for name, array in stored.items() if name != "logits"}
@@ -259,7 +271,8 @@ def _integers(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def _floats(field: str, values, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
+def _floats(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    """float64 as it is (a threshold of 0.9 is to meet a confidence of 0.9), anything else as float32."""
     values = _of_shape(field, values, shape)
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{field}: expected numbers, got {values.dtype}")
@@ -267,4 +280,4 @@ def _floats(field: str, values, shape: tuple[int | None, ...], dtype: type) -> n
     if len(wrong):
         place = ", ".join(map(str, wrong[0]))
         raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected finite numbers")
-    return values.astype(dtype, copy=False)
+    return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)

@@ -8,12 +8,6 @@ rule calibrate:
     output:
         policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",
         reliability=f"{ROOT}/calibrate/{{system}}-s{{seed}}.parquet",
-    params:
-        policies=" ".join(
-            f"--policy {label}={spec(options['policy'], without(options, 'policy'))}"
-            for label, options in STUDY["policies"].items()
-        ),
-        calibration=flags(**STUDY["calibration"]),
     log:
         f"{LOGS}/calibrate/{{system}}-s{{seed}}.log",
     benchmark:
@@ -21,6 +15,12 @@ rule calibrate:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        policies=" ".join(
+            f"--policy {label}={spec(options['policy'], without(options, 'policy'))}"
+            for label, options in STUDY["policies"].items()
+        ),
+        calibration=flags(**STUDY["calibration"]),
     shell:
         "offramp calibrate {input.validation} {params.policies} {params.calibration}"
         " --out {output.policies} --reliability {output.reliability} 2>&1 | tee {log}"
@@ -28,4 +28,8 @@ rule calibrate:
 
 rule policies:
     input:
-        expand(f"{ROOT}/calibrate/{{run}}.{{kind}}", run=RUNS, kind=["safetensors", "parquet"]),
+        expand(
+            f"{ROOT}/calibrate/{{run}}.{{kind}}",
+            run=RUNS,
+            kind=["safetensors", "parquet"],
+        ),

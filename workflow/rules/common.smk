@@ -30,7 +30,9 @@ def code(*modules):
 
 RECORDS = code("records", "confidence", "_kernels", "files")
 POLICIES = RECORDS + code(
-    "calibration", "policies/base", *(f"policies/{family}" for family in ("confidence", "pcee", "reference"))
+    "calibration",
+    "policies/base",
+    *(f"policies/{family}" for family in ("confidence", "pcee", "reference")),
 )
 
 

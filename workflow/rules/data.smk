@@ -3,12 +3,11 @@
 
 rule data:
     input:
-        code=code("datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"),
+        code=code(
+            "datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"
+        ),
     output:
         f"{ROOT}/data/splits.csv",
-    params:
-        dataset=DATASET,
-        splits=flags(**STUDY["splits"]),
     log:
         f"{LOGS}/data.log",
     benchmark:
@@ -16,6 +15,9 @@ rule data:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        dataset=DATASET,
+        splits=flags(**STUDY["splits"]),
     shell:
         "offramp data {params.dataset} {params.splits} --out {output} 2>&1 | tee {log}"
 

@@ -10,9 +10,6 @@ rule evaluate:
         curve=f"{ROOT}/evaluate/{{system}}-s{{seed}}/curve.parquet",
         frontier=f"{ROOT}/evaluate/{{system}}-s{{seed}}/frontier.parquet",
         exits=f"{ROOT}/evaluate/{{system}}-s{{seed}}/exits.parquet",
-    params:
-        grid=GRID,
-        calibration=flags(**STUDY["calibration"]),
     log:
         f"{LOGS}/evaluate/{{system}}-s{{seed}}.log",
     benchmark:
@@ -20,6 +17,9 @@ rule evaluate:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        grid=GRID,
+        calibration=flags(**STUDY["calibration"]),
     shell:
         "offramp evaluate --policies {input.policies} --test {input.test} --thresholds {params.grid}"
         " {params.calibration} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
@@ -34,11 +34,6 @@ rule compare:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
         control=f"{ROOT}/evaluate/control.parquet",
-    params:
-        grid=GRID,
-        targets=flags(target=STUDY["comparison"]["targets"]),
-        pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -46,6 +41,13 @@ rule compare:
     resources:
         mem_mb=4000,
         runtime=20,
+    params:
+        grid=GRID,
+        targets=flags(target=STUDY["comparison"]["targets"]),
+        pairs=" ".join(
+            f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]
+        ),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.others} --targets-out {output.targets} --pairs-out {output.pairs} --control-out {output.control}"
@@ -54,5 +56,9 @@ rule compare:
 
 rule curves:
     input:
-        expand(f"{ROOT}/evaluate/{{run}}/{{table}}.parquet", run=RUNS, table=["curve", "frontier", "exits"]),
+        expand(
+            f"{ROOT}/evaluate/{{run}}/{{table}}.parquet",
+            run=RUNS,
+            table=["curve", "frontier", "exits"],
+        ),
         rules.compare.output,

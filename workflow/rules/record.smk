@@ -24,4 +24,8 @@ rule record:
 
 rule records:
     input:
-        expand(f"{ROOT}/records/{{run}}/{{split}}.safetensors", run=RUNS, split=["validation", "test"]),
+        expand(
+            f"{ROOT}/records/{{run}}/{{split}}.safetensors",
+            run=RUNS,
+            split=["validation", "test"],
+        ),

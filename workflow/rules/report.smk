@@ -1,3 +1,210 @@
+# In: curves, tables, records and diagrams of all runs. Out: figures, tables and one page that shows them all.
+FIGURES = f"{REPORT}/figures"
+TABLES = f"{REPORT}/tables"
+
+
+def stems(folder, names, suffixes):
+    """The files of each figure or table."""
+    return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)
+
+
+def of_runs(pattern, *systems):
+    """A file of every run of these systems; of all, where none is named."""
+    return expand(pattern, system=systems or list(STUDY["models"]), seed=STUDY["seeds"])
+
+
+CURVES = of_runs(rules.evaluate.output.curve) + of_runs(rules.evaluate.output.exits)
+LAYERS_OF = STUDY["report"]["oracle"]
+DIAGRAMS_OF = STUDY["report"]["reliability"]
+PICTURES = [
+    "error-cost",
+    "control",
+    f"reliability-{DIAGRAMS_OF}",
+    f"overconfidence-{LAYERS_OF}",
+    f"oracle-heatmap-{LAYERS_OF}",
+]
+LISTS = ["claims", "equal-cost", "equal-accuracy", "control", "targets", "exits"]
+FIGURE_CODE = code("files", "figures/style", "tables/naming", "tables/inputs")
+TABLE_CODE = code("files", "tables/naming", "tables/inputs", "tables/writing")
+
+
+rule figure_error_cost:
+    input:
+        curves=CURVES,
+        code=FIGURE_CODE + code("figures/error_cost"),
+    output:
+        stems(FIGURES, "error-cost", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/error-cost.log",
+    params:
+        pairs=" ".join(
+            f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]
+        ),
+        stem=f"{FIGURES}/error-cost",
+    shell:
+        "offramp figure error-cost {input.curves} {params.pairs} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_control:
+    input:
+        curves=CURVES,
+        code=FIGURE_CODE + code("figures/control"),
+    output:
+        stems(FIGURES, "control", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/control.log",
+    params:
+        stem=f"{FIGURES}/control",
+    shell:
+        "offramp figure control {input.curves} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_reliability:
+    input:
+        diagrams=of_runs(rules.calibrate.output.reliability, DIAGRAMS_OF),
+        code=FIGURE_CODE + code("figures/reliability"),
+    output:
+        stems(FIGURES, f"reliability-{DIAGRAMS_OF}", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/reliability.log",
+    params:
+        exits=flags(exit=STUDY["report"]["reliability_exits"]),
+        stem=f"{FIGURES}/reliability-{DIAGRAMS_OF}",
+    shell:
+        "offramp figure reliability {input.diagrams} {params.exits} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_layers:
+    input:
+        record=expand(
+            rules.record.output.test, system=LAYERS_OF, seed=STUDY["seeds"][0]
+        ),
+        code=FIGURE_CODE
+        + RECORDS
+        + code("figures/overconfidence", "figures/oracle_heatmap"),
+    output:
+        stems(FIGURES, f"{{figure}}-{LAYERS_OF}", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/{{figure}}.log",
+    wildcard_constraints:
+        figure="overconfidence|oracle-heatmap",
+    params:
+        stem=lambda wildcards: f"{FIGURES}/{wildcards.figure}-{LAYERS_OF}",
+    shell:
+        "offramp figure {wildcards.figure} {input.record} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_claims:
+    input:
+        tables=[rules.compare.output.pairs, rules.compare.output.control],
+        code=TABLE_CODE + code("tables/claims"),
+    output:
+        stems(TABLES, "claims", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/claims.log",
+    params:
+        stem=f"{TABLES}/claims",
+    shell:
+        "offramp table claims {input.tables} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_pairs:
+    input:
+        pairs=rules.compare.output.pairs,
+        code=TABLE_CODE + code("tables/pairs"),
+    output:
+        stems(TABLES, "{table}", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/{{table}}.log",
+    wildcard_constraints:
+        table="equal-cost|equal-accuracy",
+    params:
+        stem=lambda wildcards: f"{TABLES}/{wildcards.table}",
+    shell:
+        "offramp table {wildcards.table} {input.pairs} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_control:
+    input:
+        control=rules.compare.output.control,
+        code=TABLE_CODE + code("tables/control"),
+    output:
+        stems(TABLES, "control", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/control.log",
+    params:
+        stem=f"{TABLES}/control",
+    shell:
+        "offramp table control {input.control} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_targets:
+    input:
+        targets=rules.compare.output.targets,
+        code=TABLE_CODE + code("tables/targets"),
+    output:
+        stems(TABLES, "targets", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/targets.log",
+    params:
+        stem=f"{TABLES}/targets",
+    shell:
+        "offramp table targets {input.targets} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_exits:
+    input:
+        exits=of_runs(rules.evaluate.output.exits),
+        code=TABLE_CODE + code("tables/exits"),
+    output:
+        stems(TABLES, "exits", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/exits.log",
+    params:
+        stem=f"{TABLES}/exits",
+    shell:
+        "offramp table exits {input.exits} --out {params.stem} 2>&1 | tee {log}"
+
+
+# What made the study, beside what it gave
+rule settings:
+    output:
+        f"{REPORT}/parameters.json",
+    log:
+        f"{LOGS}/settings.log",
+    params:
+        study=json.dumps(STUDY, indent=2, ensure_ascii=False),
+    shell:
+        "printf '%s\n' {params.study:q} > {output} 2> {log}"
+
+
+rule report:
+    input:
+        shown=stems(FIGURES, PICTURES, ["png"]) + stems(TABLES, LISTS, ["csv"]),
+        linked=stems(FIGURES, PICTURES, ["pdf"]) + stems(TABLES, LISTS, ["md", "tex"]),
+        parameters=rules.settings.output,
+        code=code(
+            "report",
+            "figures/__init__",
+            "tables/__init__",
+            "tables/naming",
+            "tables/writing",
+        ),
+    output:
+        f"{REPORT}/index.html",
+    log:
+        f"{LOGS}/report.log",
+    params:
+        title=f"Offramp: the study {config['study']}",
+        command=f"make reproduce STUDY={config['study']}",
+    shell:
+        "offramp report {input.shown} --title {params.title:q} --parameters {input.parameters}"
+        " --command {params.command:q} --out {output} 2>&1 | tee {log}"
+
+
 rule pages:
     input:
-        [],
+        rules.report.output,
+        rules.report.input.shown,
+        rules.report.input.linked,
+        rules.settings.output,

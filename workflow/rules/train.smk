@@ -21,6 +21,14 @@ rule train:
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",
+    log:
+        f"{LOGS}/train/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
+    threads: lambda wildcards: training(wildcards.system).get("threads", 1)
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         dataset=DATASET,
         model=lambda wildcards: spec(
@@ -30,17 +38,11 @@ rule train:
         training=lambda wildcards: flags(
             **{
                 {"milestones": "milestone"}.get(key, key): value
-                for key, value in without(training(wildcards.system), "threads").items()
+                for key, value in without(
+                    training(wildcards.system), "threads"
+                ).items()
             }
         ),
-    log:
-        f"{LOGS}/train/{{system}}-s{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
-    threads: lambda wildcards: training(wildcards.system).get("threads", 1)
-    resources:
-        mem_mb=4000,
-        runtime=60,
     shell:
         "offramp train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
         " --system {wildcards.system} --seed {wildcards.seed} {params.training} --threads {threads}"

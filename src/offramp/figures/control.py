@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,9 +20,9 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     """How accuracy follows δ.
 
     Test accuracy (above) and control error, its distance from δ (below), when δ itself is the threshold. Lines are
-    means over seeds, bands ± one standard deviation over seeds; the dashed diagonal is perfect control. Shaded: δ that
-    no threshold can reach, below the accuracy of the first exit or above that of the last (means over seeds). Policies
-    were fitted on validation data.
+    means over seeds, bands ± one standard deviation over seeds; the dashed diagonal is perfect control. Shaded: δ out
+    of reach, below the accuracy of the first exit or above that of the last (means over seeds). Policies were fitted on
+    validation data.
 
     Parameters
     ----------
@@ -39,9 +38,7 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     if missing := [system for system in systems if system not in set(exits["system"])]:
         raise ValueError(f"control: no exits of {missing[0]}; expected what `offramp evaluate --exits` writes for it")
     styles = policy_styles(labels)
-    figure, axes = new_figure(
-        TWO_COLUMNS * max(2, len(systems)) / max(4, len(systems)), 3.6, 2, len(systems), sharex="col"
-    )
+    figure, axes = new_figure(TWO_COLUMNS * min(1, max(0.5, len(systems) / 4)), 3.6, 2, len(systems), sharex="col")
     for system, ax, below in zip(systems, axes, axes[len(systems) :]):
         ends = exits[exits["system"] == system].groupby("exit")["accuracy"].mean().iloc[[0, -1]]
         _panel(ax, below, curves[curves["system"] == system], (ends.min(), ends.max()), styles)
@@ -65,9 +62,9 @@ def _panel(
     low, high = 100 * ends[0], 100 * ends[1]
     margin = max(1.0, 0.15 * (high - low))
     shown = (low - margin, min(100.0, high + margin))
-    largest = 0.0
+    curves = curves[(100 * curves["threshold"]).between(*shown)]
     for label, style in styles.items():
-        of_policy = curves[(curves["policy"] == label) & np.isfinite(curves["threshold"])]
+        of_policy = curves[curves["policy"] == label]
         delta = 100 * of_policy["threshold"]
         accuracy = 100 * of_policy["accuracy"]
         for axis, values in ((ax, accuracy), (below, (accuracy - delta).abs())):
@@ -83,10 +80,9 @@ def _panel(
                 markevery=0.2,
                 markersize=3,
             )
-        largest = max(largest, (mean + sd)[(mean.index >= low) & (mean.index <= high)].max())
-    ax.plot([0, 100], [0, 100], color=BLACK, linewidth=0.8, linestyle="--")
+    ax.plot(shown, shown, color=BLACK, linewidth=0.8, linestyle="--")
     for axis in (ax, below):
         axis.axvspan(0, low, color=PALE, zorder=0, linewidth=0)
         axis.axvspan(high, 100, color=PALE, zorder=0, linewidth=0)
-    ax.set(xlim=shown, ylim=shown)
-    below.set(ylim=(0, 1.1 * largest), xlabel="δ (%)")
+    ax.set(xlim=shown, ylim=(shown[0], min(100.5, ax.get_ylim()[1])))
+    below.set(ylim=(0, None), xlabel="δ (%)")

@@ -33,7 +33,7 @@ def draw(files: Sequence[Path]) -> Figure:
     sample, reason = choose_sample(record)
     confidence, correct = record.confidence()[sample], record.correct[sample]  # (L,) each
     place = np.arange(1, record.n_exits + 1)
-    figure, (ax,) = new_figure(ONE_COLUMN, 2.5)
+    figure, (ax,) = new_figure(ONE_COLUMN, 2.7)
     for right, color, hatch, symbol in ((False, VERMILLION, "////", "✗"), (True, BLUE, None, "✓")):
         mine = correct == right  # (L,)
         ax.bar(place[mine], confidence[mine], 0.7, color=color, hatch=hatch, edgecolor="white", linewidth=0)

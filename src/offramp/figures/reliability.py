@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from offramp.calibration import ReliabilityDiagram
-from offramp.figures.style import BLACK, BLUE, GREY, TWO_COLUMNS, VERMILLION, legend_below, new_figure
+from offramp.figures.style import BLACK, BLUE, GREY, ONE_COLUMN, TWO_COLUMNS, VERMILLION, legend_below, new_figure
 from offramp.tables.inputs import read_tables
 from offramp.tables.naming import system_name
 
@@ -40,7 +40,7 @@ def draw(files: Sequence[Path], exits: Sequence[int] | None = None) -> Figure:
     exits = list(exits or dict.fromkeys((1, (1 + last) // 2, last)))
     if wrong := [i for i in exits if not 1 <= i <= last]:
         raise ValueError(f"exit {wrong[0]}: {systems[0]} has exits 1 to {last}")
-    width = TWO_COLUMNS * len(exits) / max(3, len(exits))
+    width = max(ONE_COLUMN, TWO_COLUMNS * min(1, len(exits) / 3))
     figure, axes = new_figure(width, 3.1, 2, len(exits), sharex=True, sharey="row", height_ratios=[3, 1])
     for i, ax, below in zip(exits, axes, axes[len(exits) :]):
         diagram = pooled(bins[bins["exit"] == i])

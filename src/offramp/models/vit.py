@@ -24,6 +24,9 @@ class ViT(MultiExitModel):
         timm's name of the architecture, with the weights' tag if there is one.
     patch_size, embed_dim, depth, num_heads : int, optional
         What to change in that architecture. `depth` is the number of exits L.
+    weight_init : {"", "jax", "jax_nlhb", "moco"}
+        timm's scheme for the initial weights of the blocks. Its default is meant for wide models; narrow ones that
+        are trained from scratch learn far sooner from "moco" (Xavier uniform).
     pretrained : bool
         Passed on to timm, which loads the weights for the backbone; the exits start untrained.
 
@@ -43,6 +46,7 @@ class ViT(MultiExitModel):
         embed_dim: int | None = None,
         depth: int | None = None,
         num_heads: int | None = None,
+        weight_init: str = "",
         pretrained: bool = False,
     ) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class ViT(MultiExitModel):
                 embed_dim=embed_dim,
                 depth=depth,
                 num_heads=num_heads,
+                weight_init=weight_init,
             )
         except (RuntimeError, TypeError, AssertionError) as error:
             raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {error}") from error

@@ -15,7 +15,7 @@ POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Oracle, 
 FORMAT = "offramp-policies/1"
 
 
-def make_policy(name: str, **options: Any) -> Policy:
+def make_policy(name: str, /, **options: Any) -> Policy:
     """The policy of that name; options not given have their defaults.
 
     Raises
@@ -41,6 +41,8 @@ def save_policies(
     """
     arrays, about = {}, {}
     for label, policy in policies.items():
+        if policy.learns and policy.state is None:
+            raise ValueError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")
         arrays |= {f"{label}/{name}": values for name, values in (policy.state or {}).items()}
         about[label] = {
             "policy": policy.name,
@@ -59,15 +61,17 @@ def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str,
     ValueError
         If the file is damaged or holds something else.
     """
-    stored, metadata = open_arrays(path, FORMAT)
+    _, stored, metadata = open_arrays(path, FORMAT)
     policies = {}
     for label, about in metadata["policies"].items():
         policy = make_policy(about["policy"], **about["options"])
+        policies[label] = policy
+        if about["exits"] is None:
+            continue
         policy.fitted_exits, policy.fitted_classes = about["exits"], about["classes"]
         policy.state = {
             name.removeprefix(f"{label}/"): array.read()
             for name, array in stored.items()
             if name.startswith(f"{label}/")
         }
-        policies[label] = policy
     return policies, metadata["run"]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -53,7 +54,8 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
-            _check_option(f"{self.name}: option {field.name}", getattr(self, field.name), hints[field.name])
+            least = field.metadata.get("least", 1)
+            _check_option(f"{self.name}: option {field.name}", getattr(self, field.name), hints[field.name], least)
 
     def fit(self, record: ExitRecord) -> "Policy":
         """Learn from validation data; a policy that learns nothing accepts it too."""
@@ -118,18 +120,18 @@ class Policy(ABC):
             )
 
 
-def _check_option(what: str, value: Any, hint: Any) -> None:
-    """Hold an option to its annotation: a Literal's values, a count ≥ 1 (int), a finite number (float), None."""
+def _check_option(what: str, value: Any, hint: Any, least: int) -> None:
+    """Hold an option to its annotation: a Literal's values, a whole number (int), a finite number (float), None."""
     alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
     allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
     if type(None) in alternatives:
         allowed.append(None)
     if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
         return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if int in alternatives and is_number and value == int(value) and value >= 1:
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if int in alternatives and number and isinstance(value, Integral) and value >= least:
         return
-    if float in alternatives and is_number and np.isfinite(value):
+    if float in alternatives and number and np.isfinite(value):
         return
-    kinds = ["a whole number from 1" if a is int else "a number" for a in alternatives if a in (int, float)]
+    kinds = [f"a whole number from {least}" if a is int else "a number" for a in alternatives if a in (int, float)]
     raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")

@@ -1,6 +1,6 @@
 """Policies to measure others by: the best that could be done, and chance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ class Random(Policy):
     seed : int
     """
 
-    seed: int = 1
+    seed: int = field(default=0, metadata={"least": 0})
 
     name = "random"
     rule = "a uniform random number ≥ δ"

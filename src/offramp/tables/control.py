@@ -16,7 +16,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     How closely test accuracy follows δ when δ itself is the threshold, over the δ between the accuracies of the
     first and the last exit: the mean and the largest control error (the distance of accuracy from δ), the share of δ
     where accuracy falls short, and the excess of the mean error over the baseline's (below 0: closer than the
-    baseline). Means over seeds [95 % bootstrap interval over test samples] ± standard deviation over seeds."""
+    baseline). Means over seeds [95 % bootstrap interval over test samples] ± standard deviation over seeds.
+    """
     (table,) = read_tables(files, "control")
     return sort(table, ["system"])
 

@@ -14,14 +14,15 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Each exit by itself.
 
     What it would give if all test samples left there: accuracy, cumulative cost, parameters, and the expected
-    calibration error of each policy's signal taken as an estimate of accuracy. Means over seeds ± standard deviation
-    over seeds."""
+    calibration error (ECE) of each policy's signal taken as an estimate of accuracy. Means over seeds ± standard
+    deviation over seeds.
+    """
     (table,) = read_tables(files, "exits")
     measured = ["accuracy", *(name for name in table if name.startswith("ece_"))]
     groups = table.groupby(["system", "exit"], sort=False)
     same = groups[["cost", "parameters"]].first()  # no matter of the seed
     mean, sd = groups[measured].mean(), groups[measured].std()
-    joined = same.assign(seeds=groups["seed"].nunique()).join(mean).join(sd, rsuffix="_sd")
+    joined = same.assign(seeds=groups["seed"].nunique()).join(mean).join(sd.add_suffix("_sd"))
     order = [name for measure in measured for name in (measure, f"{measure}_sd")]
     return joined[["seeds", *order[:2], "cost", "parameters", *order[2:]]].reset_index()
 

@@ -18,7 +18,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     Test accuracy and average cost when accuracy δ is asked for. The threshold is δ itself, for policies whose signal
     claims to be an accuracy, or the cheapest one that reaches δ on validation data (the full model where none does).
     Means over seeds [95 % bootstrap interval over test samples] ± standard deviation over seeds; saved: share of the
-    full model's cost."""
+    full model's cost.
+    """
     (table,) = read_tables(files, "targets")
     return sort(table, ["system", "target", "choice"])
 

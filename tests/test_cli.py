@@ -1,0 +1,373 @@
+"""The command line: what a user types gives what the library gives; a mistake is one line and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import offramp
+from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, make_policy
+from offramp.calibration import exit_table, reliability_table
+from offramp.cli import cli, main
+
+KNOWN = ["dataset", "system", "seed"]  # what every table says in front
+TORCH_FREE = "torch timm transformers torchvision"
+HEAVY = f"{TORCH_FREE} pandas pyarrow scipy sklearn matplotlib numba yaml jsonschema"
+
+
+def make_record(split, seed=0, system="s", exits=3):
+    random = np.random.default_rng([seed, exits, split == "test"])
+    labels = np.random.default_rng(split == "test").integers(0, 4, 50)
+    logits = random.normal(size=(50, exits, 4))
+    logits[np.arange(50), :, labels] += np.linspace(0.5, 2, exits)
+    metadata = {"dataset": "d", "system": system, "seed": seed, "split": split}
+    return ExitRecord(logits.astype(np.float32), labels, np.arange(1, exits + 1), metadata=metadata)
+
+
+def without_logits(record):
+    return ExitRecord.from_outputs(
+        record.prediction, record.confidence(), record.labels, record.cost, metadata=record.metadata
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the records of one system, and the process in it."""
+    monkeypatch.chdir(tmp_path)
+    for split in ("validation", "test"):
+        make_record(split).save(split)
+    without_logits(make_record("validation")).save("bare")
+    make_record("test", exits=2).save("shorter")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Calls `offramp LINE` in this process: (exit code, standard output, standard error)."""
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
+        capsys.readouterr()
+        code, last = 0, ""
+        try:
+            main()
+        except SystemExit as stop:
+            # sys.exit(text) prints the text and exits with 1
+            code, last = (1, stop.code) if isinstance(stop.code, str) else (stop.code or 0, "")
+        out, err = capsys.readouterr()
+        return code, out, err + last
+
+    return call
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def about(table, policy=None):
+    front = {"dataset": "d", "system": "s", "seed": 0} | ({"policy": policy} if policy else {})
+    for place, (key, value) in enumerate(front.items()):
+        table.insert(place, key, value)
+    return table
+
+
+# What the README promises
+
+
+def test_from_a_models_outputs_to_a_curve(tmp_path):
+    """Two lines of NumPy, two of offramp, as a user types them."""
+    make = (
+        "import numpy as np; r = np.random.default_rng(0)\n"
+        "for name in ('validation', 'test'):\n"
+        "    np.savez(f'{name}.npz', logits=r.normal(size=(30, 3, 4)), labels=r.integers(0, 4, 30), cost=[1, 2, 4])"
+    )
+    lines = [
+        "import validation.npz validation.safetensors",
+        "import test.npz test.safetensors",
+        "evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.parquet",
+    ]
+    for words in (["-c", make], *(["-m", "offramp.cli", *line.split()] for line in lines)):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    curve = pd.read_parquet(tmp_path / "curve.parquet")
+    points = ["threshold", "accuracy", "cost", "exit_1", "exit_2", "exit_3"]
+    assert list(curve) == [*KNOWN, "policy", *points]
+    assert len(curve) == 101
+    assert set(curve.policy) == {"pcee"}
+    records = {}
+    for name in ("validation", "test"):
+        with np.load(tmp_path / f"{name}.npz") as given:
+            records[name] = ExitRecord(given["logits"], given["labels"], given["cost"])
+    expected = evaluate(make_policy("pcee").fit(records["validation"]), records["test"], np.arange(101) / 100)
+    pd.testing.assert_frame_equal(curve[points], expected)
+
+
+def test_import(run, folder):
+    np.savez("mine.npz", prediction=[[0, 1]], margin=[[0.5, 0.75]], labels=[1], cost=[1, 2], index=[8])
+    code, out, err = run("import mine.npz new/folder/mine.safetensors")
+    assert (code, err) == (0, "")
+    assert "1 samples × 2 exits" in out
+    record = ExitRecord.load("new/folder/mine.safetensors")
+    assert record.index.tolist() == [8]
+    assert record.confidence("margin").tolist() == [[0.5, 0.75]]
+
+
+# The verbs give what the library gives
+
+
+@pytest.mark.parametrize("out", ["curve.csv", "curve.parquet"])
+def test_evaluate(out, run, folder):
+    words = "--policy pcee:bins=5,score=margin --policy tempered=confidence:temperature=per_exit --policy oracle"
+    inputs = f"{words} --validation validation --test test --thresholds 0:1:0.25 --bins 4"
+    code, *_ = run(f"evaluate {inputs} --out {out} --frontier frontier.csv --exits exits.csv")
+    assert code == 0
+    validation, test = make_record("validation"), make_record("test")
+    policies = {
+        "pcee": make_policy("pcee", bins=5, score="margin").fit(validation),
+        "tempered": make_policy("confidence", temperature="per_exit").fit(validation),
+        "oracle": make_policy("oracle").fit(validation),
+    }
+    read = pd.read_csv if out.endswith("csv") else pd.read_parquet
+    grid = [0, 0.25, 0.5, 0.75, 1]
+    curves = [about(evaluate(policy, test, grid), label) for label, policy in policies.items()]
+    pd.testing.assert_frame_equal(read(out), pd.concat(curves, ignore_index=True))
+    points = [about(frontier(policy, test), label) for label, policy in policies.items()]
+    pd.testing.assert_frame_equal(pd.read_csv("frontier.csv"), pd.concat(points, ignore_index=True))
+    exits = about(exit_table(test, policies, 4)).drop(columns="parameters")
+    pd.testing.assert_frame_equal(pd.read_csv("exits.csv").drop(columns="parameters"), exits)
+
+
+def test_calibrate_then_evaluate_is_evaluate(run, folder):
+    specs = "--policy pcee --policy ws=pcee-ws:window=20"
+    assert run(f"calibrate validation {specs} --out fitted --reliability r.csv --bins 6")[0] == 0
+    assert run("evaluate --policies fitted --test test --out a.csv --frontier fa.csv")[0] == 0
+    assert run(f"evaluate {specs} --validation validation --test test --out b.csv --frontier fb.csv")[0] == 0
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+    assert (folder / "fa.csv").read_bytes() == (folder / "fb.csv").read_bytes()
+    policies, made_of = load_policies("fitted")
+    assert list(policies) == ["pcee", "ws"]
+    assert policies["ws"].window == 20
+    assert made_of["system"] == "s"
+    diagrams = about(reliability_table(make_record("validation"), 6))
+    pd.testing.assert_frame_equal(pd.read_csv("r.csv"), diagrams)
+
+
+def test_what_learns_nothing_needs_no_validation(run, folder):
+    line = "evaluate --policy confidence:score=entropy --test test --thresholds -0.5,0 --out c.csv"
+    assert run(line)[0] == 0
+    expected = evaluate(make_policy("confidence", score="entropy"), make_record("test"), [-0.5, 0])
+    pd.testing.assert_frame_equal(pd.read_csv("c.csv"), about(expected, "confidence"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]),
+        ("0.7:1:0.1", [0.7, 0.8, 0.9, 1.0]),  # the floats 0.8 and 0.9, not 0.7 + 0.1 and 0.7 + 0.2
+        ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
+        ("0:1:0.4", [0, 0.4, 0.8]),  # none beyond the end
+        ("0.5:0.5:0.1", [0.5]),
+        ("0.9,0.5,0.9", [0.9, 0.5, 0.9]),
+        ("-inf,inf", [-np.inf, np.inf]),
+    ],
+)
+def test_thresholds(text, expected, run, folder):
+    assert run(f"evaluate --policy oracle --test test --out c.csv --thresholds {text}")[0] == 0
+    assert pd.read_csv("c.csv").threshold.tolist() == expected
+
+
+@pytest.fixture
+def study(folder, run):
+    """Two systems, two seeds: records and fitted policies."""
+    for system, exits in (("small", 2), ("large", 4)):
+        for seed in (0, 1):
+            for split in ("validation", "test"):
+                make_record(split, seed, system, exits).save(f"{system}{seed}{split}")
+            words = f"calibrate {system}{seed}validation --policy confidence --policy pcee --out {system}{seed}policies"
+            assert run(words)[0] == 0
+    return sorted(path.name for path in folder.glob("[sl]*[01]*"))
+
+
+def test_compare(run, study):
+    words = "--target 0.5 --target 0.7 --pair small large --grid 0.3:0.9:0.1 --resamples 100 --seed 3"
+    outs = "--targets-out t.csv --pairs-out p.parquet --control-out c.csv"
+    assert run(f"compare {' '.join(study)} {words} {outs}")[0] == 0
+    runs = comparison.load_runs(study)
+    bootstrap = comparison.Bootstrap.draw(50, 100, 3)
+    targets = comparison.at_targets(runs, [0.5, 0.7], bootstrap)
+    control = comparison.control(runs, np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]), "confidence", bootstrap)
+    pd.testing.assert_frame_equal(pd.read_csv("t.csv"), targets)
+    pd.testing.assert_frame_equal(pd.read_csv("c.csv"), control)
+    pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), comparison.pairs(runs, [("small", "large")], bootstrap))
+
+
+def test_policies(run):
+    code, out, _ = run("policies")
+    assert code == 0
+    for name in ("oracle", "confidence", "random", "pcee", "pcee-ws"):
+        assert f"\n{name}\n" in "\n" + out
+        for option, value in make_policy(name).options.items():
+            assert f"{option}={value}" in out
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].strip() == f"offramp, version {offramp.__version__}"
+    assert "import outputs.npz" in run("--help")[1]
+
+
+# Mistakes
+
+
+def check_refused(run, folder, words, message, usage=False):
+    before = contents(folder)
+    code, out, err = run(words)
+    assert code != 0
+    lines = err.strip().splitlines()
+    if usage:  # click shows the usage first
+        assert lines[-1].startswith("Error: ")
+    else:
+        assert len(lines) == 1
+        assert err.startswith("offramp: error: ")
+    assert message in lines[-1]
+    assert out == ""
+    assert contents(folder) == before
+
+
+EVALUATE = {
+    "unknown policy": ("--policy pceee --test test", "unknown policy 'pceee'; expected one of oracle"),
+    "unknown option": ("--policy pcee:bin=5 --test test", "pcee has no option 'bin'; it has bins"),
+    "option called name": ("--policy pcee:name=x --test test", "pcee has no option 'name'; it has bins"),
+    "option out of range": ("--policy pcee:bins=0 --test test", "option bins is 0: expected a whole number"),
+    "endless option": ("--policy pcee:bins=Infinity --test test", "option bins is inf: expected a whole number"),
+    "half a count": ("--policy pcee:bins=50.0 --test test", "option bins is 50.0: expected a whole number"),
+    "nothing to fit on": ("--policy pcee --test test", "pcee learns"),
+    "other exits": ("--policy pcee --validation validation --test shorter", "has 2 exits, but pcee was fitted on 3"),
+    "no logits": ("--policy confidence:temperature=per_exit --validation bare --test test", "needs logits"),
+    "NaN": ("--policy oracle --test test --thresholds nan", "none NaN"),
+    "text as a record": ("--policy oracle --test text", "text: "),
+    "npz as a record": ("--policy oracle --test mine.npz", "mine.npz: "),
+    "a cut record": ("--policy oracle --test cut", "cut: "),
+    "a damaged record": ("--policy oracle --test damaged", "damaged: confidence."),
+    "a record as policies": ("--policies validation --test test", "expected a whole offramp-policies/1 file"),
+}
+USAGE = {
+    "no policy": ("evaluate --test test --out c.csv", "either --policy (with --validation) or --policies"),
+    "policies twice": ("evaluate --policy oracle --policies test --test test --out c.csv", "either --policy"),
+    "no test": ("evaluate --policy oracle --out c.csv", "--test"),
+    "no such file": ("evaluate --policy oracle --test nowhere --out c.csv", "'nowhere' does not exist"),
+    "option without value": ("evaluate --policy pcee:bins --test test --out c.csv", "expected option=value"),
+    "one label for two": (
+        "evaluate --policy pcee:bins=2 --policy pcee:bins=5 --validation validation --test test --out c.csv",
+        "LABEL=NAME",
+    ),
+    "one label for two to fit": ("calibrate validation --policy pcee --policy pcee:bins=5 --out p", "LABEL=NAME"),
+    "words as thresholds": ("evaluate --policy oracle --test test --out c.csv --thresholds high", "START:STOP:STEP"),
+    "an endless grid": ("evaluate --policy oracle --test test --out c.csv --thresholds 0:inf:0.1", "START:STOP:STEP"),
+    "a grid that falls": ("evaluate --policy oracle --test test --out c.csv --thresholds 1:0:0.1", "START:STOP:STEP"),
+    "a grid of no step": ("evaluate --policy oracle --test test --out c.csv --thresholds 0:1:0", "START:STOP:STEP"),
+    "a table of no kind": ("evaluate --policy oracle --test test --out c.csv --frontier f.txt", ".parquet or .csv"),
+    "no verb": ("evalaute", "No such command"),
+}
+
+
+@pytest.fixture
+def odd(folder):
+    """Files that are no record."""
+    (folder / "text").write_text("labels,prediction\n1,1\n")
+    np.savez("mine.npz", labels=[0])
+    whole = (folder / "test").read_bytes()
+    (folder / "cut").write_bytes(whole[:-7])
+    places = whole.index(make_record("test").confidence().tobytes())
+    (folder / "damaged").write_bytes(whole[:places] + bytes([whole[places] ^ 1]) + whole[places + 1 :])
+    (folder / "existing.csv").write_text("kept")
+    return folder
+
+
+@pytest.mark.parametrize("out", ["new.csv", "existing.csv", "folder/new.csv"])
+@pytest.mark.parametrize(("words", "message"), EVALUATE.values(), ids=EVALUATE)
+def test_evaluate_refuses(words, message, out, run, odd):
+    check_refused(run, odd, f"evaluate {words} --out {out} --frontier f.csv --exits e.csv", message)
+
+
+@pytest.mark.parametrize(("words", "message"), USAGE.values(), ids=USAGE)
+def test_usage(words, message, run, folder):
+    check_refused(run, folder, words, message, usage=True)
+
+
+def test_calibrate_refuses(run, folder):
+    words = "calibrate bare --policy pcee --policy confidence:temperature=per_exit --out p --reliability r.csv"
+    check_refused(run, folder, words, "needs logits")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{} --baseline margin", "baseline 'margin': expected one of confidence, pcee"),
+        ("{} --pair small huge", "pair small, huge: no run of huge"),
+        ("small0test", "small seed 0: no validation among the files"),
+        ("{} bare", "bare: a second validation of s seed 0"),
+        ("{} text", "text: "),
+    ],
+)
+def test_compare_refuses(words, message, run, study, odd):
+    runs = " ".join([*study, "validation"] if "bare" in words else study)
+    outs = "--target 0.5 --resamples 100 --targets-out t.csv --pairs-out p.csv --control-out c.csv"
+    check_refused(run, odd, f"compare {words.format(runs)} {outs}", message)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": [0], "cost": [1]}, "bad.npz: no array 'prediction'; expected labels, cost and either logits or"),
+        ({"labels": [0], "cost": [1], "logit": [[[1.0]]]}, "bad.npz: unknown array 'logit'; expected some of cost"),
+        (
+            {"labels": [4], "cost": [1], "logits": [[[1.0, 2.0]]]},
+            "bad.npz: labels[0] is 4: expected a class from 0 to 1",
+        ),
+        ({"labels": np.array([None]), "cost": [1], "logits": [[[1.0]]]}, "bad.npz: not a readable .npz file"),
+    ],
+)
+@pytest.mark.parametrize("out", ["new.safetensors", "existing.csv"])
+def test_import_refuses(arrays, message, out, run, odd):
+    np.savez("bad.npz", **arrays)
+    check_refused(run, odd, f"import bad.npz {out}", message)
+
+
+def test_an_output_that_cannot_be_written(run, folder):
+    (folder / "occupied").write_text("a file, no folder")
+    check_refused(run, folder, "evaluate --policy oracle --test test --out occupied/c.csv", "occupied")
+
+
+# What is imported
+
+
+def imported(code, names):
+    """Which of the modules a fresh Python has after the code."""
+    code += f"\nimport sys\nprint(*(set({names.split()!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_import_offramp_is_light():
+    assert imported("import offramp", HEAVY) == []
+
+
+def test_help_of_every_verb_imports_no_torch():
+    asked = [[name, "--help"] for name in cli.commands]
+    assert {"import", "calibrate", "evaluate", "compare", "policies", "data", "train", "record"} <= set(cli.commands)
+    code = f"from offramp.cli import cli\nfor words in {asked!r}:\n    cli(words, standalone_mode=False)"
+    assert imported(code, TORCH_FREE) == []
+
+
+def test_verbs_right_of_the_record_import_no_torch(study):
+    outs = "--targets-out t.csv --pairs-out p.csv --control-out c.csv"
+    asked = [
+        "calibrate validation --policy pcee --policy t=confidence:temperature=per_exit --out p --reliability r.csv",
+        "evaluate --policies p --test test --out c.csv --frontier f.csv --exits e.csv",
+        f"compare {' '.join(study)} --target 0.5 --pair small large --resamples 100 {outs}",
+        "policies",
+    ]
+    code = f"from offramp.cli import cli\nfor line in {asked!r}:\n    cli(line.split(), standalone_mode=False)"
+    assert imported(code, TORCH_FREE) == []

@@ -1,0 +1,348 @@
+"""What several runs say together, against loops over two seeds."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+
+import oracles
+from offramp import ExitRecord, make_policy, save_policies
+from offramp.comparison import Bootstrap, at_targets, control, load_runs, pairs
+
+N = 40
+SEEDS = (0, 1)
+SYSTEMS = {"small": (2, 1.0), "large": (4, 1.6)}
+COSTS = {"small": [3, 10], "large": [4, 9, 20, 33]}
+TARGETS = [0.3, 0.7, 1.0]
+GRID = np.arange(0.2013, 1, 0.05)  # no accuracy of 40 samples
+COLUMNS = ["", "_sd", "_low", "_high"]
+
+
+def make_record(system, seed, split):
+    exits, skill = SYSTEMS[system]
+    labels = np.random.default_rng(split == "test").integers(0, 3, N)  # the same for all runs
+    random = np.random.default_rng([seed, exits, split == "test"])
+    logits = random.normal(size=(N, exits, 3))
+    logits[np.arange(N), :, labels] += skill * np.linspace(0.5, 1.5, exits)
+    metadata = {"system": system, "seed": seed, "split": split, "dataset": "made up"}
+    return ExitRecord(logits.astype(np.float32), labels, COSTS[system], np.arange(N) + 100, metadata)
+
+
+def make_policies():
+    return {
+        "confidence": make_policy("confidence"),
+        "margin": make_policy("confidence", score="margin"),
+        "pcee": make_policy("pcee", bins=5, no_exit="most_accurate"),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for system in SYSTEMS:
+        for seed in SEEDS:
+            for split in ("validation", "test"):
+                make_record(system, seed, split).save(folder / f"{system}-{seed}-{split}")
+            record = make_record(system, seed, "validation")
+            fitted = {label: policy.fit(record) for label, policy in make_policies().items()}
+            save_policies(fitted, folder / f"{system}-{seed}-policies", record.metadata)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def runs(files):
+    return load_runs(files)
+
+
+@pytest.fixture(scope="module")
+def resampled():
+    return Bootstrap.draw(N, 60, seed=5)
+
+
+# The slow versions
+
+
+def answers(policy, record, delta):
+    """Right or not, and cost, of each sample at a threshold."""
+    signal = policy.signal(record)
+    fallback = oracles.best_exit(signal) if policy.name == "pcee" else None
+    exits, right = oracles.route(signal, record.correct, delta, fallback)
+    return [float(r) for r in right], [float(record.cost[i]) for i in exits]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def choices(policy, record):
+    """(accuracy, cost, the largest threshold that gives them) of every operating point."""
+    points = {}
+    for delta in [*np.unique(policy.signal(record)), np.inf]:
+        right, cost = answers(policy, record, delta)
+        points[sum(right), tuple(sorted(cost))] = mean(right), mean(cost), float(delta)
+    return points.values()
+
+
+def cheapest(policy, record, accuracy):
+    enough = [(cost, delta) for right, cost, delta in choices(policy, record) if right >= accuracy]
+    return min(enough)[1] if enough else np.inf
+
+
+def most_accurate(policy, record, cost):
+    cheap = [(-right, paid, delta) for right, paid, delta in choices(policy, record) if paid <= cost]
+    return min(cheap)[2] if cheap else -np.inf
+
+
+def summary(per_sample, resampled):
+    """Mean over seeds, spread over seeds, interval over samples, of values (seeds, samples)."""
+    seeds = [mean(row) for row in per_sample]
+    of_sample = [mean(column) for column in zip(*per_sample)]
+    replicates = [sum(w * v for w, v in zip(weights, of_sample)) for weights in resampled.weights]
+    return [mean(seeds), np.std(seeds, ddof=1), *np.quantile(replicates, [0.025, 0.975])]
+
+
+def check(row, name, per_sample, resampled):
+    np.testing.assert_allclose([row[name + end] for end in COLUMNS], summary(per_sample, resampled), atol=1e-12)
+
+
+def of_system(runs, system):
+    return [run for run in runs if run.system == system]
+
+
+# The bootstrap
+
+
+def test_resamplings_are_draws_with_replacement():
+    weights = Bootstrap.draw(30, 500, seed=1).weights
+    assert weights.shape == (500, 30)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights * 30, np.rint(weights * 30), atol=1e-9)
+    assert np.abs((weights * 30).mean(0) - 1).max() < 0.2
+    assert (weights * 30).var() == pytest.approx(29 / 30, abs=0.05)  # binomial, so samples do repeat
+    np.testing.assert_array_equal(weights, Bootstrap.draw(30, 500, seed=1).weights)
+    assert not np.array_equal(weights, Bootstrap.draw(30, 500, seed=2).weights)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_intervals_are_scipys(seed):
+    values = np.random.default_rng(seed).gamma(1.0, size=80)  # skewed: the ends are not alike
+    ours = Bootstrap.draw(80, 8000, seed)
+    found = ours.interval(ours.means(values))
+    theirs = scipy_bootstrap((values,), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(9))
+    np.testing.assert_allclose(found, theirs.confidence_interval, atol=0.1 * theirs.standard_error)
+
+
+def test_means_of_several_at_once():
+    ours = Bootstrap.draw(5, 7, 0)
+    values = np.arange(10.0).reshape(2, 5)
+    expected = [[sum(w * v for w, v in zip(weights, row)) for weights in ours.weights] for row in values]
+    np.testing.assert_allclose(ours.means(values), expected)
+
+
+# Tables
+
+
+def test_targets(runs, resampled):
+    table = at_targets(runs, TARGETS, resampled)
+    cases = [
+        (system, label, choice, target)
+        for system in ("large", "small")
+        for label in make_policies()
+        for choice in (["validation"] if label == "margin" else ["direct", "validation"])
+        for target in TARGETS
+    ]
+    keys = table[["system", "policy", "choice", "target"]].itertuples(index=False, name=None)
+    assert list(keys) == cases
+    for case, (_, row) in zip(cases, table.iterrows()):
+        system, label, choice, target = case
+        right, cost = [], []
+        for run in of_system(runs, system):
+            policy = run.policies[label]
+            delta = target if choice == "direct" else cheapest(policy, run.validation, target)
+            of_run = answers(policy, run.test, delta)
+            right.append(of_run[0])
+            cost.append(of_run[1])
+        full = COSTS[system][-1]
+        check(row, "accuracy", right, resampled)
+        check(row, "cost", cost, resampled)
+        saving = summary([[1 - c / full for c in of_run] for of_run in cost], resampled)
+        np.testing.assert_allclose([row["saving" + end] for end in COLUMNS], saving, atol=1e-12)
+        assert row.full_accuracy == pytest.approx(
+            mean([run.test.correct[:, -1].mean() for run in of_system(runs, system)])
+        )
+
+
+def test_pairs(runs, resampled):
+    table = pairs(runs, [("small", "large"), ("large", "small")], resampled)
+    cases = [
+        (small, large, label, match)
+        for small, large in (("small", "large"), ("large", "small"))
+        for label in make_policies()
+        for match in ("equal cost", "equal accuracy")
+    ]
+    assert list(table[["small", "large", "policy", "match"]].itertuples(index=False, name=None)) == cases
+    for (small, large, label, match), (_, row) in zip(cases, table.iterrows()):
+        gain, ratio, base, right, paid = [], [], [], [], []
+        for one, other in zip(of_system(runs, small), of_system(runs, large)):
+            assert one.seed == other.seed
+            policy = other.policies[label]
+            if match == "equal cost":
+                delta = most_accurate(policy, other.validation, COSTS[small][-1])
+            else:
+                delta = cheapest(policy, other.validation, mean([float(c) for c in one.validation.correct[:, -1]]))
+            of_run, cost = answers(policy, other.test, delta)
+            full = [float(c) for c in one.test.correct[:, -1]]
+            gain.append([a - b for a, b in zip(of_run, full)])
+            ratio.append([c / COSTS[small][-1] for c in cost])
+            base, right, paid = base + full, right + of_run, paid + cost
+        check(row, "gain", gain, resampled)
+        check(row, "cost_ratio", ratio, resampled)
+        assert row.small_cost == COSTS[small][-1]
+        expected = [mean(base), mean(right), mean(paid)]
+        np.testing.assert_allclose([row.small_accuracy, row.large_accuracy, row.large_cost], expected)
+
+
+def misses(run, label, deltas, weights):
+    """accuracy − δ for each δ, under one weighting of the samples."""
+    return [
+        sum(w * r for w, r in zip(weights, answers(run.policies[label], run.test, delta)[0])) - delta
+        for delta in deltas
+    ]
+
+
+STATISTICS = {
+    "error": lambda miss: mean([abs(m) for m in miss]),
+    "worst": lambda miss: max(abs(m) for m in miss),
+    "short": lambda miss: mean([m < 0 for m in miss]),
+}
+
+
+def test_control(runs):
+    resampled = Bootstrap.draw(N, 12, seed=5)
+    table = control(runs, GRID, "confidence", resampled)
+    cases = [(system, label) for system in ("large", "small") for label in ("confidence", "pcee")]
+    assert list(table[["system", "policy"]].itertuples(index=False, name=None)) == cases
+    for (system, label), (_, row) in zip(cases, table.iterrows()):
+        replicates = {name: [] for name in (*STATISTICS, "excess")}
+        counted = []
+        for run in of_system(runs, system):
+            ends = sorted(mean([float(c) for c in run.test.correct[:, i]]) for i in (0, -1))
+            deltas = [delta for delta in GRID if ends[0] <= delta <= ends[1]]
+            assert deltas
+            counted.append(len(deltas))
+            of_run = {name: [] for name in replicates}
+            for weights in ([1 / N] * N, *resampled.weights):
+                own, other = (misses(run, which, deltas, weights) for which in (label, "confidence"))
+                for name, statistic in STATISTICS.items():
+                    of_run[name].append(statistic(own))
+                of_run["excess"].append(STATISTICS["error"](own) - STATISTICS["error"](other))
+            for name, values in of_run.items():
+                replicates[name].append(values)
+        assert row.deltas == mean(counted)
+        for name, values in replicates.items():
+            first = [v[0] for v in values]
+            others = [mean(column) for column in zip(*(v[1:] for v in values))]
+            expected = [mean(first), np.std(first, ddof=1), *np.quantile(others, [0.025, 0.975])]
+            np.testing.assert_allclose([row[name + end] for end in COLUMNS], expected, atol=1e-12, err_msg=name)
+
+
+def one_run(folder, right, **about):
+    """A run of one system whose two exits are right where `right` says so, (N, 2)."""
+    labels = np.zeros(len(right), int)
+    for split in ("validation", "test"):
+        metadata = {"system": "s", "seed": 0, "split": split} | about
+        record = ExitRecord.from_outputs(1 - right, np.full(right.shape, 0.5), labels, [1, 2], metadata=metadata)
+        record.save(folder / split)
+    fitted = {"confidence": make_policy("confidence").fit(record)}
+    save_policies(fitted, folder / "policies", record.metadata)
+    return load_runs(sorted(folder.iterdir()))
+
+
+def test_control_where_no_delta_can_be_reached(tmp_path):
+    """The δ nearest to the full model's accuracy stands in."""
+    runs = one_run(tmp_path, np.ones((20, 2), int))
+    table = control(runs, np.array([0.2, 0.5, 0.97]), "confidence", Bootstrap.draw(20, 30, 0))
+    assert table.deltas.tolist() == [1]
+    assert table.error[0] == pytest.approx(0.03)
+    assert np.isnan(table.error_sd[0])  # one seed has no spread
+
+
+@pytest.mark.parametrize("n", [19, 20, 49])
+def test_always_right_is_never_short(n, tmp_path):
+    """Resampled or not: an accuracy of 1 is no less than a δ of 1."""
+    runs = one_run(tmp_path, np.ones((n, 2), int))
+    row = control(runs, np.array([1.0]), "confidence", Bootstrap.draw(n, 200, 0)).iloc[0]
+    assert (row.short, row.short_low, row.short_high) == (0, 0, 0)
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize("step", [1, -1, 5])
+def test_runs_are_put_together_by_what_the_files_say(step, files):
+    order = sorted(files, key=lambda path: files.index(path) * step % len(files))
+    runs = load_runs(order)
+    assert {(run.system, run.seed) for run in runs} == {(system, seed) for system in SYSTEMS for seed in SEEDS}
+    assert len(runs) == 4
+    for run in runs:
+        for split in ("validation", "test"):
+            expected = make_record(run.system, run.seed, split)
+            np.testing.assert_array_equal(getattr(run, split).prediction, expected.prediction)
+        assert list(run.policies) == list(make_policies())
+
+
+def test_a_missing_part(files):
+    for part in ("validation", "test", "policies"):
+        with pytest.raises(ValueError, match=f"small seed 1: no {part} among the files"):
+            load_runs([path for path in files if path.name != f"small-1-{part}"])
+
+
+def test_a_part_twice(files, tmp_path):
+    make_record("small", 1, "test").save(tmp_path / "again")
+    with pytest.raises(ValueError, match="again"):
+        load_runs([*files, tmp_path / "again"])
+
+
+@pytest.mark.parametrize(
+    "about", [{"seed": None}, {"system": None}, {"split": None}, {"split": "train"}, {"split": "policies"}]
+)
+def test_a_file_that_does_not_say_what_it_is(about, files, tmp_path):
+    record = make_record("small", 1, "test")
+    record.metadata = {key: value for key, value in (record.metadata | about).items() if value is not None}
+    record.save(tmp_path / "odd")
+    with pytest.raises(ValueError, match=r"odd: its metadata must name system, seed and split"):
+        load_runs([*files, tmp_path / "odd"])
+
+
+def test_a_file_of_another_kind(files, tmp_path):
+    (tmp_path / "text").write_text("system,seed\n")
+    with pytest.raises(ValueError, match=r"text: .*expected a whole offramp-record/1 or offramp-policies/1 file"):
+        load_runs([*files, tmp_path / "text"])
+
+
+@pytest.mark.parametrize("change", ["index", "labels"])
+def test_other_test_samples(change, files, tmp_path):
+    record = make_record("small", 1, "test")
+    setattr(record, change, (getattr(record, change) + 1) % (3 if change == "labels" else 1000))
+    record.save(tmp_path / "small-1-test")
+    others = [path for path in files if path.name != "small-1-test"]
+    with pytest.raises(ValueError, match=f"small seed 1: another {change} in its test record than large seed 0"):
+        load_runs([*others, tmp_path / "small-1-test"])
+
+
+def test_other_policies_in_one_seed(files, tmp_path, resampled):
+    record = make_record("small", 1, "validation")
+    save_policies({"confidence": make_policy("confidence").fit(record)}, tmp_path / "odd", record.metadata)
+    others = [path for path in files if path.name != "small-1-policies"]
+    with pytest.raises(ValueError, match="small seed 1"):
+        at_targets(load_runs([*others, tmp_path / "odd"]), TARGETS, resampled)
+
+
+def test_pairs_and_baselines_that_are_not_there(runs, resampled):
+    with pytest.raises(ValueError, match="pair small, huge: no run of huge; the files have large, small"):
+        pairs(runs, [("small", "huge")], resampled)
+    without = [run for run in runs if (run.system, run.seed) != ("small", 1)]
+    with pytest.raises(ValueError, match="pair small, large: no run of small with seed 1"):
+        pairs(without, [("small", "large")], resampled)
+    for baseline in ("margin", "entropy"):  # one claims no accuracy, the other is none of them
+        with pytest.raises(ValueError, match=f"baseline '{baseline}': expected one of confidence, pcee"):
+            control(runs, GRID, baseline, resampled)

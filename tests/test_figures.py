@@ -1,0 +1,343 @@
+"""Figures: what is drawn is what the runs say, and the files are the same every time."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
+
+from offramp import evaluate, make_policy
+from offramp.calibration import exit_table, reliability_diagram, reliability_table
+from offramp.cli import cli
+from offramp.figures import FIGURES, control, draw, error_cost, oracle_heatmap, overconfidence, reliability, style
+from offramp.files import write_table
+from offramp.records import ExitRecord
+from offramp.tables.naming import title_and_caption
+
+SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
+SEEDS = (0, 1)
+PAIR = ("msdnet-small", "msdnet-large")
+
+
+def make_record(system, seed, split, n=150):
+    """A system whose later exits are right more often, and surer when they are."""
+    rng = np.random.default_rng([seed, len(system), split == "test"])
+    l = SYSTEMS[system]
+    labels = rng.integers(0, 10, n)
+    right = rng.random((n, l)) < np.linspace(0.6, 0.95, l)  # (N, L)
+    confidence = np.clip(rng.normal(0.55 + 0.3 * right, 0.12), 0.1, 1)
+    prediction = np.where(right, labels[:, None], (labels[:, None] + 1) % 10)
+    about = {
+        "dataset": "made",
+        "split": split,
+        "system": system,
+        "seed": seed,
+        "exit_parameters": list(range(1, l + 1)),
+    }
+    return ExitRecord.from_outputs(prediction, confidence, labels, 1e6 * np.arange(1, l + 1), metadata=about)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return {
+        (system, seed, split): make_record(system, seed, split)
+        for system in SYSTEMS
+        for seed in SEEDS
+        for split in ("validation", "test")
+    }
+
+
+@pytest.fixture(scope="module")
+def study(records, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    for system in SYSTEMS:
+        for seed in SEEDS:
+            validation, test = records[system, seed, "validation"], records[system, seed, "test"]
+            run = {"system": system, "seed": seed}
+            fitted = {name: make_policy(name).fit(validation) for name in ("confidence", "oracle", "pcee", "pcee-ws")}
+            curves = [evaluate(p, test, np.arange(0, 1.01, 0.05)).assign(policy=label) for label, p in fitted.items()]
+            write_table(pd.concat(curves).assign(**run), folder / f"curve-{system}-{seed}.parquet")
+            write_table(exit_table(test, fitted, 15).assign(**run), folder / f"exits-{system}-{seed}.parquet")
+            write_table(reliability_table(validation, 15).assign(**run), folder / f"bins-{system}-{seed}.parquet")
+    records["msdnet-large", 0, "test"].save(folder / "test.safetensors")
+    return folder
+
+
+def inputs(name, study):
+    patterns = {"error-cost": "[ce]*.parquet", "control": "[ce]*.parquet", "reliability": "bins-msdnet-large-*"}
+    return sorted(study.glob(patterns.get(name, "test.safetensors")), reverse=True)
+
+
+def options(name):
+    return {"pairs": [PAIR]} if name == "error-cost" else {}
+
+
+def drawn(function, files, **options):
+    with style.settings():
+        return function(files, **options)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path):
+    for out in ("once", "again"):
+        draw(name, inputs(name, study), tmp_path / out / name, **options(name))
+    pdf, png = (tmp_path / "once" / f"{name}.{kind}" for kind in ("pdf", "png"))
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert b"CreationDate" not in pdf.read_bytes()
+    assert png.read_bytes().startswith(b"\x89PNG")
+    for path in (tmp_path / "once").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert len(list((tmp_path / "once").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_can_be_read_at_column_width(name, study):
+    figure = drawn(FIGURES[name], inputs(name, study), **options(name))
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() <= style.TWO_COLUMNS
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    title, caption = title_and_caption(FIGURES[name])
+    assert len(title) < 60 < len(caption)
+    assert "test" in caption or "validation" in caption
+
+
+# Error against cost
+
+
+def test_error_cost_marks_the_full_models_and_draws_the_mean(study, records):
+    figure = drawn(error_cost.draw, inputs("error-cost", study), pairs=[PAIR])
+    (ax,) = figure.axes
+    for system, marker in (("msdnet-small", "s"), ("msdnet-large", "^")):
+        right = [records[system, seed, "test"].correct[:, -1].mean() for seed in SEEDS]
+        (points,) = [line for line in ax.lines if line.get_marker() == marker]
+        np.testing.assert_allclose(sorted(points.get_ydata()), sorted(100 * (1 - np.array(right))))
+        np.testing.assert_allclose(points.get_xdata(), SYSTEMS[system])  # millions
+        mean = 100 * (1 - np.mean(right))
+        assert any(np.allclose(line.get_ydata(), mean) and list(line.get_xdata()) == [0, 1] for line in ax.lines)
+    assert ax.get_xlabel() == "Average cost (M MACs)"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["max softmax", "PCEE", "PCEE-WS", "oracle", "small model, full", "large model, full"]
+
+
+def test_error_cost_shows_every_seed_and_threshold(study):
+    files = inputs("error-cost", study)
+    (ax,) = drawn(error_cost.draw, files, pairs=[PAIR], policies=["confidence"]).axes
+    dots = np.concatenate([line.get_xdata() for line in ax.lines if line.get_alpha()])
+    curves = pd.concat([pd.read_parquet(path) for path in study.glob("curve-msdnet-large-*")])
+    expected = curves.query("policy == 'confidence' and threshold > 0").cost / 1e6
+    np.testing.assert_allclose(np.sort(dots), np.sort(expected))
+
+
+def test_seeds_are_averaged_at_equal_cost():
+    one = pd.DataFrame({"cost": [3.0, 1.0, 1.0], "accuracy": [0.8, 0.4, 0.4]})
+    other = pd.DataFrame({"cost": [2.0, 6.0], "accuracy": [0.6, 1.0]})
+    cost, error = error_cost.over_seeds([one, other], points=3)
+    np.testing.assert_allclose(cost, [2, 2.5, 3])
+    np.testing.assert_allclose(error, [[0.4, 0.3, 0.2], [0.4, 0.35, 0.3]])
+
+
+@pytest.mark.parametrize("costs", [([1.0, 1.0], [3.0, 3.0]), ([1.0, 1.0], [0.5, 5.5]), ([1.0, 2.0], [2.0, 3.0])])
+def test_seeds_without_common_costs_give_one_point(costs):
+    curves = [pd.DataFrame({"cost": cost, "accuracy": [0.5, 0.5]}) for cost in costs]
+    cost, error = error_cost.over_seeds(curves)
+    np.testing.assert_allclose(cost, [np.mean([np.unique(c).mean() for c in costs])])
+    np.testing.assert_allclose(error, [[0.5], [0.5]])
+
+
+# Control
+
+
+def test_control_draws_means_and_shades_what_is_out_of_reach(study, records):
+    figure = drawn(control.draw, inputs("control", study), policies=["pcee"])
+    above, below = figure.axes[1], figure.axes[3]
+    assert above.get_title() == "MSDNet large"
+    curves = pd.concat([pd.read_parquet(path) for path in study.glob("curve-msdnet-large-*")]).query("policy == 'pcee'")
+    ends = np.mean([records["msdnet-large", seed, "test"].correct[:, [0, -1]].mean(0) for seed in SEEDS], axis=0)
+    curves = curves[curves.threshold.between(1.15 * ends[0] - 0.15 * ends[1], 1.15 * ends[1] - 0.15 * ends[0])]
+    assert len(curves) > 10
+    mean = curves.groupby("threshold").accuracy.mean()
+    line = above.lines[0]
+    np.testing.assert_allclose(line.get_xdata(), 100 * mean.index)
+    np.testing.assert_allclose(line.get_ydata(), 100 * mean)
+    error = (curves.accuracy - curves.threshold).abs().groupby(curves.threshold).mean()
+    np.testing.assert_allclose(below.lines[0].get_ydata(), 100 * error)
+    shades = [patch for patch in above.patches if to_hex(patch.get_facecolor()) == style.PALE.lower()]
+    spans = sorted((patch.get_x(), patch.get_x() + patch.get_width()) for patch in shades)
+    np.testing.assert_allclose(spans, [(0, 100 * ends[0]), (100 * ends[1], 100)])
+
+
+# Reliability
+
+
+def test_pooled_bins_are_those_of_the_pooled_samples(study, records):
+    bins = pd.concat([pd.read_parquet(path) for path in inputs("reliability", study)])
+    pooled = reliability.pooled(bins[bins.exit == 2])
+    samples = [records["msdnet-large", seed, "validation"] for seed in SEEDS]
+    confidence = np.concatenate([record.confidence()[:, 1] for record in samples])
+    expected = reliability_diagram(confidence, np.concatenate([record.correct[:, 1] for record in samples]))
+    np.testing.assert_array_equal(pooled.count, expected.count)
+    np.testing.assert_allclose(pooled.edges, expected.edges)
+    np.testing.assert_allclose(pooled.accuracy, expected.accuracy)
+    np.testing.assert_allclose(pooled.ece, expected.ece)
+    figure = drawn(reliability.draw, inputs("reliability", study), exits=[2])
+    assert figure.axes[0].get_title() == f"Exit 2 of 5: ECE {100 * expected.ece:.1f} %"
+    full = expected.count > 0
+    tops = [bar.get_height() for bar in figure.axes[0].containers[0]]
+    np.testing.assert_allclose(tops, expected.accuracy[full])
+    np.testing.assert_allclose([bar.get_height() for bar in figure.axes[1].patches], 100 * expected.count[full] / 300)
+
+
+def test_reliability_shows_first_middle_and_last_exit(study):
+    figure = drawn(reliability.draw, inputs("reliability", study))
+    assert [ax.get_title()[:11] for ax in figure.axes[:3]] == ["Exit 1 of 5", "Exit 3 of 5", "Exit 5 of 5"]
+
+
+# Overconfidence
+
+
+def made_record(confidence, correct):
+    correct = np.array(correct)
+    return ExitRecord.from_outputs(
+        np.where(correct, 0, 1), np.array(confidence), np.zeros(len(correct), int), [1.0, 2.0, 3.0][: correct.shape[1]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "sample", "reason"),
+    [
+        # The surest mistake (sample 0) is never corrected, sample 2's is surer than sample 1's
+        (
+            [[0.99, 0.9, 0.9], [0.8, 0.9, 0.9], [0.2, 0.85, 0.3], [0.97, 0.9, 0.9]],
+            [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]],
+            2,
+            "layer 2 sure and wrong, the last one right",
+        ),
+        ([[0.75, 0.3], [0.9, 0.9]], [[0, 1], [1, 1]], 0, "layer 1 sure and wrong"),
+        ([[0.7, 0.9], [0.74, 0.9], [0.9, 0.9]], [[0, 1], [0, 1], [1, 1]], 1, "no layer misleads at 0.75"),
+        ([[0.9, 0.1], [0.4, 0.9]], [[1, 0], [1, 1]], 1, "no early mistakes"),
+    ],
+)
+def test_overconfidence_picks_by_its_rule(confidence, correct, sample, reason):
+    chosen, said = overconfidence.choose_sample(made_record(confidence, correct))
+    assert chosen == sample
+    assert said.startswith(reason)
+
+
+def test_overconfidence_tells_right_from_wrong_twice(study, records):
+    figure = drawn(overconfidence.draw, [study / "test.safetensors"])
+    record = records["msdnet-large", 0, "test"]
+    sample, reason = overconfidence.choose_sample(record)
+    (ax,) = figure.axes
+    bars = sorted((bar for bars in ax.containers for bar in bars), key=lambda bar: bar.get_x())
+    np.testing.assert_allclose([bar.get_height() for bar in bars], record.confidence()[sample])
+    for bar, right, symbol in zip(
+        bars, record.correct[sample], sorted(ax.texts, key=lambda text: text.get_position()[0])
+    ):
+        assert to_hex(bar.get_facecolor()) == (style.BLUE if right else style.VERMILLION).lower()
+        assert bool(bar.get_hatch()) == (not right)
+        assert symbol.get_text() == ("✓" if right else "✗")
+    assert reason in ax.get_title()
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels[0] == f"1\n{100 * record.correct[:, 0].mean():.0f}%"
+
+
+# Oracle
+
+
+def test_oracle_heatmap_shows_the_layers_used(study, records):
+    used = 1 + (
+        records["msdnet-large", 0, "test"].prediction == records["msdnet-large", 0, "test"].prediction[:, -1:]
+    ).argmax(1)
+
+    def columns(seed):
+        (ax,) = drawn(oracle_heatmap.draw, [study / "test.safetensors"], seed=seed).axes
+        cells = ax.collections[0].get_array()  # (L, 64, 3)
+        return np.isclose(cells, to_rgb(style.BLUE)).all(2)
+
+    for seed in (0, 5):
+        dark = columns(seed)
+        assert dark.shape == (5, 64)
+        chosen = np.random.default_rng(seed).choice(150, 64, replace=False)
+        np.testing.assert_array_equal(dark.sum(0), np.sort(used[chosen]))
+        assert dark[0].all()
+    assert not np.array_equal(columns(0), columns(5))
+
+
+def test_oracle_heatmap_of_few_samples(tmp_path):
+    made_record([[0.5, 0.5, 0.5]] * 3, [[1, 1, 1], [0, 0, 1], [0, 1, 1]]).save(tmp_path / "r.safetensors")
+    (ax,) = drawn(oracle_heatmap.draw, [tmp_path / "r.safetensors"]).axes
+    assert ax.get_xlabel() == "3 random test samples"
+    assert ax.get_title() == "system: 2.0 of 3 used on average (2.0 on all samples)"
+
+
+# Style
+
+
+def test_policies_always_look_the_same_and_never_alike():
+    known = ["confidence", "margin", "entropy", "temperature", "pcee", "pcee-ws", "oracle", "random"]
+    styles = style.policy_styles([*known, "zeta", "alpha", "beem-c"])
+    assert len({(s.color, s.marker) for s in styles.values()}) == len(styles)
+    assert style.policy_styles(["pcee", "alpha"])["pcee"] == styles["pcee"]
+    assert styles == style.policy_styles(["beem-c", "alpha", "zeta", *reversed(known)])
+    assert styles["pcee-ws"].name == "PCEE-WS"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("error", {}, "unknown figure 'error'; expected one of error-cost, control, reliability, overconfidence"),
+        ("error-cost", {}, "figure error-cost needs pairs"),
+        ("error-cost", {"pairs": [("msdnet-small", "vit")]}, "pair msdnet-small, vit: no run of vit; the files have"),
+        ("error-cost", {"pairs": [PAIR], "policies": ["beem"]}, "policy 'beem' is not in the files; they have confide"),
+        ("control", {"pairs": [PAIR]}, "figure control has no option 'pairs'; it has policies"),
+        ("reliability", {"exits": [6]}, "exit 6: msdnet-large has exits 1 to 5"),
+    ],
+)
+def test_wrong_names_and_options_are_named(name, options, message, study, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        draw(name, inputs(name, study), tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_or_missing_inputs_are_named(study, tmp_path):
+    curves, exits = sorted(study.glob("curve-*")), sorted(study.glob("exits-*"))
+    with pytest.raises(ValueError, match="no file of what `offramp evaluate --exits` writes among the 4 given"):
+        draw("control", curves, tmp_path / "out")
+    with pytest.raises(ValueError, match="control: no exits of msdnet-small"):
+        draw("control", curves + exits[:2], tmp_path / "out")
+    with pytest.raises(ValueError, match="reliability draws one system, got msdnet-large, msdnet-small"):
+        draw("reliability", sorted(study.glob("bins-*")), tmp_path / "out")
+    with pytest.raises(ValueError, match="oracle-heatmap draws one test record, got 2 files"):
+        draw("oracle-heatmap", [study / "test.safetensors"] * 2, tmp_path / "out")
+    bins = pd.read_parquet(study / "bins-msdnet-large-0.parquet")
+    write_table(bins.assign(seed=7, upper=bins.upper + 0.01), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="expected the same for every seed"):
+        draw("reliability", [study / "bins-msdnet-large-0.parquet", tmp_path / "other.parquet"], tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_command_draws_too(study, tmp_path):
+    runner = CliRunner()
+    files = list(map(str, inputs("error-cost", study)))
+    result = runner.invoke(cli, ["figure", "error-cost", *files, "--pair", *PAIR, "--out", str(tmp_path / "a.b")])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.b.pdf", "a.b.png"]
+    draw("error-cost", inputs("error-cost", study), tmp_path / "c", pairs=[PAIR])
+    assert (tmp_path / "a.b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    record = str(study / "test.safetensors")
+    result = runner.invoke(cli, ["figure", "oracle-heatmap", record, "--seed", "0", "--out", str(tmp_path / "d")])
+    assert result.exit_code == 0, result.output
+    assert runner.invoke(cli, ["figure", "control", str(tmp_path / "none"), "--out", "x"]).exit_code == 2
+    assert all(name in runner.invoke(cli, ["figure", "--help"]).output for name in FIGURES)
+
+
+def test_the_library_stays_light():
+    code = "import sys, offramp, offramp.cli; print({'matplotlib', 'jinja2', 'tabulate', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

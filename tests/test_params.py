@@ -1,0 +1,163 @@
+"""params.yaml: what is there passes, and a mistake is one line that names its place."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from offramp.params import select_study
+from offramp.policies import make_policy
+
+yaml = pytest.importorskip("yaml")
+pytest.importorskip("jsonschema")
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "workflow" / "schemas" / "params.schema.yaml"
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+STUDY = "digits"
+MSDNET = next(label for label, model in PARAMS["studies"][STUDY]["models"].items() if model["model"] == "msdnet")
+VIT = next(label for label, model in PARAMS["studies"][STUDY]["models"].items() if model["model"] == "vit")
+GONE = object()
+
+
+def changed(*path_and_value):
+    """The parameters with one entry of the study set to a value, or taken away."""
+    *path, key, value = path_and_value
+    params = deepcopy(PARAMS)
+    params["study"] = STUDY
+    entry = params["studies"][STUDY]
+    for part in path:
+        entry = entry[part]
+    if value is GONE:
+        del entry[key]
+    else:
+        entry[key] = value
+    return params
+
+
+def check_refused(params, *pieces):
+    with pytest.raises(ValueError, match=r"^params\.yaml: ") as caught:
+        select_study(params, SCHEMA)
+    message = str(caught.value)
+    assert "\n" not in message
+    for piece in pieces:
+        assert piece in message
+
+
+@pytest.mark.parametrize("name", PARAMS["studies"])
+def test_every_study_passes(name):
+    study = select_study({**PARAMS, "study": name}, SCHEMA)
+    assert study == PARAMS["studies"][name]
+    for options in study["policies"].values():
+        make_policy(options["policy"], **{key: value for key, value in options.items() if key != "policy"})
+
+
+def test_an_unknown_study_lists_the_known():
+    check_refused({**PARAMS, "study": "cifra"}, "no study 'cifra'", "expected one of", *PARAMS["studies"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("study", 3), ("studies", GONE), ("studies", {}), ("studys", {})])
+def test_the_top_level(key, value):
+    params = deepcopy(PARAMS)
+    params[key] = value
+    if value is GONE:
+        del params[key]
+    check_refused(params, key)
+
+
+MISTAKES = {
+    # unknown keys
+    "study": (("epochs", 3), ("'epochs'", "expected")),
+    "splits": (("splits", "valid", 3), ("splits", "'valid'", "validation")),
+    "training": (("training", "lr", 0.1), ("training", "'lr'", "learning_rate")),
+    "dataset": (("dataset", "shfit", 1), ("dataset", "'shfit'")),
+    "model": (("models", MSDNET, "width", 3), (f"models.{MSDNET}", "'width'")),
+    "key of another model": (("models", VIT, "growth", 4), (f"models.{VIT}", "'growth'")),
+    "training of a model": (("models", VIT, "training", {"rate": 3}), (f"models.{VIT}.training", "'rate'")),
+    "calibration": (("calibration", "bin", 3), ("calibration", "'bin'", "bins")),
+    "delta": (("delta", "by", 3), ("delta", "'by'", "step")),
+    "comparison": (("comparison", "target", 3), ("comparison", "'target'", "targets")),
+    # wrong types and values
+    "seeds in words": (("seeds", "three"), ("seeds", "'three'", "array")),
+    "no seed": (("seeds", []), ("seeds",)),
+    "a seed twice": (("seeds", [0, 0]), ("seeds",)),
+    "a seed below 0": (("seeds", [0, -1]), ("seeds.1",)),
+    "half a seed": (("seeds", [0.5]), ("seeds.0", "0.5", "integer")),
+    "epochs in words": (("training", "epochs", "many"), ("training.epochs", "'many'", "integer")),
+    "no epochs": (("training", "epochs", GONE), ("training", "epochs")),
+    "0 epochs": (("training", "epochs", 0), ("training.epochs",)),
+    "true epochs": (("training", "epochs", True), ("training.epochs", "True", "integer")),
+    "an exponent that YAML reads as text": (
+        ("training", "weight_decay", "1e-4"),
+        ("training.weight_decay", "'1e-4'", "number"),
+    ),
+    "a rate of 0": (("training", "learning_rate", 0), ("training.learning_rate",)),
+    "unknown optimizer": (("training", "optimizer", "adam"), ("training.optimizer", "'adam'", "sgd, adamw")),
+    "exits in words": (("models", MSDNET, "exits", "four"), (f"models.{MSDNET}.exits", "'four'", "integer")),
+    "unknown model": (("models", MSDNET, "model", "resnet"), (f"models.{MSDNET}.model", "'resnet'", "msdnet")),
+    "no model": (("models", MSDNET, "model", GONE), (f"models.{MSDNET}", "model")),
+    "no models": (("models", {}), ("models",)),
+    "a label that is no file name": (("models", "MSDNet/1", {"model": "msdnet"}), ("models", "MSDNet/1")),
+    "unknown dataset": (("dataset", "name", "mnits"), ("dataset.name", "'mnits'", "digits")),
+    "no policies": (("policies", {}), ("policies",)),
+    "no policy": (("policies", "mine", {"bins": 3}), ("policies.mine", "policy")),
+    "a step of 0": (("delta", "step", 0), ("delta.step",)),
+    "a target above 1": (("comparison", "targets", [0.9, 95]), ("comparison.targets.1", "95")),
+    "too few resamples": (("comparison", "resamples", 10), ("comparison.resamples",)),
+    "half a pair": (("comparison", "pairs", [[MSDNET]]), ("comparison.pairs.0",)),
+    "exit 0": (("report", "reliability_exits", [0]), ("report.reliability_exits.0",)),
+    # names that refer to nothing, and policies' options
+    "unknown policy": (
+        ("policies", "mine", {"policy": "pceee"}),
+        ("policies.mine", "unknown policy 'pceee'", "expected one of oracle"),
+    ),
+    "unknown option": (
+        ("policies", "mine", {"policy": "pcee", "bin": 3}),
+        ("policies.mine", "pcee has no option 'bin'", "it has bins"),
+    ),
+    "option called name": (
+        ("policies", "mine", {"policy": "pcee", "name": "pcee"}),
+        ("policies.mine", "pcee has no option 'name'"),
+    ),
+    "option out of range": (
+        ("policies", "mine", {"policy": "pcee", "bins": 0}),
+        ("policies.mine", "option bins is 0", "expected a whole number"),
+    ),
+    "option of a wrong type": (
+        ("policies", "mine", {"policy": "pcee", "bins": [50]}),
+        ("policies.mine", "option bins is [50]", "expected a whole number"),
+    ),
+    "a pair without a model": (
+        ("comparison", "pairs", [[MSDNET, "huge"]]),
+        ("comparison.pairs", "'huge'", "expected one of the models", MSDNET),
+    ),
+    "a baseline that is no policy": (
+        ("comparison", "baseline", "nothing"),
+        ("comparison.baseline", "'nothing'", "pcee"),
+    ),
+    "a baseline that claims no accuracy": (
+        ("comparison", "baseline", "oracle"),
+        ("comparison.baseline", "'oracle'", "pcee"),
+    ),
+    "a report of no model": (("report", "oracle", "huge"), ("report.oracle", "'huge'", MSDNET)),
+    "a diagram of no model": (("report", "reliability", "huge"), ("report.reliability", "'huge'", MSDNET)),
+}
+
+
+@pytest.mark.parametrize(("change", "pieces"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named_by_its_place(change, pieces):
+    check_refused(changed(*change), f"studies.{STUDY}", *pieces)
+
+
+def test_studies_that_do_not_run_now_are_checked_too():
+    params = changed("training", "epochs", 0)
+    other = deepcopy(PARAMS["studies"][STUDY])
+    params["studies"]["other"] = other
+    params["study"] = "other"
+    check_refused(params, f"studies.{STUDY}.training.epochs")
+
+
+def test_the_parameters_are_left_as_they_were():
+    params = deepcopy(PARAMS)
+    select_study(params, SCHEMA)
+    assert params == PARAMS

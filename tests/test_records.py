@@ -1,0 +1,520 @@
+"""The exit record: what it refuses, and that a file gives back what was put in or nothing at all."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from offramp import ExitRecord
+from offramp.confidence import MEASURES
+from offramp.records import import_outputs
+from strategies import quick, records
+
+METADATA = {
+    "dataset": "digits",
+    "split": "test",
+    "system": "5",
+    "seed": 5,
+    "unit": "MAC",
+    "rate": 0.1,
+    "whole": 1.0,
+    "said": "true",
+    "quoted": '"x"',
+    "blank": "",
+    "odd": "NaN",
+    "accents": "é δ\n",
+    "nothing": None,
+    "yes": True,
+    "parameters": {"widths": [1, 2.5, None, "3"], "deep": {"a": []}},
+}
+
+
+def logits_of(n=6, exits=2, classes=3, dtype=np.float32):
+    return np.random.default_rng(0).normal(size=(n, exits, classes)).astype(dtype)
+
+
+@pytest.fixture
+def record():
+    return ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], [1.5, 4], index=[9, 7, 5, 3, 1, 0], metadata=METADATA)
+
+
+def assert_same(a, b):
+    for field in ("labels", "index", "cost", "prediction", "correct"):
+        x, y = getattr(a, field), getattr(b, field)
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y, err_msg=field)
+    assert set(a.measures) == set(b.measures)
+    for measure in a.measures:
+        assert a.confidence(measure).dtype == b.confidence(measure).dtype
+        np.testing.assert_array_equal(a.confidence(measure), b.confidence(measure))
+    assert (a.logits is None) == (b.logits is None)
+    if a.logits is not None:
+        assert a.logits.dtype == b.logits.dtype
+        np.testing.assert_array_equal(a.logits, b.logits)
+    assert a.metadata == b.metadata
+    # 1 == 1.0 == True, so the types too
+    assert json.dumps(a.metadata, sort_keys=True) == json.dumps(b.metadata, sort_keys=True)
+
+
+# What a record holds
+
+
+def test_fields(record):
+    assert (record.n_samples, record.n_exits, record.n_classes) == (6, 2, 3)
+    assert record.measures == MEASURES
+    np.testing.assert_array_equal(record.prediction, logits_of().argmax(-1))
+    np.testing.assert_array_equal(record.correct, logits_of().argmax(-1) == record.labels[:, None])
+    assert record.correct.dtype == bool
+    assert (record.labels.dtype, record.index.dtype, record.cost.dtype) == (np.int64, np.int64, np.float64)
+    assert repr(record) == "<ExitRecord 6 samples × 2 exits dataset=digits split=test system=5 seed=5>"
+
+
+def test_larger_is_surer_for_every_measure():
+    sure, torn = [9.0, 0, 0], [0.1, 0, 0]
+    record = ExitRecord(np.array([[sure, torn]]), [0], [1, 2])
+    for measure in MEASURES:
+        first, second = record.confidence(measure)[0]
+        assert first > second
+    assert (record.confidence("entropy") < 0).all()
+    np.testing.assert_array_equal(record.confidence(), record.confidence("max_softmax"))
+    assert all(record.confidence(measure).dtype == np.float32 for measure in MEASURES)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_confidence_meets_the_threshold_of_its_own_value(dtype, tmp_path):
+    """Before and after the file: 0.9 given as float64 is 0.9 still, and no float32 near it."""
+    confidence = np.array([[0.9, 0.5]], dtype)
+    record = ExitRecord.from_outputs([[0, 0]], confidence, [0], [1, 2])
+    record.save(tmp_path / "r")
+    for each in (record, ExitRecord.load(tmp_path / "r")):
+        assert each.confidence().dtype == dtype
+        assert each.confidence()[0, 0] == dtype(0.9)
+
+
+def test_classes_that_a_file_cannot_hold_do_not_turn_into_others(tmp_path):
+    record = ExitRecord.from_outputs([[2**40]], [[0.5]], [2**40], [1])
+    try:
+        record.save(tmp_path / "r")
+    except ValueError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert_same(record, ExitRecord.load(tmp_path / "r"))
+
+
+def test_the_index_counts_where_none_is_given():
+    record = ExitRecord.from_outputs([[0], [0], [0]], [[0.5]] * 3, [0, 1, 2], [1])
+    assert record.index.tolist() == [0, 1, 2]
+    assert record.n_classes is None
+    assert record.logits is None
+    assert record.measures == ("max_softmax",)
+
+
+def test_every_measure_by_name():
+    entropy = [[0.3]]
+    record = ExitRecord.from_outputs([[0]], {"margin": [[0.5]], "entropy": entropy}, [0], [1])
+    assert record.confidence("entropy")[0, 0] == -0.3
+    assert record.confidence("margin")[0, 0] == 0.5
+    assert record.measure("entropy")[0, 0] == 0.3
+    with pytest.raises(ValueError, match="no max_softmax, only margin, entropy"):
+        record.confidence()
+    with pytest.raises(ValueError, match="'variance' is not known; expected one of max_softmax, margin, entropy"):
+        record.confidence("variance")
+
+
+def test_metadata_of_the_caller_is_left_alone():
+    metadata = {"seed": 1}
+    ExitRecord(logits_of(), [0] * 6, [1, 2], metadata=metadata)
+    assert metadata == {"seed": 1}
+
+
+# What it refuses: the field, the place, what was expected
+
+NAN = logits_of()
+NAN[4, 1, 2] = np.nan
+
+FROM_LOGITS = {
+    "NaN": ({"logits": NAN}, r"logits\[4, 1, 2\] is nan.*finite"),
+    "two axes": ({"logits": NAN[0]}, r"logits: expected floats of shape \(samples, exits, classes\).*\(2, 3\)"),
+    "whole numbers": ({"logits": np.zeros((6, 2, 3), int)}, r"logits: expected floats.*int64"),
+    "no samples": ({"logits": np.zeros((0, 2, 3))}, r"logits: expected.*none of them 0.*\(0, 2, 3\)"),
+    "no exits": ({"logits": np.zeros((6, 0, 3))}, r"logits: expected.*none of them 0"),
+    "no classes": ({"logits": np.zeros((6, 2, 0))}, r"logits: expected.*none of them 0"),
+    "label too high": ({"labels": [0, 1, 3, 0, 1, 2]}, r"labels\[2\] is 3: expected a class from 0 to 2"),
+    "label too low": ({"labels": [0, 1, 2, 0, -1, 2]}, r"labels\[4\] is -1: expected a class from 0 to 2"),
+    "other classes": ({"metadata": {"classes": 4}}, "3 classes.*classes: 4"),
+}
+FROM_OUTPUTS = {
+    "too few labels": ({"labels": [0, 1]}, r"labels: expected shape \(3\), got \(2,\)"),
+    "labels of floats": ({"labels": [0.0, 1, 2]}, "labels: expected integers, got float64"),
+    "labels of truth": ({"labels": [True, False, True]}, "labels: expected integers, got bool"),
+    "label below 0": ({"labels": [0, -1, 2]}, r"labels\[1\] is -1: expected a class from 0"),
+    "label of no class": ({"labels": [0, 1, 5]}, r"labels\[2\] is 5: expected a class from 0 to 2"),
+    "prediction of no class": (
+        {"prediction": [[0, 0], [1, 3], [2, 2]]},
+        r"prediction\[1, 1\] is 3: expected a class from 0 to 2",
+    ),
+    "prediction with one axis": ({"prediction": [0, 1, 2]}, r"prediction: expected shape \(any, any\), got \(3,\)"),
+    "predictions of floats": ({"prediction": [[0.0, 0], [1, 1], [2, 2]]}, "prediction: expected integers"),
+    "no samples": ({"prediction": np.zeros((0, 2), int)}, "prediction: expected at least one sample"),
+    "no exits": ({"prediction": np.zeros((3, 0), int)}, "prediction: expected at least one sample and one exit"),
+    "index too long": ({"index": [0, 1, 2, 3]}, r"index: expected shape \(3\), got \(4,\)"),
+    "index twice": ({"index": [4, 7, 4]}, r"index\[2\]"),
+    "index of floats": ({"index": [0.0, 1, 2]}, "index: expected integers"),
+    "a cost too few": ({"cost": [1]}, r"cost: expected shape \(2\), got \(1,\)"),
+    "costs that fall": ({"cost": [3, 2]}, r"cost\[1\] = 2 after cost\[0\] = 3: expected.*strictly increasing"),
+    "costs that stay": ({"cost": [3, 3]}, r"cost\[1\] = 3 after cost\[0\] = 3"),
+    "a cost below 0": ({"cost": [-1, 3]}, r"cost\[0\] is -1"),
+    "an endless cost": ({"cost": [1, np.inf]}, r"cost\[1\] is inf: expected finite numbers"),
+    "a cost of NaN": ({"cost": [np.nan, 1]}, r"cost\[0\] is nan: expected finite numbers"),
+    "costs in words": ({"cost": ["1", "2"]}, "cost: expected numbers"),
+    "confidence of NaN": (
+        {"confidence": [[0.5, 0.5], [0.5, np.nan], [0.5, 0.5]]},
+        r"confidence\.max_softmax\[1, 1\] is nan: expected finite numbers",
+    ),
+    "too few confidences": (
+        {"confidence": {"margin": [[0.5, 0.5]]}},
+        r"confidence\.margin: expected shape \(3, 2\), got \(1, 2\)",
+    ),
+    "no confidence": ({"confidence": {}}, "confidence: expected at least one of max_softmax, margin, entropy"),
+    "unknown confidence": ({"confidence": {"sureness": [[1, 1]] * 3}}, "'sureness' is not known; expected one of"),
+    "classes in words": ({"metadata": {"classes": "3"}}, "classes"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FROM_LOGITS.values(), ids=FROM_LOGITS)
+def test_logits_that_do_not_fit(change, message):
+    fitting = {"logits": logits_of(), "labels": [0, 1, 2, 0, 1, 2], "cost": [1, 2]}
+    with pytest.raises(ValueError, match=message):
+        ExitRecord(**fitting | change)
+
+
+@pytest.mark.parametrize(("change", "message"), FROM_OUTPUTS.values(), ids=FROM_OUTPUTS)
+def test_outputs_that_do_not_fit(change, message):
+    fitting = {
+        "prediction": [[0, 0], [1, 1], [2, 2]],
+        "confidence": [[0.5, 0.6]] * 3,
+        "labels": [0, 1, 2],
+        "cost": [1, 2],
+        "metadata": {"classes": 3},
+    }
+    with pytest.raises(ValueError, match=message):
+        ExitRecord.from_outputs(**fitting | change)
+
+
+# Files
+
+
+@quick
+@given(records())
+def test_a_file_gives_back_every_record(record):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.safetensors"
+        record.save(path)
+        assert_same(record, ExitRecord.load(path))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_file_gives_back_logits_and_metadata(dtype, tmp_path):
+    record = ExitRecord(logits_of(dtype=dtype), [0, 1, 2, 0, 1, 2], [1.5, 4], metadata=METADATA)
+    record.save(tmp_path / "r.safetensors")
+    loaded = ExitRecord.load(tmp_path / "r.safetensors")
+    assert_same(record, loaded)
+    assert loaded.measures == MEASURES
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text("abc"), inside, max_size=3),
+    max_leaves=5,
+)
+
+
+@quick
+@given(st.dictionaries(st.text("xyz δ", min_size=1), json_values, max_size=4))
+def test_a_file_gives_back_any_metadata(metadata):
+    record = ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata=metadata)
+    with tempfile.TemporaryDirectory() as folder:
+        record.save(f"{folder}/r")
+        assert_same(record, ExitRecord.load(f"{folder}/r"))
+
+
+def test_logits_are_mapped_not_read(record, tmp_path):
+    path = tmp_path / "r.safetensors"
+    record.save(path)
+    damage(path, "logits")
+    loaded = ExitRecord.load(path)  # nobody asked for the logits yet
+    with pytest.raises(ValueError, match="logits is damaged"):
+        _ = loaded.logits
+    record.save(path)
+    logits = ExitRecord.load(path).logits
+    assert isinstance(logits, np.memmap)
+    assert not logits.flags.writeable
+
+
+def test_a_loaded_record_can_be_saved_over_its_own_file(record, tmp_path):
+    path = tmp_path / "r.safetensors"
+    record.save(path)
+    before = path.read_bytes()
+    loaded = ExitRecord.load(path)
+    loaded.save(path)
+    assert path.read_bytes() == before
+    assert_same(loaded, record)
+
+
+def test_other_programs_can_read_it(record, tmp_path):
+    record.save(tmp_path / "r.safetensors")
+    tensors = load_file(tmp_path / "r.safetensors")
+    assert set(tensors) == {"labels", "cost", "index", "prediction", "logits", *(f"confidence.{m}" for m in MEASURES)}
+    np.testing.assert_array_equal(tensors["prediction"], record.prediction)
+    np.testing.assert_array_equal(tensors["confidence.entropy"], -record.confidence("entropy"))  # as it is, in nats
+
+
+def test_same_content_same_bytes(record, tmp_path):
+    record.save(tmp_path / "a")
+    other = ExitRecord(logits_of(), record.labels, record.cost, record.index, dict(reversed(METADATA.items())))
+    other.save(tmp_path / "b")
+    code = (
+        "import sys; from offramp import ExitRecord; r = ExitRecord.load(sys.argv[1]); "
+        "ExitRecord(r.logits, r.labels, r.cost, r.index, r.metadata).save(sys.argv[2])"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "c")]
+    subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def places(path):
+    """Where the data of each tensor begin and end in the file, and where all data begin."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    tensors = {k: [start + offset for offset in v["data_offsets"]] for k, v in header.items() if k != "__metadata__"}
+    return tensors, start
+
+
+def damage(path, tensor):
+    begin, end = places(path)[0][tensor]
+    content = bytearray(path.read_bytes())
+    content[(begin + end) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("tensor", ["labels", "cost", "index", "prediction", *(f"confidence.{m}" for m in MEASURES)])
+def test_a_flipped_bit_is_seen(tensor, record, tmp_path):
+    path = tmp_path / "r.safetensors"
+    record.save(path)
+    damage(path, tensor)
+    with pytest.raises(ValueError, match=rf"r\.safetensors: {tensor} is damaged"):
+        ExitRecord.load(path)
+
+
+def test_a_flipped_bit_in_the_header_changes_nothing(record, tmp_path):
+    """It is refused by a ValueError, or it made no difference."""
+    path = tmp_path / "r.safetensors"
+    record.save(path)
+    content = path.read_bytes()
+    name = content.index(b'"checksums"')  # without this key it is a file of another program, that has none
+    for at in {*range(0, places(path)[1], 5)} - {*range(name, name + 11)}:
+        spoilt = bytearray(content)
+        spoilt[at] ^= 1 << (at % 8)
+        path.write_bytes(spoilt)
+        try:
+            loaded = ExitRecord.load(path)
+            _ = loaded.logits
+        except ValueError:
+            continue
+        assert_same(record, loaded)
+
+
+def test_cut_short_is_refused_wherever(record, tmp_path):
+    path = tmp_path / "r.safetensors"
+    record.save(path)
+    content = path.read_bytes()
+    tensors, start = places(path)
+    cuts = {0, 1, 7, 8, 9, start // 2, start - 1, start, len(content) - 1}
+    cuts |= {at for begin, end in tensors.values() for at in (begin, (begin + end) // 2, end - 1)}
+    for cut in cuts:
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match=r"r\.safetensors"):
+            ExitRecord.load(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(ValueError, match=r"r\.safetensors"):
+        ExitRecord.load(path)
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    (tmp_path / "text").write_text("prediction,labels\n1,2\n")
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "weights")
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "other", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"text: .*expected a whole offramp-record/1 file"):
+        ExitRecord.load(tmp_path / "text")
+    with pytest.raises(ValueError, match=r"weights: .*format: None; expected a whole offramp-record/1"):
+        ExitRecord.load(tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"other: .*format: pt; expected a whole offramp-record/1"):
+        ExitRecord.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ExitRecord.load(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def foreign():
+    """The tensors of a record as another program writes them: int32 predictions, no checksums."""
+    return {
+        "labels": np.array([0, 1]),
+        "cost": np.array([1.0, 2.0]),
+        "index": np.array([0, 1]),
+        "prediction": np.array([[0, 1], [1, 1]], np.int32),
+        "confidence.margin": np.full((2, 2), 0.5, np.float32),
+        "logits": np.zeros((2, 2, 3), np.float16),
+    }
+
+
+def test_a_record_of_another_program(foreign, tmp_path):
+    save_file(foreign, tmp_path / "r", {"format": "offramp-record/1", "classes": "3", "seed": "1"})
+    record = ExitRecord.load(tmp_path / "r")
+    np.testing.assert_array_equal(record.prediction, foreign["prediction"])
+    assert record.prediction.dtype == np.int64
+    assert record.metadata == {"classes": 3, "seed": 1}
+    assert record.logits.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "no labels"),
+        ({"prediction": None}, "no prediction"),
+        ({"confidence.margin": None}, "confidence: expected at least one of"),
+        ({"cost": np.array([2.0, 1.0])}, r"cost\[1\]"),
+        ({"labels": np.array([0, 3])}, r"labels\[1\] is 3"),
+        ({"logits": np.zeros((2, 2, 4), np.float32)}, r"logits have shape \(2, 2, 4\), expected \(2, 2, 3\)"),
+        ({"confidence.sureness": np.zeros((2, 2), np.float32)}, "'sureness' is not known"),
+        ({"surprise": np.zeros(2, np.float32)}, "surprise"),
+        ({"labels": np.array([0, 1], np.uint16)}, "labels has type U16"),
+    ],
+)
+def test_a_record_that_does_not_fit_together(change, message, foreign, tmp_path):
+    tensors = {name: values for name, values in (foreign | change).items() if values is not None}
+    save_file(tensors, tmp_path / "r.safetensors", {"format": "offramp-record/1", "classes": "3"})
+    with pytest.raises(ValueError, match=rf"r\.safetensors: .*{message}"):
+        ExitRecord.load(tmp_path / "r.safetensors")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("disk full")])
+@pytest.mark.parametrize("before", [None, b"an older file"])
+def test_an_interrupted_save_leaves_nothing(stop, before, record, tmp_path, monkeypatch):
+    def interrupted(_):
+        raise stop
+
+    path = tmp_path / "r.safetensors"
+    if before:
+        path.write_bytes(before)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(type(stop) if isinstance(stop, OSError) else stop):
+        record.save(path)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_a_full_disk_leaves_nothing(record, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            record.save(tmp_path / "r.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_save_left_is_cleared_by_the_next(record, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    record.save(folder / "r.safetensors")
+    # A killed process cannot tidy: find the temporary's name by killing one
+    code = (
+        "import os, sys, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
+        "from offramp import ExitRecord; r = ExitRecord.load(sys.argv[1]); r.save(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder / "r.safetensors")])
+    assert len(list(folder.iterdir())) == 2
+    assert_same(record, ExitRecord.load(folder / "r.safetensors"))
+    record.save(folder / "r.safetensors")
+    assert [p.name for p in folder.iterdir()] == ["r.safetensors"]
+
+
+@pytest.mark.parametrize("key", ["format", "checksums"])
+def test_a_key_of_the_file_format_is_refused(key, tmp_path):
+    record = ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata={key: "mine"})
+    with pytest.raises(ValueError, match=f"metadata: '{key}'"):
+        record.save(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_that_is_not_json_leaves_nothing(tmp_path):
+    record = ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata={"made by": object()})
+    with pytest.raises((TypeError, ValueError)):
+        record.save(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Outputs of one's own model
+
+
+def npz(folder, **arrays):
+    np.savez(folder / "outputs.npz", **arrays)
+    return folder / "outputs.npz"
+
+
+def test_import_logits(tmp_path):
+    record = import_outputs(npz(tmp_path, logits=logits_of(), labels=[0] * 6, cost=[1, 2], index=[5, 4, 3, 2, 1, 0]))
+    made = ExitRecord(logits_of(), [0] * 6, [1, 2], [5, 4, 3, 2, 1, 0], {"source": "outputs.npz"})
+    assert_same(record, made)
+
+
+def test_import_predictions(tmp_path):
+    given = {"prediction": [[0, 1]], "margin": [[0.25, 0.5]], "entropy": [[0.5, 0.25]]}
+    record = import_outputs(npz(tmp_path, labels=[1], cost=[1, 2], **given))
+    assert record.correct.tolist() == [[False, True]]
+    assert record.confidence("margin").tolist() == [[0.25, 0.5]]
+    assert record.confidence("entropy").tolist() == [[-0.5, -0.25]]
+    assert record.index.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "no array 'labels'"),
+        ({"cost": None}, "no array 'cost'"),
+        ({"logits": None}, "no array 'prediction'; expected labels, cost and either logits or prediction"),
+        ({"logits": None, "prediction": [[0, 0]] * 6}, "confidence: expected at least one of max_softmax"),
+        ({"label": [0] * 6}, "unknown array 'label'; expected some of cost"),
+        ({"labels": [0] * 5}, r"labels: expected shape \(6\), got \(5,\)"),
+        ({"cost": [2, 1]}, r"cost\[1\]"),
+        ({"logits": NAN}, r"logits\[4, 1, 2\] is nan"),
+        ({"labels": np.array([0, 1, 2, 0, 1, None], object)}, "not a readable"),
+    ],
+)
+def test_import_refuses(change, message, tmp_path):
+    fitting = {"logits": logits_of(), "labels": [0] * 6, "cost": [1, 2]}
+    arrays = {name: values for name, values in (fitting | change).items() if values is not None}
+    with pytest.raises(ValueError, match=rf"outputs\.npz: .*{message}"):
+        import_outputs(npz(tmp_path, **arrays))
+
+
+def test_import_of_what_is_no_npz(tmp_path):
+    path = npz(tmp_path, logits=logits_of())
+    path.write_bytes(path.read_bytes()[:100])
+    np.save(tmp_path / "one.npy", logits_of())
+    np.save(tmp_path / "pickled.npy", np.array([{}], object))
+    (tmp_path / "text").write_text("labels")
+    for name in ("outputs.npz", "one.npy", "pickled.npy", "text"):
+        with pytest.raises(ValueError, match=f"{name}: not a readable"):
+            import_outputs(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        import_outputs(tmp_path / "nowhere.npz")
