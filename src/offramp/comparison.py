@@ -164,9 +164,9 @@ _GOALS = {
 def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Bootstrap) -> pd.DataFrame:
     """The paper's first claim, pair by pair: a larger net with early exits against a smaller full one.
 
-    The threshold of the larger one is chosen on validation data, either as the most accurate that costs no more
-    than the small full model ("equal cost"), or as the cheapest that is no less accurate there than the small full
-    model ("equal accuracy"). Test data then say what came of it.
+    The threshold of the larger one is chosen on validation data: either to spend as much as the small full model
+    costs, or as near to it as the policy can without spending more ("equal cost"), or as the cheapest that is no less
+    accurate there than the small full model ("equal accuracy"). Test data then say what came of it.
 
     Returns
     -------

@@ -109,8 +109,8 @@ def choose_threshold(
     accuracy : float
         Take the cheapest operating point that is at least as accurate; +∞, the full model, where none is.
     cost : float
-        Or: take the most accurate one that costs no more on average (of equals the cheapest); −∞, the first
-        exit, where none does.
+        Or: take the one that spends most of this average cost, whatever its accuracy (on few samples the most
+        accurate one is often a lucky one); −∞, the first exit, where none costs so little.
     """
     points = frontier(policy, validation)
     if (accuracy is None) == (cost is None):
@@ -119,7 +119,7 @@ def choose_threshold(
         enough = points[points.accuracy >= accuracy]
         return np.inf if enough.empty else float(enough.threshold[enough.cost.idxmin()])
     affordable = points[points.cost <= cost]
-    return -np.inf if affordable.empty else float(affordable.threshold[affordable.accuracy.idxmax()])
+    return -np.inf if affordable.empty else float(affordable.threshold[affordable.cost.idxmax()])
 
 
 def outcomes(policy: Policy, record: ExitRecord, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -58,5 +58,25 @@ def without(mapping, *keys):
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
+def training(system):
+    """The study's training settings, those of the model put over them."""
+    return {**STUDY["training"], **STUDY["models"][system].get("training", {})}
+
+
+def stems(folder, names, suffixes):
+    """The files of each figure or table."""
+    return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)
+
+
+def of_runs(pattern, *systems):
+    """A file of every run of these systems; of all, where none is named."""
+    return expand(pattern, system=systems or list(STUDY["models"]), seed=STUDY["seeds"])
+
+
+def stem(wildcards, output):
+    """What the output files' names have in common: all but the ending."""
+    return os.path.splitext(output[0])[0]
+
+
 DATASET = spec(STUDY["dataset"]["name"], without(STUDY["dataset"], "name"))
 GRID = "{start}:{stop}:{step}".format(**STUDY["delta"])

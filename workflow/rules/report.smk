@@ -3,16 +3,6 @@ FIGURES = f"{REPORT}/figures"
 TABLES = f"{REPORT}/tables"
 
 
-def stems(folder, names, suffixes):
-    """The files of each figure or table."""
-    return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)
-
-
-def of_runs(pattern, *systems):
-    """A file of every run of these systems; of all, where none is named."""
-    return expand(pattern, system=systems or list(STUDY["models"]), seed=STUDY["seeds"])
-
-
 CURVES = of_runs(rules.evaluate.output.curve) + of_runs(rules.evaluate.output.exits)
 LAYERS_OF = STUDY["report"]["oracle"]
 DIAGRAMS_OF = STUDY["report"]["reliability"]
@@ -40,7 +30,7 @@ rule figure_error_cost:
         pairs=" ".join(
             f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]
         ),
-        stem=f"{FIGURES}/error-cost",
+        stem=stem,
     shell:
         "offramp figure error-cost {input.curves} {params.pairs} --out {params.stem} 2>&1 | tee {log}"
 
@@ -54,7 +44,7 @@ rule figure_control:
     log:
         f"{LOGS}/figures/control.log",
     params:
-        stem=f"{FIGURES}/control",
+        stem=stem,
     shell:
         "offramp figure control {input.curves} --out {params.stem} 2>&1 | tee {log}"
 
@@ -69,7 +59,7 @@ rule figure_reliability:
         f"{LOGS}/figures/reliability.log",
     params:
         exits=flags(exit=STUDY["report"]["reliability_exits"]),
-        stem=f"{FIGURES}/reliability-{DIAGRAMS_OF}",
+        stem=stem,
     shell:
         "offramp figure reliability {input.diagrams} {params.exits} --out {params.stem} 2>&1 | tee {log}"
 
@@ -89,7 +79,7 @@ rule figure_layers:
     wildcard_constraints:
         figure="overconfidence|oracle-heatmap",
     params:
-        stem=lambda wildcards: f"{FIGURES}/{wildcards.figure}-{LAYERS_OF}",
+        stem=stem,
     shell:
         "offramp figure {wildcards.figure} {input.record} --out {params.stem} 2>&1 | tee {log}"
 
@@ -103,7 +93,7 @@ rule table_claims:
     log:
         f"{LOGS}/tables/claims.log",
     params:
-        stem=f"{TABLES}/claims",
+        stem=stem,
     shell:
         "offramp table claims {input.tables} --out {params.stem} 2>&1 | tee {log}"
 
@@ -119,7 +109,7 @@ rule table_pairs:
     wildcard_constraints:
         table="equal-cost|equal-accuracy",
     params:
-        stem=lambda wildcards: f"{TABLES}/{wildcards.table}",
+        stem=stem,
     shell:
         "offramp table {wildcards.table} {input.pairs} --out {params.stem} 2>&1 | tee {log}"
 
@@ -133,7 +123,7 @@ rule table_control:
     log:
         f"{LOGS}/tables/control.log",
     params:
-        stem=f"{TABLES}/control",
+        stem=stem,
     shell:
         "offramp table control {input.control} --out {params.stem} 2>&1 | tee {log}"
 
@@ -147,7 +137,7 @@ rule table_targets:
     log:
         f"{LOGS}/tables/targets.log",
     params:
-        stem=f"{TABLES}/targets",
+        stem=stem,
     shell:
         "offramp table targets {input.targets} --out {params.stem} 2>&1 | tee {log}"
 
@@ -161,7 +151,7 @@ rule table_exits:
     log:
         f"{LOGS}/tables/exits.log",
     params:
-        stem=f"{TABLES}/exits",
+        stem=stem,
     shell:
         "offramp table exits {input.exits} --out {params.stem} 2>&1 | tee {log}"
 

@@ -1,11 +1,6 @@
 # In: the splits. Out: the weights and the history of every model and seed.
 
 
-def training(system):
-    """The study's training settings, those of the model put over them."""
-    return {**STUDY["training"], **STUDY["models"][system].get("training", {})}
-
-
 rule train:
     input:
         splits=rules.data.output,

@@ -11,6 +11,7 @@ from offramp.tables.naming import policy_name, system_name
 from offramp.tables.writing import Table, cells
 
 OVER_BUDGET = 1.02  # cost ratio up to which a budget kept on validation data counts as kept on test data: our choice
+UNDERSPENT = 0.9  # and from which down a policy is said to leave the budget unspent
 VERDICTS = ("holds", "does not hold", "undecided")
 _CLAIMS = {
     1: "a larger system with exits has a lower error than a smaller full one at the same average cost",
@@ -85,8 +86,12 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
         if row.claim == 2:
             evidence.append(f"control error {row.error * 100:.1f} points, excess over the baseline {estimate_text}")
             continue
-        over = f"; test cost {(row.cost_ratio - 1) * 100:.1f} % over the budget" if row.cost_ratio > 1 else ""
-        evidence.append(f"gain {estimate_text} points at cost ratio {ratio_text}{over}")
+        spent = ""
+        if row.cost_ratio > 1:
+            spent = f"; test cost {(row.cost_ratio - 1) * 100:.1f} % over the budget"
+        elif row.cost_ratio < UNDERSPENT:
+            spent = "; no threshold comes nearer to the budget"
+        evidence.append(f"gain {estimate_text} points at cost ratio {ratio_text}{spent}")
     return pd.DataFrame(
         {
             "Claim": numbers["claim"].astype(str),

@@ -1,0 +1,203 @@
+"""The workflow end to end, on a tiny study, as a user runs it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from offramp import ExitRecord
+
+ROOT = Path(__file__).parents[1]
+SYSTEMS = ["net-small", "net-large", "vit"]
+
+TINY = {
+    "dataset": {"name": "digits", "shift": 1},
+    "splits": {"validation": 300, "test": 900, "seed": 0},
+    "seeds": [0],
+    "training": {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "threads": 1},
+    "models": {
+        "net-small": {"model": "msdnet", "exits": 2, "channels": 4, "growth": 2, "growth_factors": [1, 2],
+                      "bottleneck_factors": [1, 2], "head_strides": [], "head_pool": 4},
+        "net-large": {"model": "msdnet", "exits": 3, "channels": 4, "growth": 2, "growth_factors": [1, 2],
+                      "bottleneck_factors": [1, 2], "head_strides": [], "head_pool": 4},
+        "vit": {"model": "vit", "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,
+                "training": {"optimizer": "adamw", "learning_rate": 0.003}},
+    },
+    "calibration": {"bins": 10},
+    "policies": {
+        "confidence": {"policy": "confidence"},
+        "temperature": {"policy": "confidence", "temperature": "per_exit"},
+        "pcee": {"policy": "pcee", "bins": 10},
+        "pcee-ws": {"policy": "pcee-ws", "window": 50},
+        "oracle": {"policy": "oracle"},
+    },
+    "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
+    "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
+    "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
+}  # fmt: skip
+
+
+class Checkout:
+    """A copy of what the workflow needs, with params.yaml holding the tiny study alone."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("Snakefile", "workflow", "src"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(source, folder)
+        self.write(TINY)
+
+    def write(self, study: dict) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump({"study": "tiny", "studies": {"tiny": study}}))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = [sys.executable, "-m", "snakemake", "--nocolor", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        )
+
+    def would_run(self) -> dict[str, set[str]]:
+        """Rules that a dry run lists, each with the systems that its jobs are for."""
+        dry = self.run("-n")
+        assert dry.returncode == 0, dry.stderr
+        jobs: dict[str, set[str]] = {}
+        for block in re.split(r"\n(?=(?:local)?rule )", dry.stdout + dry.stderr)[1:]:
+            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+            system = re.search(r"wildcards: .*?system=([\w-]+)", block)
+            jobs.setdefault(rule, set()).add(system[1] if system else "")
+        return jobs
+
+    def artifacts(self) -> dict[str, bytes]:
+        """What the study keeps, but for what tells the time."""
+        kept = {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for folder in ("artifacts", "reports")
+            for path in sorted((self.folder / folder).rglob("*"))
+            if path.is_file()
+        }
+        for name in [name for name in kept if name.endswith(".csv") and "/train/" in name]:
+            kept[name] = b"\n".join(line.rpartition(b",")[0] for line in kept[name].splitlines())  # not the seconds
+        return kept
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Checkout:
+    checkout = Checkout(tmp_path_factory.mktemp("study"))
+    done = checkout.run("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    return checkout
+
+
+def test_ends_with_a_report_of_everything(finished):
+    folder = finished.folder
+    page = (folder / "reports/tiny/index.html").read_text()
+    for name in ["error-cost", "control", "reliability-net-large", "overconfidence-vit", "oracle-heatmap-vit"]:
+        assert (folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
+        assert (folder / f"reports/tiny/figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+    for name in ["claims", "equal-cost", "equal-accuracy", "control", "targets", "exits"]:
+        assert all((folder / f"reports/tiny/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
+    assert page.count("data:image/png;base64") == 5
+    assert "PCEE-WS" in page
+
+
+def test_records_are_of_the_written_splits(finished):
+    import pandas as pd
+
+    splits = pd.read_csv(finished.folder / "artifacts/tiny/data/splits.csv")
+    for split, size in (("validation", 300), ("test", 900)):
+        record = ExitRecord.load(finished.folder / f"artifacts/tiny/records/net-large-s0/{split}.safetensors")
+        assert sorted(record.index) == sorted(splits["index"][splits["split"] == split])
+        assert (record.n_samples, record.n_exits) == (size, 3)
+
+
+def test_second_run_does_nothing(finished):
+    again = finished.run("--cores", "2")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_leaves_nothing_half_done(finished):
+    assert not list(finished.folder.glob("artifacts/**/.*.partial"))
+    assert not list(finished.folder.glob("artifacts/**/*.checkpoint"))
+
+
+def test_another_grid_evaluates_anew_and_trains_nothing(finished):
+    finished.write({**TINY, "delta": {"start": 0.2, "stop": 1.0, "step": 0.1}})
+    try:
+        jobs = finished.would_run()
+    finally:
+        finished.write(TINY)
+    assert jobs["evaluate"] == set(SYSTEMS)
+    assert "compare" in jobs
+    assert not jobs.keys() & {"data", "train", "record", "calibrate"}
+
+
+def test_another_width_trains_that_model_alone(finished):
+    models = {**TINY["models"], "net-small": {**TINY["models"]["net-small"], "channels": 6}}
+    finished.write({**TINY, "models": models})
+    try:
+        jobs = finished.would_run()
+    finally:
+        finished.write(TINY)
+    for rule in ("train", "record", "calibrate", "evaluate"):
+        assert jobs[rule] == {"net-small"}
+    assert "data" not in jobs
+
+
+def test_code_of_a_policy_fits_anew_and_trains_nothing(finished):
+    module = finished.folder / "src/offramp/policies/pcee.py"
+    text = module.read_text()
+    module.write_text(text + "\n# an edit\n")
+    try:
+        jobs = finished.would_run()
+    finally:
+        module.write_text(text)
+    assert jobs["calibrate"] == set(SYSTEMS)
+    assert not jobs.keys() & {"data", "train", "record"}
+
+
+def test_one_core_gives_the_same_bytes_as_two(finished, tmp_path):
+    alone = Checkout(tmp_path)
+    done = alone.run("--cores", "1")
+    assert done.returncode == 0, done.stderr
+    assert alone.artifacts().keys() == finished.artifacts().keys()
+    differ = [name for name, content in alone.artifacts().items() if content != finished.artifacts()[name]]
+    assert differ == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sead": [0]}, "studies.tiny has an unknown key 'sead': expected some of notes, dataset"),
+        ({"seeds": "0"}, "studies.tiny.seeds is '0': expected array"),
+        (
+            {"models": {"m": {"model": "resnet"}}},
+            "studies.tiny.models.m.model is 'resnet': expected one of msdnet, vit",
+        ),
+    ],
+)
+def test_bad_settings_stop_before_any_job(tmp_path, change, message):
+    checkout = Checkout(tmp_path)
+    checkout.write({**TINY, **change})
+    stopped = checkout.run("--cores", "1")
+    assert stopped.returncode != 0
+    assert message in stopped.stderr
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_failed_job_says_why_and_leaves_no_output(tmp_path):
+    checkout = Checkout(tmp_path)
+    checkout.write({**TINY, "splits": {"validation": 300, "test": 1500, "seed": 0}})
+    stopped = checkout.run("--cores", "1")
+    assert stopped.returncode != 0
+    assert "offramp: error:" in stopped.stdout + stopped.stderr
+    assert not (tmp_path / "artifacts/tiny/data/splits.csv").exists()
