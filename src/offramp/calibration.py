@@ -115,12 +115,14 @@ def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -
     edges = (level[:-w] + level[w:]) / 2  # (N − W,)
     # How many are right before each place, exactly: whole ties by count, of a tie that is cut the fraction
     # taken · right / size. One quotient of whole numbers then, so an accuracy of exactly δ is not rounded under δ.
-    right = np.bincount(group, correct).astype(np.int64)  # (ties,)
-    tie = np.append(np.repeat(np.arange(len(levels)), size), len(levels) - 1)  # (N + 1,)
+    # (Long double: for millions of ties the products outgrow 64 bits.)
+    size = size.astype(np.longdouble)  # (ties,)
+    right = np.bincount(group, correct).astype(np.longdouble)  # (ties,)
+    tie = np.append(np.sort(group), len(levels) - 1)  # (N + 1,)
     taken = np.arange(n + 1) - (np.cumsum(size) - size)[tie]  # (N + 1,)
     whole, part, size = (np.cumsum(right) - right)[tie], taken * right[tie], size[tie]  # (N + 1,) each
     sums = (whole[w:] - whole[:-w]) * size[w:] * size[:-w] + part[w:] * size[:-w] - part[:-w] * size[w:]
-    return StepMap(edges, sums / (size[w:] * size[:-w] * w))
+    return StepMap(edges, (sums / (size[w:] * size[:-w] * w)).astype(np.float64))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

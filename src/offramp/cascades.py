@@ -24,7 +24,7 @@ def cascade(records: Sequence[ExitRecord], ensemble: Ensemble | None = None) -> 
     ensemble : None, "mean_probability", "mean_logit" or "geometric"
         None: the running system's own answer. Else the answer of an exit is that of all systems so far, each by
         its latest exit: the mean of their probabilities, of their logits, or of their log-probabilities (the
-        geometric mean). Needs logits.
+        geometric mean; the last two differ by a constant a sample, so their answers agree). Needs logits.
 
     Raises
     ------

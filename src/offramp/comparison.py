@@ -36,20 +36,20 @@ class Bootstrap:
 
     Attributes
     ----------
-    weights : ndarray of shape (B, N)
-        Each row sums to 1.
+    counts : ndarray of shape (B, N)
+        Whole numbers; each row sums to N.
     """
 
-    weights: np.ndarray
+    counts: np.ndarray
 
     @classmethod
     def draw(cls, n_samples: int, resamples: int, seed: int) -> "Bootstrap":
         counts = np.random.default_rng(seed).multinomial(n_samples, np.full(n_samples, 1 / n_samples), resamples)
-        return cls(counts / n_samples)
+        return cls(counts.astype(np.float64))
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Resampled means (..., B) of values (..., N)."""
-        return values @ self.weights.T
+        return values @ self.counts.T / self.counts.shape[1]
 
     @staticmethod
     def interval(replicates: np.ndarray) -> tuple[float, float]:
@@ -75,8 +75,10 @@ def load_runs(paths: Iterable[str | os.PathLike]) -> list[Run]:
         else:
             value = ExitRecord.load(path)
             part = about.get("split")
-        if not {"system", "seed"} <= about.keys() or part not in _PARTS:
-            raise ValueError(f"{path}: its metadata must name system, seed and split (validation or test)")
+            if part not in ("validation", "test"):
+                raise ValueError(f"{path}: its metadata say split: {part}; expected validation or test")
+        if not {"system", "seed"} <= about.keys():
+            raise ValueError(f"{path}: its metadata do not name the system and seed; expected both")
         run = parts.setdefault((about["system"], about["seed"]), {})
         if part in run:
             raise ValueError(f"{path}: a second {part} of {about['system']} seed {about['seed']}; expected one")

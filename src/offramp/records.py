@@ -118,7 +118,7 @@ class ExitRecord:
         }
 
     def _check_range(self, field: str, values: np.ndarray) -> None:
-        last = np.inf if self.n_classes is None else self.n_classes - 1
+        last = np.iinfo(np.int32).max if self.n_classes is None else self.n_classes - 1
         wrong = np.argwhere((values < 0) | (values > last))
         if len(wrong):
             place = ", ".join(map(str, wrong[0]))
@@ -272,7 +272,7 @@ def _integers(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def _floats(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
-    """float64 as it is (a threshold of 0.9 is to meet a confidence of 0.9), anything else as float32."""
+    """Finite numbers, float32 where they came so or smaller, else float64: a threshold of 0.9 is to meet a 0.9."""
     values = _of_shape(field, values, shape)
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{field}: expected numbers, got {values.dtype}")

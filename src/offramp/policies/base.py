@@ -54,8 +54,8 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
-            least = field.metadata.get("least", 1)
-            _check_option(f"{self.name}: option {field.name}", getattr(self, field.name), hints[field.name], least)
+            what, least = f"{self.name}: option {field.name}", field.metadata.get("least", 1)
+            setattr(self, field.name, _checked_option(what, getattr(self, field.name), hints[field.name], least))
 
     def fit(self, record: ExitRecord) -> "Policy":
         """Learn from validation data; a policy that learns nothing accepts it too."""
@@ -120,18 +120,18 @@ class Policy(ABC):
             )
 
 
-def _check_option(what: str, value: Any, hint: Any, least: int) -> None:
+def _checked_option(what: str, value: Any, hint: Any, least: int) -> Any:
     """Hold an option to its annotation: a Literal's values, a whole number (int), a finite number (float), None."""
     alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
     allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
     if type(None) in alternatives:
         allowed.append(None)
     if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
-        return
+        return value
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if int in alternatives and number and isinstance(value, Integral) and value >= least:
-        return
+        return int(value)
     if float in alternatives and number and np.isfinite(value):
-        return
+        return float(value)
     kinds = [f"a whole number from {least}" if a is int else "a number" for a in alternatives if a in (int, float)]
     raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")
