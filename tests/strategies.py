@@ -19,7 +19,7 @@ EXTREMES = [-np.inf, np.inf, 0.0, -0.0, TINY, -TINY, MAX, -MAX, 1.0, 0.5]
 
 @dataclass
 class Given(Policy):
-    """A policy with the signal that a test gives it."""
+    """A policy with the signal, and the answers where no exit is good enough, that a test gives it."""
 
     name = "given"
     rule = "as given"
@@ -28,10 +28,13 @@ class Given(Policy):
     def _signal(self, record):
         return self.values
 
+    def fallback(self, record, signal):
+        return self.answers
 
-def given_signal(values) -> Given:
+
+def given_signal(values, answers=None) -> Given:
     policy = Given()
-    policy.values = np.asarray(values, np.float64)
+    policy.values, policy.answers = np.asarray(values, np.float64), answers
     return policy
 
 

@@ -167,7 +167,7 @@ def test_what_learns_nothing_needs_no_validation(run, folder):
         ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]),
         ("0.7:1:0.1", [0.7, 0.8, 0.9, 1.0]),  # the floats 0.8 and 0.9, not 0.7 + 0.1 and 0.7 + 0.2
         ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
-        ("0:1:0.4", [0, 0.4, 0.8]),  # none beyond the end
+        ("0:1:0.35", [0, 0.35, 0.7]),  # none beyond the end
         ("0.5:0.5:0.1", [0.5]),
         ("0.9,0.5,0.9", [0.9, 0.5, 0.9]),
         ("-inf,inf", [-np.inf, np.inf]),

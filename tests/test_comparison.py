@@ -261,10 +261,11 @@ def one_run(folder, right, **about):
 
 def test_control_where_no_delta_can_be_reached(tmp_path):
     """The δ nearest to the full model's accuracy stands in."""
-    runs = one_run(tmp_path, np.ones((20, 2), int))
-    table = control(runs, np.array([0.2, 0.5, 0.97]), "confidence", Bootstrap.draw(20, 30, 0))
+    right = np.repeat([[1, 1], [0, 1], [0, 0]], [10, 2, 8], axis=0)  # accuracy 0.5, then 0.6
+    runs = one_run(tmp_path, right)
+    table = control(runs, np.array([0.2, 0.45, 0.7]), "confidence", Bootstrap.draw(20, 30, 0))
     assert table.deltas.tolist() == [1]
-    assert table.error[0] == pytest.approx(0.03)
+    assert table.error[0] == pytest.approx(0.1)
     assert np.isnan(table.error_sd[0])  # one seed has no spread
 
 

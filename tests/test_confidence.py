@@ -82,6 +82,18 @@ def test_almost_sure_and_almost_torn(dtype, gap):
     check(np.array([[[0, gap, -5], [gap, 0, gap]], [[-gap, 0, -gap], [0, 0, 0]]], dtype))
 
 
+def test_two_classes_to_the_last_digits():
+    """Over all gaps: with two classes the measures have closed forms."""
+    gap = np.linspace(0, 40, 4001, dtype=np.float32)
+    wide = gap.astype(np.float64)
+    found = confidences(np.stack([gap, np.zeros_like(gap)], -1)[:, None])
+    rest = np.exp(-wide)
+    np.testing.assert_allclose(found.max_softmax[:, 0], 1 / (1 + rest), rtol=ULP)
+    np.testing.assert_allclose(found.margin[:, 0], np.tanh(wide / 2), rtol=ULP)
+    entropy = np.log1p(rest) + wide * rest / (1 + rest)
+    assert (np.abs(found.entropy[:, 0] / entropy - 1) <= (2 + wide) * ULP).all()
+
+
 def test_the_sure_are_still_told_apart():
     """Where max softmax is 1 for all, entropy goes on ranking."""
     gaps = np.array([20.0, 30.0, 40.0, 60.0, 80.0], np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import oracles
 from offramp import ExitRecord, choose_threshold, evaluate, frontier, make_policy
@@ -27,11 +28,13 @@ def points(table, record):
 
 @st.composite
 def routed(draw):
-    """A record, a signal on it and a few thresholds, unsorted and repeated."""
+    """A record, a signal on it, perhaps answers where no exit is good enough, thresholds unsorted and repeated."""
     record = draw(records())
-    signal = draw(signals((record.n_samples, record.n_exits)))
+    n, l = record.n_samples, record.n_exits
+    signal = draw(signals((n, l)))
+    fallback = draw(st.none() | arrays(np.int64, n, elements=st.integers(0, l - 1)))
     chosen = draw(st.lists(thresholds(signal), min_size=1, max_size=8))
-    return record, signal, np.array(chosen + chosen[:2])
+    return record, signal, fallback, np.array(chosen + chosen[:2])
 
 
 @st.composite
@@ -62,8 +65,8 @@ def check_evaluate(policy, record, signal, deltas, fallback=None):
 @quick
 @given(routed())
 def test_evaluate_is_the_router(case):
-    record, signal, deltas = case
-    check_evaluate(given_signal(signal), record, signal, deltas)
+    record, signal, fallback, deltas = case
+    check_evaluate(given_signal(signal, fallback), record, signal, deltas, fallback)
 
 
 @quick
@@ -76,10 +79,10 @@ def test_evaluate_with_an_answer_where_no_exit_is_good_enough(case):
 @quick
 @given(routed())
 def test_exits_and_outcomes_are_the_router(case):
-    record, signal, deltas = case
-    policy = given_signal(signal)
+    record, signal, fallback, deltas = case
+    policy = given_signal(signal, fallback)
     for delta in deltas:
-        exits, right = oracles.route(signal, record.correct, delta)
+        exits, right = oracles.route(signal, record.correct, delta, fallback)
         np.testing.assert_array_equal(policy.exits(record, delta), exits)
         was_right, cost = outcomes(policy, record, delta)
         np.testing.assert_array_equal(was_right, right)
@@ -108,35 +111,36 @@ def test_a_threshold_for_each_exit(data):
     np.testing.assert_array_equal(given_signal(signal).exits(record, deltas), expected)
 
 
-@quick
-@given(routed())
-def test_frontier_has_every_point_once(case):
-    record, signal, _ = case
-    table = frontier(given_signal(signal), record)
+def check_frontier(policy, record, signal, fallback):
+    table = frontier(policy, record)
     rows = points(table, record)
-    assert set(rows) == oracles.all_points(signal, record.correct)
+    assert set(rows) == oracles.all_points(signal, record.correct, fallback)
     assert len(rows) == len(set(rows))
     assert (np.diff(table.threshold) > 0).all()
     assert table.threshold.iloc[-1] == np.inf
-    assert (np.diff(table.cost) > 0).all()
+    assert (np.diff(table.cost) >= 0).all()
+    higher = {*map(float, np.unique(signal)), np.inf}
     for threshold, row in zip(table.threshold, rows):
-        assert oracles.operating_point(signal, record.correct, threshold) == row
-        if threshold < np.inf:  # it is the largest threshold that gives this point
+        assert oracles.operating_point(signal, record.correct, threshold, fallback) == row
+        for other in higher:  # it is the largest threshold that gives this point
+            assert other <= threshold or oracles.operating_point(signal, record.correct, other, fallback) != row
+        if fallback is None and threshold < np.inf:
             beyond = math.nextafter(threshold, np.inf)
             assert oracles.operating_point(signal, record.correct, beyond) != row
 
 
 @quick
+@given(routed())
+def test_frontier_has_every_point_once(case):
+    record, signal, fallback, _ = case
+    check_frontier(given_signal(signal, fallback), record, signal, fallback)
+
+
+@quick
 @given(falling_back())
-def test_frontier_has_every_point_once_whoever_answers(case):
+def test_frontier_of_pcee_has_every_point_once(case):
     record, policy, signal, fallback, _ = case
-    table = frontier(policy, record)
-    rows = points(table, record)
-    assert set(rows) == oracles.all_points(signal, record.correct, fallback)
-    assert len(rows) == len(set(rows))
-    assert (np.diff(table.cost) >= 0).all()
-    for threshold, row in zip(table.threshold, rows):
-        assert oracles.operating_point(signal, record.correct, threshold, fallback) == row
+    check_frontier(policy, record, signal, fallback)
 
 
 @quick

@@ -8,7 +8,7 @@ from scipy.special import entr, softmax
 
 import oracles
 from offramp import ExitRecord, evaluate, load_policies, make_policy, save_policies
-from offramp.calibration import fit_temperature
+from offramp.calibration import fit_temperature, reliability_diagram
 from offramp.policies import POLICIES
 from strategies import quick, records
 
@@ -87,6 +87,7 @@ def test_a_file_holds_several(validation, test, tmp_path):
     assert run == {}
     for label, policy in fitted.items():
         np.testing.assert_array_equal(loaded[label].signal(test), policy.signal(test))
+        assert loaded[label].state.keys() == policy.state.keys()
 
 
 @pytest.mark.parametrize(("name", "options"), EVERY, ids=IDS)
@@ -348,16 +349,19 @@ def loop(validation, test, options, estimate):
 
 
 @quick
-@given(fits(), st.integers(1, 8))
-def test_pcee_is_the_loop(case, bins):
+@given(fits(), st.integers(1, 8), st.sampled_from(["equal_width", "equal_mass"]))
+def test_pcee_is_the_loop(case, bins, binning):
     validation, test, options = case
-    edges = np.linspace(*limits(options["score"], validation), bins + 1)
 
     def estimate(confidence, correct):
+        if binning == "equal_mass":
+            edges = reliability_diagram(confidence, correct, bins, binning).edges
+        else:
+            edges = np.linspace(*limits(options["score"], validation), bins + 1)
         rows = oracles.diagram(edges, confidence, correct)
         return lambda query: oracles.histogram_accuracy(edges, rows, query)
 
-    signal = make_policy("pcee", bins=bins, **options).fit(validation).signal(test)
+    signal = make_policy("pcee", bins=bins, binning=binning, **options).fit(validation).signal(test)
     np.testing.assert_array_equal(signal, loop(validation, test, options, estimate))
 
 

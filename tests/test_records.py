@@ -255,6 +255,14 @@ def test_logits_are_mapped_not_read(record, tmp_path):
     assert not logits.flags.writeable
 
 
+def test_arrays_in_a_file_are_aligned(tmp_path):
+    record = ExitRecord(logits_of(3, 3, 3, np.float16), [0, 1, 2], [1, 2, 3])
+    record.save(tmp_path / "r")
+    loaded = ExitRecord.load(tmp_path / "r")
+    arrays = [loaded.cost, loaded.labels, loaded.index, loaded.logits, *map(loaded.measure, MEASURES)]
+    assert all(array.flags.aligned for array in arrays)
+
+
 def test_a_loaded_record_can_be_saved_over_its_own_file(record, tmp_path):
     path = tmp_path / "r.safetensors"
     record.save(path)
