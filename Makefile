@@ -2,14 +2,14 @@
 # Each makes its own environment (.venv) where there is none.
 PYTHON ?= python3
 STUDY ?= digits
-CORES ?= $(shell nproc)
+CORES ?= all
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench lock environment clean
+.PHONY: help reproduce test lint bench lock environment unlock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	 uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	 --no-emit-index-url --no-emit-find-links pyproject.toml) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+unlock: $(STAMP) ## after a run was killed: let the next one start (make reproduce then goes on)
+	snakemake --unlock --config study=$(STUDY)
 
 clean: ## remove what the studies made (keeps .venv and downloads)
 	rm -rf artifacts logs benchmarks/results .snakemake

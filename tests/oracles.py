@@ -112,13 +112,3 @@ def window_accuracy(confidence, correct, window, query):
         common[level] = Fraction(sum(right), len(right))
     nearest = sorted(confidence, key=lambda c: (abs(c - query), -c))[:window]
     return sum(common[c] for c in nearest) / len(nearest)
-
-
-def reached(signals, threshold):
-    """For each exit the samples that get there; where none does, those that came to the exit before."""
-    alive, rows = list(range(len(signals))), []
-    for i in range(len(signals[0])):
-        rows.append(alive)
-        stay = [n for n in alive if signals[n][i] < threshold]
-        alive = stay or alive
-    return rows

@@ -251,6 +251,12 @@ def test_stages_that_do_not_fit(change, message, pair):
         cascade([pair[0], other])
 
 
+def test_other_units():
+    models = [stage(SMALL, 1, metadata={"unit": "MAC"}), stage(LARGE, 10, metadata={"unit": "USD"})]
+    with pytest.raises(ValueError, match="stage 2 costs USD, stage 1 MAC; expected one unit"):
+        cascade(models)
+
+
 def test_other_classes(pair):
     binary = [0, 1, 1, 0, 1, 0]
     with pytest.raises(ValueError, match="stage 2 has 2 classes, stage 1 has 3"):

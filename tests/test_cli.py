@@ -106,12 +106,13 @@ def test_from_a_models_outputs_to_a_curve(tmp_path):
 
 def test_import(run, folder):
     np.savez("mine.npz", prediction=[[0, 1]], margin=[[0.5, 0.75]], labels=[1], cost=[1, 2], index=[8])
-    code, out, err = run("import mine.npz new/folder/mine.safetensors")
+    code, out, err = run("import mine.npz new/folder/mine.safetensors --system s --seed 3 --split test")
     assert (code, err) == (0, "")
     assert "1 samples × 2 exits" in out
     record = ExitRecord.load("new/folder/mine.safetensors")
     assert record.index.tolist() == [8]
     assert record.confidence("margin").tolist() == [[0.5, 0.75]]
+    assert record.metadata == {"source": "mine.npz", "system": "s", "seed": 3, "split": "test"}
 
 
 # The verbs give what the library gives
@@ -178,6 +179,17 @@ def test_thresholds(text, expected, run, folder):
     assert pd.read_csv("c.csv").threshold.tolist() == expected
 
 
+def test_thresholds_for_one_policy(run, folder):
+    """A policy of that label takes its own grid, the others the common one."""
+    specs = "--policy oracle --policy sure=confidence:score=entropy --policy random"
+    line = f"evaluate {specs} --test test --out c.csv"
+    assert run(f"{line} --thresholds 0.5,1 --thresholds sure=-1:0:0.5")[0] == 0
+    table = pd.read_csv("c.csv").groupby("policy").threshold.apply(list)
+    assert table.to_dict() == {"oracle": [0.5, 1], "sure": [-1, -0.5, 0], "random": [0.5, 1]}
+    assert run(f"{line} --thresholds sure=-1:0:0.5")[0] == 0
+    assert (pd.read_csv("c.csv").groupby("policy").size() == pd.Series({"oracle": 101, "random": 101, "sure": 3})).all()
+
+
 @pytest.fixture
 def study(folder, run):
     """Two systems, two seeds: records and fitted policies."""
@@ -225,11 +237,9 @@ def check_refused(run, folder, words, message, usage=False):
     code, out, err = run(words)
     assert code != 0
     lines = err.strip().splitlines()
-    if usage:  # click shows the usage first
-        assert lines[-1].startswith("Error: ")
-    else:
-        assert len(lines) == 1
-        assert err.startswith("offramp: error: ")
+    assert len(lines) == 1
+    assert err.startswith("offramp: error: ")
+    assert ("--help)" in err) == usage  # a wrong command line tells where to read on
     assert message in lines[-1]
     assert out == ""
     assert contents(folder) == before
@@ -268,6 +278,19 @@ USAGE = {
     "a grid that falls": ("evaluate --policy oracle --test test --out c.csv --thresholds 1:0:0.1", "START:STOP:STEP"),
     "a grid of no step": ("evaluate --policy oracle --test test --out c.csv --thresholds 0:1:0", "START:STOP:STEP"),
     "a table of no kind": ("evaluate --policy oracle --test test --out c.csv --frontier f.txt", ".parquet or .csv"),
+    "a validation beside fitted policies": (
+        "evaluate --policies test --validation validation --test test --out c.csv",
+        "expected no --validation",
+    ),
+    "two tables of one name": (
+        "evaluate --policy oracle --test test --out c.csv --frontier c.csv",
+        "two tables of one name",
+    ),
+    "a grid for no policy": (
+        "evaluate --policy oracle --test test --out c.csv --thresholds pcee=0:1:0.1",
+        "--thresholds for 'pcee'; expected one of oracle",
+    ),
+    "no target": ("compare test --targets-out t.csv --pairs-out p.csv --control-out c.csv", "--target"),
     "no verb": ("evalaute", "No such command"),
 }
 

@@ -88,16 +88,23 @@ def cheapest(policy, record, accuracy):
 
 
 def dearest(policy, record, cost):
-    affordable = [(paid, delta) for _, paid, delta in choices(policy, record) if paid <= cost]
-    return max(affordable)[1] if affordable else -np.inf
+    affordable = [(paid, -delta) for _, paid, delta in choices(policy, record) if paid <= cost]
+    return -max(affordable)[1] if affordable else -np.inf
 
 
 def summary(per_sample, resampled):
-    """Mean over seeds, spread over seeds, interval over samples, of values (seeds, samples)."""
-    seeds = [mean(row) for row in per_sample]
-    of_sample = [mean(column) for column in zip(*per_sample)]
-    replicates = [sum(w * v for w, v in zip(weights, of_sample)) for weights in resampled.counts / N]
-    return [mean(seeds), np.std(seeds, ddof=1), *np.quantile(replicates, [0.025, 0.975])]
+    """Mean over seeds, spread over seeds, interval over samples and seeds, of values (seeds, samples)."""
+    replicates = [[sum(k * v for k, v in zip(counts, row)) / N for counts in resampled.counts] for row in per_sample]
+    return [*spread([mean(row) for row in per_sample]), *interval(replicates, resampled)]
+
+
+def spread(seeds):
+    return [mean(seeds), np.std(seeds, ddof=1)]
+
+
+def interval(replicates, resampled):
+    """The middle 95 % over resampled samples and seeds, of each seed's replicates."""
+    return np.quantile(resampled.over_seeds(np.array(replicates)), [0.025, 0.975])
 
 
 def check(row, name, per_sample, resampled):
@@ -138,6 +145,21 @@ def test_means_of_several_at_once():
         [sum(w * v for w, v in zip(weights, row)) for weights in ours.counts / ours.counts.shape[1]] for row in values
     ]
     np.testing.assert_allclose(ours.means(values), expected)
+
+
+def test_seeds_are_resampled_too():
+    """Within a resampling: each replicate is a mean of as many seeds, drawn with replacement."""
+    ours = Bootstrap.draw(5, 20_000, 3)
+    one = np.arange(20_000.0)[None]
+    np.testing.assert_array_equal(ours.over_seeds(one), one[0])  # one seed: nothing to draw
+    np.testing.assert_array_equal(ours.over_seeds(np.repeat(one, 3, axis=0)), one[0])  # replicates keep their place
+    seeds = np.repeat([[1.0], [2.0], [6.0]], 20_000, axis=1)
+    means = ours.over_seeds(seeds)
+    possible = {(a + b + c) / 3 for a in (1, 2, 6) for b in (1, 2, 6) for c in (1, 2, 6)}
+    assert set(np.unique(means)) == possible
+    assert means.mean() == pytest.approx(3, abs=0.05)
+    assert means.var() == pytest.approx(np.var([1, 2, 6]) / 3, rel=0.05)
+    np.testing.assert_array_equal(means, ours.over_seeds(seeds))
 
 
 # Tables
@@ -224,27 +246,26 @@ def test_control(runs):
     cases = [(system, label) for system in ("large", "small") for label in ("confidence", "pcee")]
     assert list(table[["system", "policy"]].itertuples(index=False, name=None)) == cases
     for (system, label), (_, row) in zip(cases, table.iterrows()):
-        replicates = {name: [] for name in (*STATISTICS, "excess")}
-        counted = []
+        found = {name: [] for name in STATISTICS}
+        excess, counted = [], []
         for run in of_system(runs, system):
             ends = sorted(mean([float(c) for c in run.test.correct[:, i]]) for i in (0, -1))
             deltas = [delta for delta in GRID if ends[0] <= delta <= ends[1]]
             assert deltas
             counted.append(len(deltas))
-            of_run = {name: [] for name in replicates}
-            for weights in ([1 / N] * N, *resampled.counts / N):
+            for name, statistic in STATISTICS.items():
+                found[name].append(statistic(misses(run, label, deltas, [1 / N] * N)))
+            excess.append([])
+            for counts in ([1] * N, *resampled.counts):
+                weights = [k / N for k in counts]
                 own, other = (misses(run, which, deltas, weights) for which in (label, "confidence"))
-                for name, statistic in STATISTICS.items():
-                    of_run[name].append(statistic(own))
-                of_run["excess"].append(STATISTICS["error"](own) - STATISTICS["error"](other))
-            for name, values in of_run.items():
-                replicates[name].append(values)
-        assert row.deltas == mean(counted)
-        for name, values in replicates.items():
-            first = [v[0] for v in values]
-            others = [mean(column) for column in zip(*(v[1:] for v in values))]
-            expected = [mean(first), np.std(first, ddof=1), *np.quantile(others, [0.025, 0.975])]
-            np.testing.assert_allclose([row[name + end] for end in COLUMNS], expected, atol=1e-12, err_msg=name)
+                excess[-1].append(STATISTICS["error"](own) - STATISTICS["error"](other))
+        assert (row.deltas, row.baseline) == (mean(counted), "confidence")
+        for name, seeds in found.items():
+            np.testing.assert_allclose([row[name], row[f"{name}_sd"]], spread(seeds), atol=1e-12, err_msg=name)
+        first, others = [e[0] for e in excess], [e[1:] for e in excess]
+        expected = [*spread(first), *interval(others, resampled)]
+        np.testing.assert_allclose([row["excess" + end] for end in COLUMNS], expected, atol=1e-12)
 
 
 def one_run(folder, right, **about):
@@ -273,8 +294,10 @@ def test_control_where_no_delta_can_be_reached(tmp_path):
 def test_always_right_is_never_short(n, tmp_path):
     """Resampled or not: an accuracy of 1 is no less than a δ of 1."""
     runs = one_run(tmp_path, np.ones((n, 2), int))
-    row = control(runs, np.array([1.0]), "confidence", Bootstrap.draw(n, 200, 0)).iloc[0]
-    assert (row.short, row.short_low, row.short_high) == (0, 0, 0)
+    bootstrap = Bootstrap.draw(n, 200, 0)
+    assert control(runs, np.array([1.0]), "confidence", bootstrap).short[0] == 0
+    targets = at_targets(runs, [1.0], bootstrap)
+    assert (targets[["accuracy", "accuracy_low", "accuracy_high"]] == 1).all(axis=None)
 
 
 # What it refuses

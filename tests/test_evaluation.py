@@ -76,28 +76,32 @@ def test_evaluate_with_an_answer_where_no_exit_is_good_enough(case):
     check_evaluate(policy, record, signal, deltas, fallback)
 
 
+def check_outcomes(policy, record, signal, deltas, fallback):
+    right, cost = outcomes(policy, record, deltas)
+    assert right.shape == cost.shape == (len(deltas), record.n_samples)
+    assert right.dtype == bool
+    for t, delta in enumerate(deltas):
+        exits, expected = oracles.route(signal, record.correct, delta, fallback)
+        np.testing.assert_array_equal(right[t], expected)
+        np.testing.assert_array_equal(cost[t], record.cost[exits])
+
+
 @quick
 @given(routed())
 def test_exits_and_outcomes_are_the_router(case):
     record, signal, fallback, deltas = case
     policy = given_signal(signal, fallback)
+    check_outcomes(policy, record, signal, deltas, fallback)
     for delta in deltas:
-        exits, right = oracles.route(signal, record.correct, delta, fallback)
+        exits, _ = oracles.route(signal, record.correct, delta, fallback)
         np.testing.assert_array_equal(policy.exits(record, delta), exits)
-        was_right, cost = outcomes(policy, record, delta)
-        np.testing.assert_array_equal(was_right, right)
-        np.testing.assert_array_equal(cost, record.cost[exits])
 
 
 @quick
 @given(falling_back())
 def test_outcomes_with_an_answer_where_no_exit_is_good_enough(case):
     record, policy, signal, fallback, deltas = case
-    for delta in deltas:
-        exits, right = oracles.route(signal, record.correct, delta, fallback)
-        was_right, cost = outcomes(policy, record, delta)
-        np.testing.assert_array_equal(was_right, right)
-        np.testing.assert_array_equal(cost, record.cost[exits])
+    check_outcomes(policy, record, signal, deltas, fallback)
 
 
 @quick
@@ -224,6 +228,26 @@ def test_one_number_and_no_number_are_thresholds_too():
     record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
     assert evaluate(make_policy("confidence"), record, 0.5).cost.tolist() == [1.0]
     assert len(evaluate(make_policy("confidence"), record, [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "delta", "right"),
+    [
+        (0.8, 0.1, True),  # the first exit is good enough
+        (0.8, 0.5, False),  # only the last one is: its own, wrong, answer
+        (0.8, 0.9, True),  # none is: the answer of the first, at the cost of all
+        (np.inf, 1e308, False),
+        (np.inf, np.inf, True),  # nothing meets +∞
+    ],
+)
+def test_who_answers(last, delta, right):
+    record = ExitRecord.from_outputs([[0, 1]], [[0.5, 0.5]], [0], [1, 2])
+    policy = given_signal([[0.2, last]], answers=np.array([0]))
+    table = evaluate(policy, record, [delta])
+    paid = 1 if delta < 0.2 else 2
+    assert (table.accuracy[0], table.cost[0]) == (right, paid)
+    was_right, cost = outcomes(policy, record, [delta])
+    assert (was_right.tolist(), cost.tolist()) == ([[right]], [[paid]])
 
 
 def test_equal_is_enough_in_float64():

@@ -15,8 +15,8 @@ from offramp.calibration import exit_table, reliability_diagram, reliability_tab
 from offramp.cli import cli
 from offramp.figures import FIGURES, control, draw, error_cost, oracle_heatmap, overconfidence, reliability, style
 from offramp.files import write_table
+from offramp.naming import title_and_caption
 from offramp.records import ExitRecord
-from offramp.tables.naming import title_and_caption
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)

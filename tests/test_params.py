@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from offramp.params import select_study
-from offramp.policies import make_policy
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
@@ -48,8 +47,12 @@ def check_refused(params, *pieces):
 def test_every_study_passes(name):
     study = select_study({**PARAMS, "study": name}, SCHEMA)
     assert study == PARAMS["studies"][name]
-    for options in study["policies"].values():
-        make_policy(options["policy"], **{key: value for key, value in options.items() if key != "policy"})
+
+
+def test_a_policy_may_have_its_own_grid():
+    grid = {"start": -2.0, "stop": 0.0, "step": 0.5}
+    params = changed("policies", "mine", {"policy": "confidence", "score": "entropy", "delta": grid})
+    assert select_study(params, SCHEMA)["policies"]["mine"]["delta"] == grid
 
 
 def test_an_unknown_study_lists_the_known():
@@ -106,6 +109,19 @@ MISTAKES = {
     "too few resamples": (("comparison", "resamples", 10), ("comparison.resamples",)),
     "half a pair": (("comparison", "pairs", [[MSDNET]]), ("comparison.pairs.0",)),
     "exit 0": (("report", "reliability_exits", [0]), ("report.reliability_exits.0",)),
+    "a grid that falls": (
+        ("delta", {"start": 1.0, "stop": 0.5, "step": 0.1}),
+        ("delta", "starts at 1.0", "stops at 0.5"),
+    ),
+    "a policy's grid that falls": (
+        ("policies", "mine", {"policy": "oracle", "delta": {"start": 1, "stop": 0, "step": 0.1}}),
+        ("policies.mine.delta", "starts at 1", "stops at 0"),
+    ),
+    "half a grid of a policy": (
+        ("policies", "mine", {"policy": "oracle", "delta": {"start": 1}}),
+        ("policies.mine.delta", "stop"),
+    ),
+    "a pair of one": (("comparison", "pairs", [[MSDNET, MSDNET]]), ("comparison.pairs", f"'{MSDNET}'", "two models")),
     # names that refer to nothing, and policies' options
     "unknown policy": (
         ("policies", "mine", {"policy": "pceee"}),
@@ -149,12 +165,18 @@ def test_a_mistake_is_named_by_its_place(change, pieces):
     check_refused(changed(*change), f"studies.{STUDY}", *pieces)
 
 
-def test_studies_that_do_not_run_now_are_checked_too():
-    params = changed("training", "epochs", 0)
-    other = deepcopy(PARAMS["studies"][STUDY])
-    params["studies"]["other"] = other
+@pytest.mark.parametrize(
+    ("mistake", "place"),
+    [
+        (("training", "epochs", 0), "training.epochs"),
+        (("policies", "mine", {"policy": "pceee"}), "policies.mine"),
+    ],
+)
+def test_studies_that_do_not_run_now_are_checked_too(mistake, place):
+    params = changed(*mistake)
+    params["studies"]["other"] = deepcopy(PARAMS["studies"][STUDY])
     params["study"] = "other"
-    check_refused(params, f"studies.{STUDY}.training.epochs")
+    check_refused(params, f"studies.{STUDY}.{place}")
 
 
 def test_the_parameters_are_left_as_they_were():

@@ -218,6 +218,11 @@ def test_options_are_what_was_given():
 # Files
 
 
+def test_the_run_may_hold_numpys_numbers(tmp_path):
+    save_policies({}, tmp_path / "p", {"seed": np.int64(3), "rate": np.float64(0.5), "names": ["a", np.str_("b")]})
+    assert load_policies(tmp_path / "p") == ({}, {"seed": 3, "rate": 0.5, "names": ["a", "b"]})
+
+
 def test_a_damaged_or_foreign_file_is_refused(validation, tmp_path):
     path = tmp_path / "p.safetensors"
     save_policies({"it": make_policy("pcee").fit(validation)}, path)

@@ -68,6 +68,7 @@ def test_a_record_is_each_sample_run_by_itself(digits, splits, model):
         "seed": 3,
         "classes": 10,
         "unit": "MAC",
+        "exit_parameters": exit_costs(model, (1, 8, 8)).parameters.tolist(),
         "parameters": {"width": 4},
     }
 

@@ -278,6 +278,8 @@ def test_other_programs_can_read_it(record, tmp_path):
     tensors = load_file(tmp_path / "r.safetensors")
     assert set(tensors) == {"labels", "cost", "index", "prediction", "logits", *(f"confidence.{m}" for m in MEASURES)}
     np.testing.assert_array_equal(tensors["prediction"], record.prediction)
+    types = {"labels": np.int64, "cost": np.float64, "index": np.int64, "prediction": np.int32, "logits": np.float32}
+    assert {name: tensors[name].dtype for name in types} == types
     np.testing.assert_array_equal(tensors["confidence.entropy"], -record.confidence("entropy"))  # as it is, in nats
 
 
@@ -500,6 +502,19 @@ def test_import_predictions(tmp_path):
         ({"labels": [0] * 5}, r"labels: expected shape \(6\), got \(5,\)"),
         ({"cost": [2, 1]}, r"cost\[1\]"),
         ({"logits": NAN}, r"logits\[4, 1, 2\] is nan"),
+        (
+            {"logits": None, "prediction": [[0, 0]] * 6, "max_softmax": [[1, 1.5]] * 6},
+            r"max_softmax\[0, 1\] is 1.5: expected 0 to 1",
+        ),
+        (
+            {"logits": None, "prediction": [[0, 0]] * 6, "margin": [[1, -0.5]] * 6},
+            r"margin\[0, 1\] is -0.5: expected 0 to 1",
+        ),
+        (
+            {"logits": None, "prediction": [[0, 0]] * 6, "entropy": [[1, -0.5]] * 6},
+            r"entropy\[0, 1\] is -0.5: .*not negated",
+        ),
+        ({"logits": None, "prediction": [[0, 0]] * 6, "margin": [["1", "0"]] * 6}, "margin: expected numbers"),
         ({"labels": np.array([0, 1, 2, 0, 1, None], object)}, "not a readable"),
     ],
 )

@@ -45,7 +45,7 @@ def study(tmp_path_factory):
         for policy, gain in (("pcee", 0.03), ("pcee-ws", -0.03))
     ]
     control = [
-        {"system": "vit-large", "policy": policy}
+        {"system": "vit-large", "policy": policy, "baseline": "confidence", "deltas": 20.0}
         | numbers_with("error", 0.1, 0.01)
         | numbers_with("worst", 0.2, 0.01)
         | numbers_with("short", 0.5, 0.01)
@@ -133,7 +133,7 @@ def test_parameters_notes_and_versions_are_shown(page):
     assert "a < b" in text
     assert {"study", "seeds", "0, 1, 2", "depth", "6", "–", "small, large", "make reproduce"} <= set(text)
     assert "notes" not in text
-    assert f"NumPy {np.__version__}" in page
+    assert f"numpy {np.__version__}" in page
 
 
 def test_the_same_inputs_give_the_same_page(study, files, page, tmp_path):

@@ -9,9 +9,9 @@ from offramp import comparison, make_policy
 from offramp.calibration import exit_table
 from offramp.cli import cli
 from offramp.files import write_table
+from offramp.naming import in_order, policy_name, system_name, title_and_caption, unit
 from offramp.records import ExitRecord
 from offramp.tables import TABLES, claims, write
-from offramp.tables.naming import in_order, policy_name, system_name, title_and_caption, unit
 from offramp.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
@@ -117,7 +117,7 @@ def test_control_marks_the_baseline_and_gives_points(study, tmp_path):
     text = TABLES["control"].readable(numbers)
     assert list(text.Policy) == ["max softmax", "PCEE", "PCEE-WS"] * 2
     assert list(text["Excess over baseline (points)"] == "baseline") == [True, False, False] * 2
-    assert text["Mean error (points)"][0].startswith(f"{100 * numbers.error[0]:.1f} [")
+    assert text["Mean error (points)"][0].startswith(f"{100 * numbers.error[0]:.1f} ±")
 
 
 def test_targets_list_both_choices(study, tmp_path):
@@ -140,7 +140,8 @@ def test_targets_list_both_choices(study, tmp_path):
         (0.001, 0.02, claims.OVER_BUDGET + 1e-9, "undecided"),
         (0.0, 0.02, 0.5, "undecided"),
         (-0.01, 0.0, 0.5, "undecided"),
-        (-0.01, -0.001, 0.5, "does not hold"),
+        (-0.01, -0.001, 0.5, "undecided"),  # cheaper and worse: the costs were not the same
+        (-0.01, -0.001, claims.UNDERSPENT, "does not hold"),
         (-0.01, -0.001, 1.5, "does not hold"),
     ],
 )
@@ -178,7 +179,7 @@ def made_up(tmp_path):
             )
     for policy, excess in (("pcee", 0.04), ("pcee-ws", -0.05), ("confidence", 0)):
         control.append(
-            {"system": "vit", "policy": policy, "worst": 0.2, "short": 0.5}
+            {"system": "vit", "policy": policy, "baseline": "confidence", "worst": 0.2, "short": 0.5 + excess}
             | numbers_with("error", 0.1 + excess, 0, 0.2)
             | numbers_with("excess", excess, excess - 0.01, excess + 0.01)
         )
@@ -200,8 +201,11 @@ def test_claims_say_what_holds_and_what_does_not(made_up, tmp_path):
     text = TABLES["claims"].readable(numbers)
     gain, ratio = "gain +2.00 [+1.00, +3.00] ± 0.10 points", "cost ratio 1.010 [0.910, 1.110] ± 0.001"
     assert text.Evidence[0] == f"{gain} at {ratio}; test cost 1.0 % over the budget"
-    assert "over the budget" not in text.Evidence[1]
-    assert text.Evidence[2] == "control error 14.0 points, excess over the baseline +4.00 [+3.00, +5.00] ± 0.10"
+    assert "budget" not in text.Evidence[1]
+    assert text.Evidence[2] == (
+        "error 14.0 points, excess over the baseline +4.00 [+3.00, +5.00] ± 0.10; "
+        "falls short of 54% of δ, the baseline of 50%"
+    )
     assert list(text.Where) == ["MSDNet small → MSDNet large"] * 2 + ["ViT"] * 2
     first, second = TABLES["claims"].findings(numbers)
     assert "holds in 1 of 2 cases, does not hold in 1, and is undecided in 0." in first
@@ -211,7 +215,9 @@ def test_claims_say_what_holds_and_what_does_not(made_up, tmp_path):
 
 
 def test_claims_caption_states_the_rule():
-    assert f"at most {claims.OVER_BUDGET:g} of" in title_and_caption(claims.numbers)[1]
+    caption = title_and_caption(claims.numbers)[1]
+    assert f"at most {claims.OVER_BUDGET:g} of" in caption
+    assert f"at least {claims.UNDERSPENT:g} of the budget" in caption
 
 
 def test_claims_of_another_policy(made_up, tmp_path):

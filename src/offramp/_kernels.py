@@ -12,6 +12,18 @@ RELAXED = {"nnan", "nsz", "arcp", "contract", "reassoc"}
 FLOOR = -87.0  # exp(-87) is the smallest normal float32; a class that far below the top adds nothing
 
 
+def _compiled(**options):
+    """numba.njit, kept on disk for the next start where there is a folder that can be written."""
+
+    def decorate(function):
+        try:
+            return njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:
+            return njit(nogil=True, **options)(function)
+
+    return decorate
+
+
 @intrinsic
 def _larger(typingctx, a, b):
     """max(a, b) that LLVM turns into a vector maximum: Numba's own max keeps NaN and with it a branch."""
@@ -62,7 +74,7 @@ def _exp_of_type(x):
     return exp32
 
 
-@njit(cache=True, nogil=True)
+@_compiled()
 def _finite(row):  # (C,)
     finite = True
     for c in range(row.shape[0]):
@@ -70,7 +82,7 @@ def _finite(row):  # (C,)
     return finite
 
 
-@njit(cache=True, nogil=True, fastmath=RELAXED)
+@_compiled(fastmath=RELAXED)
 def _maximum(row):  # (C,)
     top = row[0]
     for c in range(row.shape[0]):
@@ -78,7 +90,7 @@ def _maximum(row):  # (C,)
     return top
 
 
-@njit(cache=True, nogil=True, fastmath=RELAXED, error_model="numpy")
+@_compiled(fastmath=RELAXED, error_model="numpy")
 def _sums(row, top, scale):  # (c,)
     """Σ eˣ, Σ x·eˣ and max x, for x = (z - top)·scale over one stretch of classes."""
     kind = type(top)
@@ -92,7 +104,7 @@ def _sums(row, top, scale):  # (c,)
     return total, weighted, nearest
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_compiled(error_model="numpy")
 def softmax_rows(logits, scale, prediction, max_softmax, margin, entropy):
     """Fill the four outputs (R,) from logits (R, C); row r is scaled by scale[r % len(scale)].
 
@@ -114,6 +126,6 @@ def softmax_rows(logits, scale, prediction, max_softmax, margin, entropy):
         others = before + after
         prediction[r] = winner
         max_softmax[r] = 1 / (1 + others)
-        margin[r] = -math.expm1(max(before_top, after_top)) / (1 + others) if row.shape[0] > 1 else 1
+        margin[r] = -math.expm1(max(before_top, after_top)) / (1 + others)
         entropy[r] = math.log1p(others) - (before_x + after_x) / (1 + others)
     return -1

@@ -60,6 +60,8 @@ def reliability_diagram(
         Range of the confidence measure; unused by equal-mass bins.
     """
     confidence = np.asarray(confidence, np.float64)  # (N,)
+    if binning not in ("equal_width", "equal_mass"):
+        raise ValueError(f"binning is {binning!r}; expected 'equal_width' or 'equal_mass'")
     if binning == "equal_width":
         edges = np.linspace(*limits, bins + 1)  # (M + 1,)
     else:

@@ -35,6 +35,9 @@ def cascade(records: Sequence[ExitRecord], ensemble: Ensemble | None = None) -> 
         raise ValueError("cascade: expected at least one record")
     first = records[0]
     for k, record in enumerate(records[1:], start=2):
+        units = record.metadata.get("unit"), first.metadata.get("unit")
+        if None not in units and units[0] != units[1]:
+            raise ValueError(f"cascade: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
         for field in ("index", "labels"):
             if not np.array_equal(getattr(record, field), getattr(first, field)):
                 raise ValueError(

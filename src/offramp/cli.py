@@ -76,6 +76,18 @@ def _labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
     return labelled
 
 
+class LabelledGrid(click.ParamType):
+    """[LABEL=]GRID: for the policy of that label, else for all."""
+
+    name = "[LABEL=]START:STOP:STEP"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        label, equals, rest = value.rpartition("=")
+        return label if equals else None, Grid().convert(rest, param, ctx)
+
+
 class Grid(click.ParamType):
     """start:stop:step (both ends included) or numbers with commas."""
 
@@ -94,6 +106,9 @@ class Grid(click.ParamType):
             return np.round(start + step * np.arange(steps + 1), 12)  # rounded, so that 0.9 is the float 0.9
         except ValueError:
             self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
+
+
+DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -130,27 +145,23 @@ def data(dataset, validation, test, seed, out) -> None:
 @click.option("--model", type=Spec(), required=True, help="For example msdnet:exits=4,channels=16.")
 @click.option("--system", required=True, help="What the study calls this model, for example msdnet-small.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), required=True)
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Of the first epoch.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD.")
-@click.option("--weight-decay", type=float, default=1e-4, show_default=True)
-@click.option("--schedule", type=click.Choice(["multistep", "cosine"]), default="cosine", show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Default: 300, as for MSDNet on CIFAR; so are the next.")
+@click.option("--batch-size", type=click.IntRange(1), help="Default: 64.")
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="Default: sgd.")
+@click.option("--learning-rate", type=float, help="Of the first epoch. Default: 0.1.")
+@click.option("--momentum", type=float, help="Of SGD. Default: 0.9.")
+@click.option("--weight-decay", type=float, help="Default: 0.0001.")
+@click.option("--schedule", type=click.Choice(["multistep", "cosine"]), help="Default: multistep.")
 @click.option(
     "--milestone",
     "milestones",
     type=int,
     multiple=True,
-    help="Of multistep: epochs after which the rate is cut.",
+    help="Of multistep: cut the rate after this epoch. Repeat. Default: 150 225.",
 )
-@click.option("--gamma", type=float, default=0.1, show_default=True, help="Of multistep: what it is multiplied by.")
+@click.option("--gamma", type=float, help="Of multistep: what a cut multiplies by. Default: 0.1.")
 @click.option(
-    "--exit-weights",
-    type=click.Choice(["sum", "linear"]),
-    default="sum",
-    show_default=True,
-    help="Weight of exit i in the loss: 1, or i.",
+    "--exit-weights", type=click.Choice(["sum", "linear"]), help="Weight of exit i in the loss: 1 (the default), or i."
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of torch.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare batches.")
@@ -168,7 +179,7 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
         lambda: build_model(model_name, classes=images.classes, image_shape=images.image_shape, **model_options),
         images,
         load_splits(splits, images),
-        TrainingOptions(**training),
+        TrainingOptions(**{key: value for key, value in training.items() if value not in (None, ())}),
         seed=seed,
         out=out,
         history=history,
@@ -259,7 +270,13 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
 @click.option("--policies", type=EXISTING, help="Or: policies that `offramp calibrate` has fitted.")
 @click.option("--validation", type=EXISTING, help="Record to fit on; not needed for what learns nothing.")
 @click.option("--test", type=EXISTING, required=True, help="Record to report on.")
-@click.option("--thresholds", type=Grid(), default="0:1:0.01", show_default=True)
+@click.option(
+    "--thresholds",
+    "grids",
+    type=LabelledGrid(),
+    multiple=True,
+    help="Default: 0:1:0.01. Both ends included. Repeat with LABEL= for a policy whose signal is on another scale.",
+)
 @click.option(
     "--bins",
     type=click.IntRange(1),
@@ -270,7 +287,7 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
 @click.option("--out", type=TABLE, required=True, help="A row a policy and threshold, .parquet or .csv.")
 @click.option("--frontier", type=TABLE, help="Also every operating point there is, exactly.")
 @click.option("--exits", type=TABLE, help="Also each exit's accuracy, cost and calibration error.")
-def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier, exits) -> None:
+def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exits) -> None:
     """Accuracy, cost and exit shares of policies over a grid of thresholds δ."""
     import pandas as pd
 
@@ -278,19 +295,29 @@ def evaluate(specs, policies, validation, test, thresholds, bins, out, frontier,
 
     if bool(specs) == (policies is not None):
         raise click.UsageError("expected either --policy (with --validation) or --policies")
+    if policies and validation:
+        raise click.UsageError("--policies are fitted already; expected no --validation")
+    if len({out, frontier, exits} - {None}) < sum(path is not None for path in (out, frontier, exits)):
+        raise click.UsageError("two tables of one name; expected another file for each of --out, --frontier, --exits")
     record = ExitRecord.load(test)
     fitted = specs or load_policies(policies)[0]
+    of_label = dict(grids)
+    if unknown := sorted(of_label.keys() - {None, *fitted}):
+        raise click.UsageError(f"--thresholds for {unknown[0]!r}; expected one of {', '.join(fitted)}")
     if specs and validation:
         held_out = ExitRecord.load(validation)
         fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
 
     def of_all(function) -> pd.DataFrame:
-        tables = [function(policy).assign(policy=label) for label, policy in fitted.items()]
+        tables = [function(label, policy).assign(policy=label) for label, policy in fitted.items()]
         return _about(record, pd.concat(tables, ignore_index=True))
 
-    tables = {out: of_all(lambda policy: evaluate_policy(policy, record, thresholds))}
+    def curve(label: str, policy: Policy) -> pd.DataFrame:
+        return evaluate_policy(policy, record, of_label.get(label, of_label.get(None, DEFAULT_GRID)))
+
+    tables = {out: of_all(curve)}
     if frontier:
-        tables[frontier] = of_all(lambda policy: policy_frontier(policy, record))
+        tables[frontier] = of_all(lambda _, policy: policy_frontier(policy, record))
     if exits:
         tables[exits] = _about(record, exit_table(record, fitted, bins))
     _write_all(tables)
@@ -313,7 +340,9 @@ def _about(record: ExitRecord, table):
 
 @cli.command()
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--target", "targets", type=float, multiple=True, help="Accuracy to aim at. Repeat for several.")
+@click.option(
+    "--target", "targets", type=float, multiple=True, required=True, help="Accuracy to aim at. Repeat for several."
+)
 @click.option(
     "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: systems to set side by side. Repeat."
 )
@@ -353,13 +382,18 @@ def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targe
 @cli.command(name="import")
 @click.argument("outputs", type=EXISTING)
 @click.argument("record", type=OUT)
-def import_(outputs, record) -> None:
+@click.option("--system", help="Name of the model; `offramp compare` and the figures ask for these four.")
+@click.option("--seed", type=click.IntRange(0))
+@click.option("--split", type=click.Choice(["validation", "test"]))
+@click.option("--dataset")
+def import_(outputs, record, **about) -> None:
     """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz).
 
     The file has labels (N,), cost (L,) — cumulative, one an exit — and either logits (N, L, C), or prediction (N, L)
     with max_softmax, margin or entropy (N, L). index (N,), the samples' places in their split, is optional.
     """
     made = import_outputs(outputs)
+    made.metadata |= {key: value for key, value in about.items() if value is not None}
     made.save(record)
     click.echo(f"{record}: {made!r}")
 
@@ -440,7 +474,8 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "offramp"
+        print(f"offramp: error: {error.format_message()} (see {command} --help)", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit("offramp: interrupted")

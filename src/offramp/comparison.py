@@ -1,7 +1,8 @@
 """What several runs say together: seeds averaged, systems set side by side, an interval with every number.
 
-Intervals are 95 % percentile bootstraps over test samples. All runs of a study share their test samples, so one
-resampling serves all of them and differences are paired; the spread over seeds is reported beside it.
+Intervals are 95 % percentile bootstraps over test samples and seeds. All runs of a study share their test samples, so
+one resampling serves all of them and differences are paired. Few seeds say little of how other seeds would do, so the
+standard deviation over seeds stands beside the interval.
 """
 
 import os
@@ -32,24 +33,38 @@ class Run:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamplings of N test samples, as how often each sample is drawn.
+    """Resamplings of N test samples, and of the seeds.
 
     Attributes
     ----------
     counts : ndarray of shape (B, N)
-        Whole numbers; each row sums to N.
+        How often each sample is drawn: whole numbers, each row sums to N.
+    seed : int
+        Of the draws.
     """
 
     counts: np.ndarray
+    seed: int
 
     @classmethod
     def draw(cls, n_samples: int, resamples: int, seed: int) -> "Bootstrap":
         counts = np.random.default_rng(seed).multinomial(n_samples, np.full(n_samples, 1 / n_samples), resamples)
-        return cls(counts.astype(np.float64))
+        return cls(counts.astype(np.float64), seed)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Resampled means (..., B) of values (..., N)."""
         return values @ self.counts.T / self.counts.shape[1]
+
+    def over_seeds(self, replicates: np.ndarray) -> np.ndarray:
+        """Replicates (B,) of the mean over seeds, from those of each seed (S, B)."""
+        n_seeds, resamples = replicates.shape
+        drawn = np.random.default_rng([self.seed, 1]).integers(n_seeds, size=(n_seeds, resamples))  # (S, B)
+        return np.take_along_axis(replicates, drawn, axis=0).mean(0)
+
+    def summary(self, name: str, per_seed: np.ndarray, replicates: np.ndarray) -> dict[str, float]:
+        """Columns for one number: its mean over seeds (S,), their standard deviation, and the interval of (S, B)."""
+        low, high = self.interval(self.over_seeds(replicates))
+        return _spread(name, per_seed) | {f"{name}_low": low, f"{name}_high": high}
 
     @staticmethod
     def interval(replicates: np.ndarray) -> tuple[float, float]:
@@ -108,11 +123,9 @@ def _by_system(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return systems
 
 
-def _summary(name: str, per_seed: np.ndarray, replicates: np.ndarray) -> dict[str, float]:
-    """Columns for one number: mean over seeds, standard deviation over seeds (S,), interval over samples (B,)."""
-    low, high = Bootstrap.interval(replicates)
-    spread = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else np.nan
-    return {name: float(per_seed.mean()), f"{name}_sd": spread, f"{name}_low": low, f"{name}_high": high}
+def _spread(name: str, per_seed: np.ndarray) -> dict[str, float]:
+    deviation = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else np.nan
+    return {name: float(per_seed.mean()), f"{name}_sd": deviation}
 
 
 def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstrap) -> pd.DataFrame:
@@ -142,9 +155,9 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
                     full = group[0].test.cost[-1]
                     rows.append(
                         {"system": system, "policy": label, "choice": choice, "target": target}
-                        | _summary("accuracy", right.mean(1), bootstrap.means(right.mean(0)))
-                        | _summary("cost", cost.mean(1), bootstrap.means(cost.mean(0)))
-                        | _summary("saving", 1 - cost.mean(1) / full, 1 - bootstrap.means(cost.mean(0)) / full)
+                        | bootstrap.summary("accuracy", right.mean(1), bootstrap.means(right))
+                        | bootstrap.summary("cost", cost.mean(1), bootstrap.means(cost))
+                        | bootstrap.summary("saving", 1 - cost.mean(1) / full, 1 - bootstrap.means(cost) / full)
                         | {"full_accuracy": float(np.mean([run.test.correct[:, -1].mean() for run in group]))}
                     )
     return pd.DataFrame(rows)
@@ -152,8 +165,8 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
 
 def _outcomes(group: Sequence[Run], label: str, thresholds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Right or wrong, and cost, of each seed's test samples at its own threshold: (S, N) each."""
-    each = [outcomes(run.policies[label], run.test, delta) for run, delta in zip(group, thresholds, strict=True)]
-    return np.stack([right for right, _ in each]).astype(np.float64), np.stack([cost for _, cost in each])
+    each = [outcomes(run.policies[label], run.test, [delta]) for run, delta in zip(group, thresholds, strict=True)]
+    return np.concatenate([right for right, _ in each]).astype(np.float64), np.concatenate([cost for _, cost in each])
 
 
 # What the larger net is to match of the small full one, given that one's validation record
@@ -200,8 +213,8 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
                     {"small": small, "large": large, "policy": label, "match": match}
                     | {"small_accuracy": float(base.mean()), "small_cost": base_cost}
                     | {"large_accuracy": float(right.mean()), "large_cost": float(cost.mean())}
-                    | _summary("gain", gain.mean(1), bootstrap.means(gain.mean(0)))
-                    | _summary("cost_ratio", ratio.mean(1), bootstrap.means(ratio.mean(0)))
+                    | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
+                    | bootstrap.summary("cost_ratio", ratio.mean(1), bootstrap.means(ratio))
                 )
     return pd.DataFrame(rows)
 
@@ -221,9 +234,12 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
     Returns
     -------
     DataFrame
-        system, policy, deltas (how many δ counted, mean over seeds); error (mean |accuracy − δ|), worst (largest),
-        short (share of δ with accuracy < δ), each with _sd, _low, _high; excess (error − the baseline's, paired).
+        system, policy, baseline, deltas (how many δ counted, mean over seeds); error (mean |accuracy − δ|), worst
+        (largest), short (share of δ with accuracy < δ), each with _sd: resampling only adds to such distances, so an
+        interval of them would mislead; excess (error − the baseline's, paired) with _sd, _low, _high.
     """
+    if len(grid) == 0:
+        raise ValueError("control: expected a grid of at least one δ")
     rows = []
     for system, group in _by_system(runs).items():
         labels = [label for label, policy in group[0].policies.items() if policy.claims_accuracy]
@@ -235,17 +251,17 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
             for label in labels
         }
         for label in labels:
-            row = {"system": system, "policy": label, "deltas": float(np.mean([len(d) for d in reachable]))}
+            row = {"system": system, "policy": label, "baseline": baseline}
+            row |= {"deltas": float(np.mean([len(deltas) for deltas in reachable]))}
             for name, statistic in _MISSES.items():
-                values = np.stack([statistic(m) for m in replicates[label]])  # (S, 1 + B)
-                row |= _summary(name, values[:, 0], values[:, 1:].mean(0))
-            excess = np.stack(
+                row |= _spread(name, np.array([statistic(misses[:, 0]) for misses in replicates[label]]))
+            excess = np.stack(  # (S, 1 + B)
                 [
-                    _MISSES["error"](a) - _MISSES["error"](b)
-                    for a, b in zip(replicates[label], replicates[baseline], strict=True)
+                    np.abs(own).mean(0) - np.abs(other).mean(0)
+                    for own, other in zip(replicates[label], replicates[baseline], strict=True)
                 ]
             )
-            rows.append(row | _summary("excess", excess[:, 0], excess[:, 1:].mean(0)))
+            rows.append(row | bootstrap.summary("excess", excess[:, 0], excess[:, 1:]))
     return pd.DataFrame(rows)
 
 
@@ -257,7 +273,7 @@ def _reachable(record: ExitRecord, grid: np.ndarray) -> np.ndarray:
 
 def _misses(run: Run, label: str, deltas: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """accuracy − δ on the test samples and on every resampling of them, (T, 1 + B)."""
-    right = np.stack([outcomes(run.policies[label], run.test, delta)[0] for delta in deltas])  # (T, N)
+    right, _ = outcomes(run.policies[label], run.test, deltas)  # (T, N)
     accuracy = np.column_stack([right.mean(1), bootstrap.means(right.astype(np.float64))])
     return accuracy - deltas[:, None]
 

@@ -122,13 +122,17 @@ def choose_threshold(
     return -np.inf if affordable.empty else float(affordable.threshold[affordable.cost.idxmax()])
 
 
-def outcomes(policy: Policy, record: ExitRecord, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """What became of each sample at one shared threshold: right or not, bool (N,), and cost paid, float64 (N,)."""
+def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
+    """What became of each sample at each shared threshold (T,): right or not, bool, and cost, float64, (T, N) each."""
     signal = policy.signal(record)  # (N, L)
-    exits = first_exit(signal, threshold)  # (N,)
-    answers = exits
     fallback = policy.fallback(record, signal)
-    if fallback is not None:
-        never = (signal.max(axis=1) < threshold) | (threshold == np.inf)  # (N,)
-        answers = np.where(never, fallback, exits)
-    return record.correct[np.arange(record.n_samples), answers], record.cost[exits]
+    best = signal.max(axis=1)  # (N,)
+    right = np.empty((len(thresholds), record.n_samples), bool)
+    cost = np.empty(right.shape)
+    for t, threshold in enumerate(thresholds):
+        exits = first_exit(signal, threshold)  # (N,)
+        never = (best < threshold) | (threshold == np.inf)  # (N,)
+        answers = exits if fallback is None else np.where(never, fallback, exits)
+        right[t] = record.correct[np.arange(record.n_samples), answers]
+        cost[t] = record.cost[exits]
+    return right, cost

@@ -170,7 +170,9 @@ def _checksum(values: np.ndarray) -> int:
 
 
 def _to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {key: value if _plain(value) else json.dumps(value) for key, value in metadata.items()}
+    return {
+        key: value if _plain(value) else json.dumps(value, default=np.generic.item) for key, value in metadata.items()
+    }
 
 
 def _from_strings(metadata: Mapping[str, str]) -> dict[str, Any]:

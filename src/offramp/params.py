@@ -46,7 +46,7 @@ def _one_line(error) -> str:
             return f"{where} is {error.instance!r}: expected one of {', '.join(map(str, error.validator_value))}"
         case "type":
             return f"{where} is {error.instance!r}: expected {error.validator_value}"
-        case "additionalProperties" | "unevaluatedProperties":
+        case "additionalProperties":
             known = error.schema.get("properties", {})
             unknown = sorted(set(error.instance) - set(known))
             return f"{where} has an unknown key {unknown[0]!r}: expected some of {', '.join(known)}"
@@ -59,6 +59,7 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
     policies = {}
     for label, options in study["policies"].items():
         options = dict(options)
+        options.pop("delta", None)
         try:
             policies[label] = make_policy(options.pop("policy"), **options)
         except ValueError as error:
@@ -67,6 +68,17 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
     if baseline not in policies or not policies[baseline].claims_accuracy:
         claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
         yield f"comparison.baseline is {baseline!r}: expected one of {', '.join(claiming)}"
+    grids = {"delta": study["delta"]} | {
+        f"policies.{label}.delta": options["delta"]
+        for label, options in study["policies"].items()
+        if "delta" in options
+    }
+    for where, delta in grids.items():
+        if delta["start"] > delta["stop"]:
+            yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
+    for small, large in study["comparison"]["pairs"]:
+        if small == large:
+            yield f"comparison.pairs sets {small!r} beside itself: expected two models"
     models = study["models"]
     named = [("comparison.pairs", model) for pair in study["comparison"]["pairs"] for model in pair]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class ExitRecord:
         return record
 
     def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
-        if not isinstance(metadata.get("classes"), int | None):
+        if not isinstance(metadata.get("classes"), Integral | None):
             raise ValueError(f"metadata: classes is {metadata['classes']!r}; expected a whole number")
         self.metadata = metadata
         self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
@@ -246,9 +247,21 @@ def import_outputs(path: str | os.PathLike) -> ExitRecord:
         if "logits" in arrays:
             return ExitRecord(logits=arrays["logits"], metadata=metadata, **shared)
         confidence = {measure: arrays[measure] for measure in MEASURES if measure in arrays}
-        return ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
+        record = ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
+        for measure in record.measures:
+            _in_range(measure, record.measure(measure))
+        return record
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _in_range(measure: str, values: np.ndarray) -> None:
+    """Probabilities are 0 … 1 and entropy is not negated, but for rounding."""
+    high = np.inf if measure == "entropy" else 1
+    wrong = np.argwhere((values < -1e-6) | (values > high + 1e-6))
+    if len(wrong):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{measure}[{place}] is {values[tuple(wrong[0])]}: expected 0 to {high}, entropy not negated")
 
 
 def _known_measure(measure: str) -> None:

@@ -5,21 +5,31 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment
 
 import offramp
 from offramp.figures import FIGURES
 from offramp.files import write_text
+from offramp.naming import system_name, title_and_caption
 from offramp.tables import TABLES
 from offramp.tables.claims import VERDICTS
-from offramp.tables.naming import system_name, title_and_caption
 from offramp.tables.writing import is_numeric
+
+
+def _versions() -> list[tuple[str, str]]:
+    """Of what the numbers come from; of those that are installed."""
+    found = [("offramp", offramp.__version__), ("Python", platform.python_version())]
+    for package in ("numpy", "torch", "timm", "snakemake"):
+        with suppress(PackageNotFoundError):
+            found.append((package, version(package)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,7 @@ def write_report(files: Sequence[Path], title: str, parameters: Mapping[str, Any
             parameters=parameters,
             command=command,
             verdicts={verdict: f"verdict {look}" for verdict, look in zip(VERDICTS, ("holds", "fails", "open"))},
-            versions=[
-                ("offramp", offramp.__version__),
-                ("Python", platform.python_version()),
-                ("NumPy", np.__version__),
-            ],
+            versions=_versions(),
         )
         + "\n",
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,6 @@ from offramp.checkpoints import fingerprint, resume, save_checkpoint, save_weigh
 from offramp.datasets import ImageDataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.files import write_text
-
-_CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("multistep", "cosine"),
-    "exit_weights": ("sum", "linear"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +70,8 @@ class TrainingOptions:
     exit_weights: Literal["sum", "linear"] = "sum"
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name in "optimizer", "schedule", "exit_weights":
+            known = get_args(get_type_hints(type(self))[name])
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
         for name in "epochs", "batch_size", "learning_rate":
@@ -305,8 +300,9 @@ def torch_settings(threads: int) -> Iterator[None]:
 
 
 def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
-    """A bar of batches on stderr, drawn only every 10 s where that is no terminal."""
-    every = 0.2 if sys.stderr.isatty() else 10
+    """A bar of batches on stderr; where that is no terminal (a log, several jobs at once), a line of it every 5 s."""
+    terminal = sys.stderr.isatty()
+    every = 0.2 if terminal else 5
     return tqdm(
         total=total,
         desc=label,
@@ -315,4 +311,15 @@ def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
         unit="batch",
         mininterval=every,
         maxinterval=10,
+        file=sys.stderr if terminal else _Lines(),
     )
+
+
+class _Lines:
+    """stderr, with a new line where a bar would draw over itself."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(f"{text.strip()}\n" if text.strip() else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

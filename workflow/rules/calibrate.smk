@@ -17,7 +17,7 @@ rule calibrate:
         runtime=10,
     params:
         policies=" ".join(
-            f"--policy {label}={spec(options['policy'], without(options, 'policy'))}"
+            f"--policy {label}={spec(options['policy'], without(options, 'policy', 'delta'))}"
             for label, options in STUDY["policies"].items()
         ),
         calibration=flags(**STUDY["calibration"]),

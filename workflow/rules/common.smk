@@ -1,6 +1,7 @@
 # The study's settings, where its files lie, and how settings become command lines.
 import json
 import shlex
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -29,11 +30,8 @@ def code(*modules):
 
 
 RECORDS = code("records", "confidence", "_kernels", "files")
-POLICIES = RECORDS + code(
-    "calibration",
-    "policies/base",
-    *(f"policies/{family}" for family in ("confidence", "pcee", "reference")),
-)
+FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]*.py"))
+POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
 def spec(name, options):
@@ -79,4 +77,13 @@ def stem(wildcards, output):
 
 
 DATASET = spec(STUDY["dataset"]["name"], without(STUDY["dataset"], "name"))
-GRID = "{start}:{stop}:{step}".format(**STUDY["delta"])
+
+
+def grid(delta):
+    return "{start}:{stop}:{step}".format(**delta)
+
+
+# The study's δ, and those of policies whose signal is on another scale
+GRIDS = [grid(STUDY["delta"])] + [
+    f"{label}={grid(options['delta'])}" for label, options in STUDY["policies"].items() if "delta" in options
+]

@@ -3,9 +3,7 @@
 
 rule data:
     input:
-        code=code(
-            "datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"
-        ),
+        code=code("datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"),
     output:
         f"{ROOT}/data/splits.csv",
     log:

@@ -18,10 +18,10 @@ rule evaluate:
         mem_mb=2000,
         runtime=10,
     params:
-        grid=GRID,
+        grids=flags(thresholds=GRIDS),
         calibration=flags(**STUDY["calibration"]),
     shell:
-        "offramp evaluate --policies {input.policies} --test {input.test} --thresholds {params.grid}"
+        "offramp evaluate --policies {input.policies} --test {input.test} {params.grids}"
         " {params.calibration} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
 
 
@@ -42,11 +42,9 @@ rule compare:
         mem_mb=4000,
         runtime=20,
     params:
-        grid=GRID,
+        grid=GRIDS[0],
         targets=flags(target=STUDY["comparison"]["targets"]),
-        pairs=" ".join(
-            f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]
-        ),
+        pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
         others=flags(**without(STUDY["comparison"], "targets", "pairs")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"

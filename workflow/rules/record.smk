@@ -5,7 +5,7 @@ rule record:
     input:
         weights=rules.train.output.weights,
         splits=rules.data.output,
-        code=RECORDS + code("recording", "costs"),
+        code=RECORDS + code("recording", "costs", "checkpoints", "training"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
         test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",

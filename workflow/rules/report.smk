@@ -6,16 +6,24 @@ TABLES = f"{REPORT}/tables"
 CURVES = of_runs(rules.evaluate.output.curve) + of_runs(rules.evaluate.output.exits)
 LAYERS_OF = STUDY["report"]["oracle"]
 DIAGRAMS_OF = STUDY["report"]["reliability"]
+PAIRS = STUDY["comparison"]["pairs"]
+CLAIMING = [label for label, options in STUDY["policies"].items() if options["policy"] in ("pcee", "pcee-ws")]
 PICTURES = [
-    "error-cost",
+    *(["error-cost"] if PAIRS else []),
     "control",
     f"reliability-{DIAGRAMS_OF}",
     f"overconfidence-{LAYERS_OF}",
     f"oracle-heatmap-{LAYERS_OF}",
 ]
-LISTS = ["claims", "equal-cost", "equal-accuracy", "control", "targets", "exits"]
-FIGURE_CODE = code("files", "figures/style", "tables/naming", "tables/inputs")
-TABLE_CODE = code("files", "tables/naming", "tables/inputs", "tables/writing")
+LISTS = [
+    *(["claims"] if CLAIMING else []),
+    *(["equal-cost", "equal-accuracy"] if PAIRS else []),
+    "control",
+    "targets",
+    "exits",
+]
+FIGURE_CODE = code("files", "figures/__init__", "figures/style", "naming", "inputs")
+TABLE_CODE = code("files", "tables/__init__", "tables/writing", "naming", "inputs")
 
 
 rule figure_error_cost:
@@ -27,9 +35,7 @@ rule figure_error_cost:
     log:
         f"{LOGS}/figures/error-cost.log",
     params:
-        pairs=" ".join(
-            f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]
-        ),
+        pairs=" ".join(f"--pair {small} {large}" for small, large in PAIRS),
         stem=stem,
     shell:
         "offramp figure error-cost {input.curves} {params.pairs} --out {params.stem} 2>&1 | tee {log}"
@@ -66,12 +72,8 @@ rule figure_reliability:
 
 rule figure_layers:
     input:
-        record=expand(
-            rules.record.output.test, system=LAYERS_OF, seed=STUDY["seeds"][0]
-        ),
-        code=FIGURE_CODE
-        + RECORDS
-        + code("figures/overconfidence", "figures/oracle_heatmap"),
+        record=expand(rules.record.output.test, system=LAYERS_OF, seed=STUDY["seeds"][0]),
+        code=FIGURE_CODE + POLICIES + code("figures/overconfidence", "figures/oracle_heatmap"),
     output:
         stems(FIGURES, f"{{figure}}-{LAYERS_OF}", ["pdf", "png"]),
     log:
@@ -93,9 +95,10 @@ rule table_claims:
     log:
         f"{LOGS}/tables/claims.log",
     params:
+        policies=flags(policy=CLAIMING),
         stem=stem,
     shell:
-        "offramp table claims {input.tables} --out {params.stem} 2>&1 | tee {log}"
+        "offramp table claims {input.tables} {params.policies} --out {params.stem} 2>&1 | tee {log}"
 
 
 rule table_pairs:
@@ -156,8 +159,10 @@ rule table_exits:
         "offramp table exits {input.exits} --out {params.stem} 2>&1 | tee {log}"
 
 
-# What made the study, beside what it gave
+# What made the study, beside what it gave. (Its input ties it to the artifacts: alone, a file of a checkout would do.)
 rule settings:
+    input:
+        rules.curves.input,
     output:
         f"{REPORT}/parameters.json",
     log:
@@ -165,7 +170,7 @@ rule settings:
     params:
         study=json.dumps(STUDY, indent=2, ensure_ascii=False),
     shell:
-        "printf '%s\n' {params.study:q} > {output} 2> {log}"
+        "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
 
 rule report:
@@ -173,13 +178,7 @@ rule report:
         shown=stems(FIGURES, PICTURES, ["png"]) + stems(TABLES, LISTS, ["csv"]),
         linked=stems(FIGURES, PICTURES, ["pdf"]) + stems(TABLES, LISTS, ["md", "tex"]),
         parameters=rules.settings.output,
-        code=code(
-            "report",
-            "figures/__init__",
-            "tables/__init__",
-            "tables/naming",
-            "tables/writing",
-        ),
+        code=FIGURE_CODE + TABLE_CODE + code("report", "tables/claims"),
     output:
         f"{REPORT}/index.html",
     log:

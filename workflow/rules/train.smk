@@ -31,16 +31,11 @@ rule train:
             without(STUDY["models"][wildcards.system], "model", "training"),
         ),
         training=lambda wildcards: flags(
-            **{
-                {"milestones": "milestone"}.get(key, key): value
-                for key, value in without(
-                    training(wildcards.system), "threads"
-                ).items()
-            }
+            **{{"milestones": "milestone"}.get(key, key): value for key, value in training(wildcards.system).items()}
         ),
     shell:
         "offramp train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
-        " --system {wildcards.system} --seed {wildcards.seed} {params.training} --threads {threads}"
+        " --system {wildcards.system} --seed {wildcards.seed} {params.training}"
         " --out {output.weights} --history {output.history} 2>&1 | tee {log}"
 
 

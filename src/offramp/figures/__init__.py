@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from offramp.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, style
 from offramp.files import whole_file
-from offramp.tables.inputs import apply, look_up
+from offramp.inputs import apply, look_up
 
 FIGURES: dict[str, Callable[..., Figure]] = {
     "error-cost": error_cost.draw,

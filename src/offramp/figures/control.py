@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from offramp.figures.style import BLACK, PALE, TWO_COLUMNS, PolicyStyle, legend_below, new_figure, policy_styles
-from offramp.tables.inputs import chosen_policies, read_tables
-from offramp.tables.naming import system_name
+from offramp.inputs import chosen_policies, read_tables
+from offramp.naming import system_name
 
 _SHOWN = ("confidence", "temperature", "pcee", "pcee-ws")
 

@@ -20,8 +20,8 @@ from offramp.figures.style import (
     new_figure,
     policy_styles,
 )
-from offramp.tables.inputs import chosen_policies, read_tables
-from offramp.tables.naming import system_name, unit
+from offramp.inputs import chosen_policies, read_tables
+from offramp.naming import system_name, unit
 
 _SHOWN = ("confidence", "pcee", "pcee-ws", "oracle")
 _FULL = {"small": ("s", "--"), "large": ("^", ":")}

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from offramp.figures.style import BLUE, ONE_COLUMN, PALE, legend_below, new_figure
+from offramp.inputs import only_file
+from offramp.naming import system_name
 from offramp.policies import make_policy
 from offramp.records import ExitRecord
-from offramp.tables.inputs import only_file
-from offramp.tables.naming import system_name
 
 _SAMPLES = 64
 

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from offramp.figures.style import BLACK, BLUE, ONE_COLUMN, VERMILLION, legend_below, new_figure
+from offramp.inputs import only_file
+from offramp.naming import system_name
 from offramp.records import ExitRecord
-from offramp.tables.inputs import only_file
-from offramp.tables.naming import system_name
 
 _THRESHOLD = 0.75  # the paper's
 
@@ -66,6 +66,8 @@ def choose_sample(record: ExitRecord) -> tuple[int, str]:
     Of the mistakes of all layers but the last: the most confident one of at least 0.75 that the last layer corrects;
     if there is none the most confident one; without any mistake the sample with the least confident early layer.
     """
+    if record.n_exits == 1:
+        raise ValueError("overconfidence: the record has one exit; expected an early one and a last")
     confidence, wrong = record.confidence()[:, :-1], ~record.correct[:, :-1]  # (N, L − 1) each
     misled = wrong & record.correct[:, -1:] & (confidence >= _THRESHOLD)  # (N, L − 1)
     if misled.any():

@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 
 from offramp.calibration import ReliabilityDiagram
 from offramp.figures.style import BLACK, BLUE, GREY, ONE_COLUMN, TWO_COLUMNS, VERMILLION, legend_below, new_figure
-from offramp.tables.inputs import read_tables
-from offramp.tables.naming import system_name
+from offramp.inputs import read_tables
+from offramp.naming import system_name
 
 _OVER = {"facecolor": "white", "edgecolor": VERMILLION, "hatch": "/////", "linewidth": 0.6}
 _UNDER = {"facecolor": BLUE, "edgecolor": "white", "hatch": "\\\\\\\\\\", "linewidth": 0.6}

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from offramp.tables.naming import in_order, policy_name
+from offramp.naming import in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches, widths of a journal page
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from offramp.inputs import apply, look_up
 from offramp.tables.claims import CLAIMS
 from offramp.tables.control import CONTROL
 from offramp.tables.exits import EXITS
-from offramp.tables.inputs import apply, look_up
 from offramp.tables.pairs import EQUAL_ACCURACY, EQUAL_COST
 from offramp.tables.targets import TARGETS
 from offramp.tables.writing import Table

@@ -5,30 +5,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.tables.inputs import read_tables, sort
-from offramp.tables.naming import policy_name, system_name
+from offramp.inputs import read_tables, sort
+from offramp.naming import policy_name, system_name
 from offramp.tables.writing import Table, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Control of accuracy by δ.
 
-    How closely test accuracy follows δ when δ itself is the threshold, over the δ between the accuracies of the
-    first and the last exit: the mean and the largest control error (the distance of accuracy from δ), the share of δ
-    where accuracy falls short, and the excess of the mean error over the baseline's (below 0: closer than the
-    baseline). Means over seeds [95 % bootstrap interval over test samples] ± standard deviation over seeds.
+    How closely test accuracy follows δ when δ itself is the threshold, over the δ between the test accuracies of the
+    first and the last exit (column δ: how many of the grid's those are, mean over seeds): the mean and the largest
+    control error (the distance of accuracy from δ), the share of δ where accuracy falls short, and the excess of the
+    mean error over the baseline's (below 0: closer than the baseline) with its 95 % bootstrap interval over test
+    samples and seeds. Means over seeds ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "control")
     return sort(table, ["system"])
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    baseline = (numbers["excess_low"] == 0) & (numbers["excess_high"] == 0)
+    baseline = numbers["policy"] == numbers["baseline"]
     excess = cells(numbers, "excess", scale=100, digits=1, sign="+")
     return pd.DataFrame(
         {
             "System": numbers["system"].map(system_name),
             "Policy": numbers["policy"].map(policy_name),
+            "δ": cells(numbers, "deltas", digits=0),
             "Mean error (points)": cells(numbers, "error", scale=100, digits=1),
             "Largest (points)": cells(numbers, "worst", scale=100, digits=1),
             "Falls short (% of δ)": cells(numbers, "short", scale=100, digits=0),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.tables.inputs import read_tables
-from offramp.tables.naming import in_order, policy_name, system_name, unit
+from offramp.inputs import read_tables
+from offramp.naming import in_order, policy_name, system_name, unit
 from offramp.tables.writing import Table, cells
 
 

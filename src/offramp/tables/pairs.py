@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.tables.inputs import read_tables, sort
-from offramp.tables.naming import policy_name, system_name, unit
+from offramp.inputs import read_tables, sort
+from offramp.naming import policy_name, system_name, unit
 from offramp.tables.writing import Table, cells
 
 
 def at_equal_cost(files: Sequence[Path]) -> pd.DataFrame:
     """Larger with exits against smaller full, at equal cost.
 
-    The threshold of the larger system is the most accurate one that costs no more on validation data; the numbers are
-    of test data. Gain: accuracy of the large minus that of the small; cost ratio: large over small, above 1 where the
-    test cost exceeded the budget. Means over seeds [95 % bootstrap interval over test samples] ± standard deviation
-    over seeds.
+    The threshold of the larger system is the one that spends most of the small one's cost on validation data, and no
+    more (the first exit where none costs so little). The same validation samples fitted the policy. The numbers are of
+    test data. Gain: accuracy of the large minus that of the small; cost ratio: large over small, above 1 where the
+    test cost exceeded the budget. Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard
+    deviation over seeds.
     """
     return _matched(files, "equal cost")
 
@@ -25,9 +26,10 @@ def at_equal_accuracy(files: Sequence[Path]) -> pd.DataFrame:
     """Larger with exits against smaller full, at equal accuracy.
 
     The threshold of the larger system is the cheapest one that is no less accurate on validation data (the full large
-    model where none is); the numbers are of test data. Gain: accuracy of the large minus that of the small; cost ratio:
+    model where none is). The same validation samples fitted the policy, so it may look better there than it is. The
+    numbers are of test data. Gain: accuracy of the large minus that of the small; cost ratio:
     large over small, below 1 where the large one is cheaper. Means over seeds [95 % bootstrap interval over test
-    samples] ± standard deviation over seeds.
+    samples and seeds] ± standard deviation over seeds.
     """
     return _matched(files, "equal accuracy")
 

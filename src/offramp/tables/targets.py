@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.tables.inputs import read_tables, sort
-from offramp.tables.naming import policy_name, system_name, unit
+from offramp.inputs import read_tables, sort
+from offramp.naming import policy_name, system_name, unit
 from offramp.tables.writing import Table, cells
 
 _CHOICES = {"direct": "δ itself", "validation": "on validation"}
@@ -17,7 +17,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
     Test accuracy and average cost when accuracy δ is asked for. The threshold is δ itself, for policies whose signal
     claims to be an accuracy, or the cheapest one that reaches δ on validation data (the full model where none does).
-    Means over seeds [95 % bootstrap interval over test samples] ± standard deviation over seeds; saved: share of the
+    The same validation samples fitted the policy, so it may look better there than it is. Means over seeds [95 %
+    bootstrap interval over test samples and seeds] ± standard deviation over seeds; saved: share of the
     full model's cost.
     """
     (table,) = read_tables(files, "targets")

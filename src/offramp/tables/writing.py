@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from offramp.files import write_table, write_text
-from offramp.tables.naming import title_and_caption
+from offramp.naming import title_and_caption
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from offramp.tables.naming import in_order
+from offramp.naming import in_order
 
 Entry = TypeVar("Entry")
 
@@ -18,7 +18,7 @@ _KINDS = {
     "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
     "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
     "pairs": ({"small", "large", "policy", "match", "gain", "cost_ratio"}, "compare --pairs-out"),
-    "control": ({"system", "policy", "error", "worst", "short", "excess"}, "compare --control-out"),
+    "control": ({"system", "policy", "baseline", "error", "worst", "short", "excess"}, "compare --control-out"),
 }
 
 
