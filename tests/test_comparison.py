@@ -363,6 +363,12 @@ def test_other_policies_in_one_seed(files, tmp_path, resampled):
         at_targets(load_runs([*others, tmp_path / "odd"]), TARGETS, resampled)
 
 
+def test_a_study_without_pairs_has_the_same_columns(runs, resampled):
+    table = pairs(runs, [], resampled)
+    assert table.empty
+    assert list(table) == list(pairs(runs, [("small", "large")], resampled))
+
+
 def test_pairs_and_baselines_that_are_not_there(runs, resampled):
     with pytest.raises(ValueError, match="pair small, huge: no run of huge; the files have large, small"):
         pairs(runs, [("small", "huge")], resampled)

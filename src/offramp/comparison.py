@@ -216,7 +216,19 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
                     | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
                     | bootstrap.summary("cost_ratio", ratio.mean(1), bootstrap.means(ratio))
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else _PAIR_COLUMNS)
+
+
+_PAIR_COLUMNS = [
+    "small",
+    "large",
+    "policy",
+    "match",
+    "small_accuracy",
+    "small_cost",
+    "large_accuracy",
+    "large_cost",
+] + [f"{number}{ending}" for number in ("gain", "cost_ratio") for ending in ("", "_sd", "_low", "_high")]
 
 
 def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Bootstrap) -> pd.DataFrame:
