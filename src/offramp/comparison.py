@@ -269,7 +269,7 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
                 row |= _spread(name, np.array([statistic(misses[:, 0]) for misses in replicates[label]]))
             excess = np.stack(  # (S, 1 + B)
                 [
-                    np.abs(own).mean(0) - np.abs(other).mean(0)
+                    _MISSES["error"](own) - _MISSES["error"](other)
                     for own, other in zip(replicates[label], replicates[baseline], strict=True)
                 ]
             )

@@ -70,8 +70,6 @@ def _reached_and_gain(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, n
     it, except where the policy lets another answer when none reached δ (K = L then, else L − 1).
     """
     signal = policy.signal(record)  # (N, L)
-    if np.isnan(signal).any():
-        raise ValueError(f"{policy.name}: the signal has NaN; expected numbers")
     # +∞ never exits early, whatever the signal
     reached = np.minimum(np.maximum.accumulate(signal, axis=1), np.finfo(np.float64).max)  # (N, L)
     correct = record.correct.astype(np.int8)  # (N, L)
@@ -89,7 +87,7 @@ def _points(record: ExitRecord, thresholds: np.ndarray, level: np.ndarray, gain:
     n, n_bins = record.n_samples, len(thresholds) + 1
     won = np.bincount(level.ravel(), gain.ravel(), n_bins)[:-1].cumsum()  # (T,)
     left = np.zeros((len(thresholds), record.n_exits + 1), np.int64)  # (T, L + 1): samples gone before each exit
-    left[:, 0], left[:, -1] = 0, n
+    left[:, -1] = n
     for i in range(record.n_exits - 1):
         left[:, i + 1] = n - np.bincount(level[:, i], minlength=n_bins)[:-1].cumsum()
     shares = np.diff(left, axis=1) / n  # (T, L)

@@ -69,10 +69,14 @@ class Policy(ABC):
         Raises
         ------
         ValueError
-            If the policy learns and was not fitted, or the record has other exits or classes than the fit.
+            If the policy learns and was not fitted, the record has other exits or classes than the fit, or the signal
+            is not a number somewhere.
         """
         self._check_fits(record)
-        return np.asarray(self._signal(record), np.float64)
+        signal = np.asarray(self._signal(record), np.float64)
+        if np.isnan(signal).any():
+            raise ValueError(f"{self.name}: the signal has NaN; expected numbers")
+        return signal
 
     def exits(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
         """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
