@@ -34,6 +34,10 @@ FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]
 POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
+# cifar10 and cifar100 are one module
+DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}")
+
+
 def spec(name, options):
     """NAME:option=value,… as the command line takes it."""
     values = ",".join(

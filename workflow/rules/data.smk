@@ -3,7 +3,7 @@
 
 rule data:
     input:
-        code=code("datasets/base", f"datasets/{STUDY['dataset']['name']}", "datasets/splits"),
+        code=DATASET_CODE + code("datasets/splits"),
     output:
         f"{ROOT}/data/splits.csv",
     log:
@@ -12,7 +12,7 @@ rule data:
         f"{BENCHMARKS}/data.tsv"
     resources:
         mem_mb=2000,
-        runtime=10,
+        runtime=60,  # the first time the dataset is downloaded
     params:
         dataset=DATASET,
         splits=flags(**STUDY["splits"]),

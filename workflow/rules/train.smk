@@ -4,11 +4,10 @@
 rule train:
     input:
         splits=rules.data.output,
-        code=lambda wildcards: code(
+        code=lambda wildcards: DATASET_CODE
+        + code(
             "training",
             "checkpoints",
-            "datasets/base",
-            f"datasets/{STUDY['dataset']['name']}",
             "datasets/batches",
             "models/base",
             f"models/{STUDY['models'][wildcards.system]['model']}",
@@ -20,6 +19,7 @@ rule train:
         f"{LOGS}/train/{{system}}-s{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
+    priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
     threads: lambda wildcards: training(wildcards.system).get("threads", 1)
     resources:
         mem_mb=4000,

@@ -4,7 +4,10 @@ import inspect
 from collections.abc import Callable
 
 from offramp.datasets.base import ImageDataset, InMemoryDataset, Samples
+from offramp.datasets.cifar import load_cifar10, load_cifar100
 from offramp.datasets.digits import load_digits
+from offramp.datasets.fashion_mnist import load_fashion_mnist
+from offramp.datasets.imagenet import load_imagenet
 from offramp.datasets.splits import load_splits, make_splits, save_splits
 
 __all__ = [
@@ -20,6 +23,10 @@ __all__ = [
 
 DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "digits": load_digits,
+    "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "imagenet": load_imagenet,
 }
 
 

@@ -53,9 +53,19 @@ class SeededSamples(Dataset):
             return self.samples[positions]
 
 
-def batch_loader(samples: Dataset, batches: Collection, workers: int, device: torch.device) -> DataLoader:
+class BatchLoader(DataLoader):
+    """A DataLoader whose errors are one line, in whichever process they arose."""
+
+    def __iter__(self) -> Iterator:
+        try:
+            yield from super().__iter__()
+        except ValueError as error:  # from a worker: its traceback, of which the last line says what was wrong
+            raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+
+
+def batch_loader(samples: Dataset, batches: Collection, workers: int, device: torch.device) -> BatchLoader:
     """A loader of images (B, C, H, W) and labels (B,): it indexes `samples` with each of `batches`."""
-    return DataLoader(
+    return BatchLoader(
         samples,
         sampler=batches,
         batch_size=None,  # samples give whole batches already

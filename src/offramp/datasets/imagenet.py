@@ -1,0 +1,112 @@
+"""ImageNet (ILSVRC 2012), or another folder laid out like it: images of all sizes, decoded when they are asked for."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from offramp.datasets.base import ImageDataset
+from offramp.datasets.download import data_folder
+
+FOLDERS = {"train": "train", "test": "val"}  # of the pools: the validation set is what everybody reports
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFolder(ImageDataset):
+    """Images in files. What is held in memory is their names.
+
+    Parameters
+    ----------
+    paths : mapping of str to ndarray of shape (N,)
+        The files of each pool, as bytes: a million Python strings would be copied into every worker process.
+    """
+
+    paths: Mapping[str, np.ndarray] = field(repr=False)
+
+    def images(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
+        from torchvision.transforms import v2
+
+        size = self.image_shape[1]
+        if augment:
+            steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        else:
+            steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size)]
+        to_numbers = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        prepare = v2.Compose(steps + to_numbers)
+        return torch.stack([prepare(read_image(path)) for path in self.paths[pool][index]])  # (B, 3, H, W)
+
+
+def load_imagenet(root: str | None = None, size: int = 224, classes: int = 1000) -> ImageFolder:
+    """The images of ROOT/train/CLASS/ to train and of ROOT/val/CLASS/ to test; a class's label is its place by name.
+
+    To augment, a random part of an image is resized and perhaps mirrored; else the short side is resized to
+    256/224 of `size`, and the centre cut out. Normalised by ImageNet's usual mean and standard deviation.
+
+    Parameters
+    ----------
+    root : str, optional
+        The folder. Default: `imagenet` where datasets lie.
+    size : int
+        Height and width that a model sees.
+    classes : int
+        How many there must be.
+
+    Raises
+    ------
+    ValueError
+        If a folder is missing, has no images, or is a class too many or too few.
+    """
+    root = Path(root or data_folder("imagenet")).expanduser()
+    folders = {pool: root / folder for pool, folder in FOLDERS.items()}
+    listed = {pool: list_images(folder) for pool, folder in folders.items()}
+    for pool, other in ("train", "test"), ("test", "train"):
+        if extra := sorted(listed[pool][0].keys() - listed[other][0].keys()):
+            raise ValueError(f"{folders[pool]}: class folder {extra[0]}, which {folders[other]} lacks")
+    if (found := len(listed["train"][0])) != classes:
+        raise ValueError(
+            f"{root}: {found} class folders in {' and '.join(FOLDERS.values())} each, expected {classes}; if they are"
+            " what is meant, set classes in params.yaml"
+        )
+    return ImageFolder(
+        name="imagenet",
+        classes=classes,
+        image_shape=(3, size, size),
+        labels={pool: np.array([label for _, label in samples], np.int64) for pool, (_, samples) in listed.items()},
+        paths={pool: np.array([os.fsencode(path) for path, _ in samples]) for pool, (_, samples) in listed.items()},
+    )
+
+
+def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """The labels of the class folders in a folder, and the images in them, each with its label; all sorted by name."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    try:
+        labels = find_classes(folder)[1]
+        return labels, make_dataset(folder, labels, IMG_EXTENSIONS)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: expected {folder}/CLASS/*.JPEG ({error.strerror or error}); ImageNet's folder, with"
+            f" {' and '.join(FOLDERS.values())} in it, is root of the dataset in params.yaml"
+        ) from None
+
+
+def read_image(path: bytes):
+    """The image in a file, as RGB.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read to its end.
+    """
+    from PIL import Image
+
+    path = os.fsdecode(path)
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # of damaged files PIL raises of every kind
+        raise ValueError(f"{path}: unreadable image ({error}); put a good copy there") from None
