@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from offramp.cli import cli
+from offramp.environment import environment
 from offramp.figures import draw
 from offramp.files import write_table
 from offramp.records import ExitRecord
-from offramp.report import read_parameters, write_report
+from offramp.report import read_json, write_report
 from offramp.tables import write
 
 PARAMETERS = {
@@ -66,7 +67,7 @@ def files(study):
 
 @pytest.fixture
 def page(study, files):
-    write_report(files, "PCEE & digits", PARAMETERS, "make reproduce", study / "index.html")
+    write_report(files, "PCEE & digits", PARAMETERS, environment(), "make reproduce", study / "index.html")
     return (study / "index.html").read_text()
 
 
@@ -127,26 +128,38 @@ def test_claims_come_first_and_verdicts_are_said(page):
     assert "−2.0 [−3.0, −1.0] ± 0.1" in text
 
 
-def test_parameters_notes_and_versions_are_shown(page):
+def test_parameters_notes_and_environment_are_shown(page):
     text = parsed(page).text
     assert "PCEE & digits" in text
     assert "a < b" in text
     assert {"study", "seeds", "0, 1, 2", "depth", "6", "–", "small, large", "make reproduce"} <= set(text)
     assert "notes" not in text
-    assert f"numpy {np.__version__}" in page
+    assert {np.__version__, environment()["processor"]} <= set(text)
+
+
+def test_environment_names_machine_and_versions():
+    done = CliRunner().invoke(cli, ["environment"])
+    found = json.loads(done.output)
+    assert found == environment()
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["processor"]
+    assert found["cores"] >= 1
+    assert found["memory_gib"] > 0
 
 
 def test_the_same_inputs_give_the_same_page(study, files, page, tmp_path):
     (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
     command = ["report", *map(str, files), "--title", "PCEE & digits", "--command", "make reproduce"]
-    command += ["--parameters", str(tmp_path / "parameters.json"), "--out", str(study / "again.html")]
+    (tmp_path / "environment.json").write_text(json.dumps(environment()))
+    command += ["--parameters", str(tmp_path / "parameters.json")]
+    command += ["--environment", str(tmp_path / "environment.json"), "--out", str(study / "again.html")]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
     assert (study / "again.html").read_text() == page
 
 
 def test_a_single_note_and_no_figures(study, files, tmp_path):
-    write_report(files[1:2], "Title", {"notes": "only one"}, "make", tmp_path / "r.html")
+    write_report(files[1:2], "Title", {"notes": "only one"}, {}, "make", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert "<li>only one</li>" in page
     assert 'id="figures"' not in page
@@ -165,7 +178,7 @@ def test_unknown_files_are_named(study, tmp_path):
     }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=rf"{name}: {message}"):
-            write_report([tmp_path / name], "Title", {}, "make", tmp_path / "r.html")
+            write_report([tmp_path / name], "Title", {}, {}, "make", tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
 
@@ -173,4 +186,4 @@ def test_unknown_files_are_named(study, tmp_path):
 def test_parameters_that_are_none(text, message, tmp_path):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ValueError, match=rf"p\.json: {message}"):
-        read_parameters(tmp_path / "p.json")
+        read_json(tmp_path / "p.json")

@@ -459,13 +459,22 @@ def table(name, files, out, **options) -> None:
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option("--title", required=True)
 @click.option("--parameters", type=EXISTING, required=True, help="JSON: what the study is; its notes are set apart.")
+@click.option("--environment", type=EXISTING, required=True, help="JSON: what `offramp environment` printed.")
 @click.option("--command", required=True, help="What makes the report, to be shown in it.")
 @click.option("--out", type=OUT, required=True, help="HTML page.")
-def report(files, title, parameters, command, out) -> None:
+def report(files, title, parameters, environment, command, out) -> None:
     """Put figures (.png) and tables (.csv) together into one page, in the order of FILES, claims first."""
-    from offramp.report import read_parameters, write_report
+    from offramp.report import read_json, write_report
 
-    write_report(files, title, read_parameters(parameters), command, out)
+    write_report(files, title, read_json(parameters), read_json(environment), command, out)
+
+
+@cli.command()
+def environment() -> None:
+    """Print this machine's hardware and the versions installed, as JSON."""
+    from offramp.environment import environment
+
+    click.echo(json.dumps(environment(), indent=2))
 
 
 def main() -> None:

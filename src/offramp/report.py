@@ -3,33 +3,20 @@
 import base64
 import json
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment
 
-import offramp
 from offramp.figures import FIGURES
 from offramp.files import write_text
 from offramp.naming import system_name, title_and_caption
 from offramp.tables import TABLES
 from offramp.tables.claims import VERDICTS
 from offramp.tables.writing import is_numeric
-
-
-def _versions() -> list[tuple[str, str]]:
-    """Of what the numbers come from; of those that are installed."""
-    found = [("offramp", offramp.__version__), ("Python", platform.python_version())]
-    for package in ("numpy", "torch", "timm", "snakemake"):
-        with suppress(PackageNotFoundError):
-            found.append((package, version(package)))
-    return found
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,14 @@ class TableBlock:
     links: dict[str, str]  # kind of file: relative link
 
 
-def write_report(files: Sequence[Path], title: str, parameters: Mapping[str, Any], command: str, out: Path) -> None:
+def write_report(
+    files: Sequence[Path],
+    title: str,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    out: Path,
+) -> None:
     """Write the report of a study.
 
     Parameters
@@ -65,6 +59,8 @@ def write_report(files: Sequence[Path], title: str, parameters: Mapping[str, Any
     title : str
     parameters : mapping
         What the study is, as JSON values. `notes`, a text or a list of texts, is set apart from the rest.
+    environment : mapping
+        Machine and versions, as `environment.environment` gives them.
     command : str
         What makes the report.
     out : path
@@ -90,21 +86,21 @@ def write_report(files: Sequence[Path], title: str, parameters: Mapping[str, Any
             parameters=parameters,
             command=command,
             verdicts={verdict: f"verdict {look}" for verdict, look in zip(VERDICTS, ("holds", "fails", "open"))},
-            versions=_versions(),
+            environment=environment,
         )
         + "\n",
     )
 
 
-def read_parameters(path: Path) -> dict[str, Any]:
-    """The parameters of a study from a JSON file."""
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file: a study's parameters, an environment."""
     try:
-        parameters = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(parameters, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(parameters).__name__}")
-    return parameters
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
 
 
 def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
@@ -281,6 +277,6 @@ style="min-width: min({{ figure.width }}px, 40rem)"></div>
 <div class="scroll parameters">{{ block(parameters) }}</div>
 <h2 id="made">How this was made</h2>
 <pre>{{ command }}</pre>
-<p class="caption">With {{ versions | map("join", " ") | join(", ") }}.</p>
+<div class="scroll parameters">{{ block(environment) }}</div>
 </body>
 </html>"""

@@ -7,7 +7,7 @@ rule evaluate:
         test=rules.record.output.test,
         code=POLICIES + code("evaluation"),
     output:
-        curve=f"{ROOT}/evaluate/{{system}}-s{{seed}}/curve.parquet",
+        curve=f"{REPORT}/curves/{{system}}-s{{seed}}.parquet",
         frontier=f"{ROOT}/evaluate/{{system}}-s{{seed}}/frontier.parquet",
         exits=f"{ROOT}/evaluate/{{system}}-s{{seed}}/exits.parquet",
     log:
@@ -54,9 +54,5 @@ rule compare:
 
 rule curves:
     input:
-        expand(
-            f"{ROOT}/evaluate/{{run}}/{{table}}.parquet",
-            run=RUNS,
-            table=["curve", "frontier", "exits"],
-        ),
+        [of_runs(table) for table in rules.evaluate.output],
         rules.compare.output,

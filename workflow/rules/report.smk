@@ -173,11 +173,24 @@ rule settings:
         "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
 
+# Machine and versions, asked for once all models are trained.
+rule environment:
+    input:
+        expand(rules.train.output.weights, system=list(STUDY["models"]), seed=STUDY["seeds"]),
+    output:
+        f"{REPORT}/environment.json",
+    log:
+        f"{LOGS}/environment.log",
+    shell:
+        "offramp environment 2> {log} > {output}.partial && mv {output}.partial {output}"
+
+
 rule report:
     input:
         shown=stems(FIGURES, PICTURES, ["png"]) + stems(TABLES, LISTS, ["csv"]),
         linked=stems(FIGURES, PICTURES, ["pdf"]) + stems(TABLES, LISTS, ["md", "tex"]),
         parameters=rules.settings.output,
+        environment=rules.environment.output,
         code=FIGURE_CODE + TABLE_CODE + code("report", "tables/claims"),
     output:
         f"{REPORT}/index.html",
@@ -188,7 +201,7 @@ rule report:
         command=f"make reproduce STUDY={config['study']}",
     shell:
         "offramp report {input.shown} --title {params.title:q} --parameters {input.parameters}"
-        " --command {params.command:q} --out {output} 2>&1 | tee {log}"
+        " --environment {input.environment} --command {params.command:q} --out {output} 2>&1 | tee {log}"
 
 
 rule pages:
@@ -197,3 +210,4 @@ rule pages:
         rules.report.input.shown,
         rules.report.input.linked,
         rules.settings.output,
+        rules.environment.output,
