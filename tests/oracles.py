@@ -99,6 +99,44 @@ def histogram_accuracy(edges, rows, confidence):
     return 0.0
 
 
+def isotonic_accuracy(confidence, correct, query):
+    """Exact isotonic regression at the level nearest to the query, the surer of two equally near.
+
+    The max–min formula: the best, over all levels to start from, of the worst mean accuracy up to any level above.
+    """
+    confidence = [Fraction(float(c)) for c in confidence]
+    levels = sorted(set(confidence))
+    place = min(range(len(levels)), key=lambda j: (abs(levels[j] - Fraction(float(query))), -j))
+
+    def mean(low, high):
+        inside = [bool(r) for c, r in zip(confidence, correct) if levels[low] <= c <= levels[high]]
+        return Fraction(sum(inside), len(inside))
+
+    return max(min(mean(low, high) for high in range(place, len(levels))) for low in range(place + 1))
+
+
+def budget_shares(p, exits):
+    powers = [Fraction(p, 20) ** k for k in range(1, exits + 1)]
+    return [power / sum(powers) for power in powers]
+
+
+def budget_thresholds(confidence, p):
+    """MSDNet's published procedure: at each exit but the last count down those still there, the surest first."""
+    samples, exits = range(len(confidence)), len(confidence[0])
+    left, thresholds = set(), []
+    for k, share in enumerate(budget_shares(p, exits)[:-1]):
+        asked, count, threshold = math.floor(len(confidence) * share), 0, math.inf
+        for n in sorted(samples, key=lambda n: -confidence[n][k]):
+            if n not in left:
+                count += 1
+                if count == asked:
+                    threshold = float(confidence[n][k])
+                    break
+        thresholds.append(threshold)
+        left |= {n for n in samples if confidence[n][k] >= threshold}
+    return thresholds
+
+
 def window_accuracy(confidence, correct, window, query):
     """Exact mean accuracy of the `window` samples nearest to the query, the surer first where equally near.
 

@@ -16,6 +16,7 @@ from offramp.calibration import (
     exit_table,
     fit_temperature,
     histogram_map,
+    isotonic_map,
     reliability_diagram,
     reliability_table,
     window_map,
@@ -190,6 +191,56 @@ def test_an_accuracy_of_exactly_delta_is_not_under_delta(samples, window):
 def test_an_accuracy_of_exactly_delta_where_a_tie_is_cut():
     estimate = window_map([0.0, 0.25, 0.25, 0.25], [True, False, True, True], 2)
     assert estimate(0.0) >= float(Fraction(5, 6))
+
+
+@quick
+@given(outcomes(size=9), st.floats(0, 1))
+def test_the_isotonic_map_is_the_formula(samples, query):
+    confidence, correct = samples
+    estimate = isotonic_map(confidence, correct)
+    queries = np.array([*confidence, *(q for q in (query, 0.0, 1.0) if not halfway(confidence, q))])
+    expected = [float(oracles.isotonic_accuracy(confidence, correct, q)) for q in queries]
+    np.testing.assert_array_equal(estimate(queries), expected)  # exactly: k of n right says k/n, so ≥ δ meets it
+    rising = estimate(np.sort(queries))
+    assert (np.diff(rising) >= 0).all()
+    # It is right on average
+    assert estimate(confidence).sum() == pytest.approx(sum(map(bool, correct)), rel=1e-12)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=10))
+def test_the_isotonic_map_half_way_takes_the_surer(samples):
+    confidence, right = zip(*samples)
+    confidence = np.array(confidence) / 8  # midpoints of eighths are exact
+    queries = np.arange(-1, 18) / 16
+    expected = [float(oracles.isotonic_accuracy(confidence, right, q)) for q in queries]
+    np.testing.assert_array_equal(isotonic_map(confidence, right)(queries), expected)
+
+
+def test_the_isotonic_map_between_neighbouring_floats():
+    for low in (0.0, 0.5, np.nextafter(0.5, 1)):
+        confidence = [low, np.nextafter(low, 1)]
+        assert isotonic_map(confidence, [False, True])(confidence).tolist() == [0, 1]
+
+
+def test_an_accuracy_of_exactly_delta_where_levels_are_pooled():
+    """15 of 22 and 0 of 1: the mean of the two shares, 15/22 · 22/23, is rounded under 15/23."""
+    estimate = isotonic_map([0.25] * 22 + [0.75], [True] * 15 + [False] * 8)
+    assert estimate([0.0, 0.25, 0.75]).tolist() == [15 / 23] * 3
+
+
+@pytest.mark.parametrize("levels", [2, 30, 100_000])
+def test_the_isotonic_map_is_scikit_learns(levels):
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    random = np.random.default_rng(levels)
+    confidence = random.integers(0, levels, 3000) / levels
+    correct = random.random(3000) < confidence**2
+    expected = isotonic.IsotonicRegression().fit_transform(confidence, correct)
+    estimate = isotonic_map(confidence, correct)
+    np.testing.assert_allclose(estimate(confidence), expected, rtol=1e-12, atol=1e-15)
+    for query in np.unique(confidence)[:: max(1, levels // 50)]:  # whole blocks, whatever rounding did to their means
+        block = correct[estimate(confidence) == estimate(query)]
+        assert estimate(query) == block.sum() / len(block)
 
 
 # Temperature

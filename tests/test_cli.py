@@ -11,6 +11,7 @@ import offramp
 from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, make_policy
 from offramp.calibration import exit_table, reliability_table
 from offramp.cli import cli, main
+from offramp.policies import POLICIES
 
 KNOWN = ["dataset", "system", "seed"]  # what every table says in front
 TORCH_FREE = "torch timm transformers torchvision"
@@ -218,7 +219,7 @@ def test_compare(run, study):
 def test_policies(run):
     code, out, _ = run("policies")
     assert code == 0
-    for name in ("oracle", "confidence", "random", "pcee", "pcee-ws"):
+    for name in POLICIES:
         assert f"\n{name}\n" in "\n" + out
         for option, value in make_policy(name).options.items():
             assert f"{option}={value}" in out

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from scipy.special import entr, softmax
 
 import oracles
-from offramp import ExitRecord, evaluate, load_policies, make_policy, save_policies
-from offramp.calibration import fit_temperature, reliability_diagram
+from offramp import ExitRecord, evaluate, frontier, load_policies, make_policy, save_policies
+from offramp.calibration import fit_temperature, isotonic_map, reliability_diagram
 from offramp.policies import POLICIES
+from offramp.policies.budget import P
 from strategies import quick, records
 
 SCORES = ["max_softmax", "margin", "entropy"]
@@ -28,6 +29,9 @@ EVERY = [
     ("pcee-ws", {}),
     *(("pcee-ws", {"score": score, "window": 5}) for score in SCORES),
     ("pcee-ws", {"fit_on": "reached", "reach_threshold": 0.5, "window": 9, "no_exit": "most_accurate"}),
+    *(("isotonic", {"score": score}) for score in SCORES),
+    ("isotonic", {"fit_on": "reached", "reach_threshold": 0.5, "no_exit": "most_confident"}),
+    *(("budget", {"score": score}) for score in SCORES),
 ]
 IDS = [name + "".join(f" {key}={value}" for key, value in options.items()) for name, options in EVERY]
 
@@ -54,7 +58,7 @@ def test():
 
 
 def test_the_names_that_users_know():
-    assert {"oracle", "confidence", "random", "pcee", "pcee-ws"} <= set(POLICIES)
+    assert {"oracle", "confidence", "random", "pcee", "pcee-ws", "isotonic", "budget"} <= set(POLICIES)
     for name in POLICIES:
         assert make_policy(name).name == name  # every option has a default
 
@@ -178,6 +182,8 @@ def test_unknown_names_list_the_known():
         ("pcee", "reach_threshold", np.nan, "a number"),
         ("pcee", "reach_threshold", np.inf, "a number"),
         ("pcee-ws", "window", 0, "whole number"),
+        ("isotonic", "fit_on", "some", "'all' or 'reached'"),
+        ("budget", "score", "logit", "'max_softmax'"),
         ("confidence", "score", "logit", "'max_softmax'"),
         ("confidence", "temperature", 2.0, "'per_exit'.*None"),
         ("oracle", "target", "first", "'final' or 'label'"),
@@ -383,6 +389,15 @@ def test_pcee_ws_is_the_loop(case, window):
 
 
 @quick
+@given(fits())
+def test_isotonic_is_the_loop(case):
+    validation, test, options = case
+    policy = make_policy("isotonic", **options).fit(validation)
+    np.testing.assert_array_equal(policy.signal(test), loop(validation, test, options, isotonic_map))
+    assert policy.claims_accuracy
+
+
+@quick
 @given(fits(), st.integers(1, 50), st.sampled_from(["equal_width", "equal_mass"]))
 def test_pcee_never_estimates_more_than_was_seen(case, bins, binning):
     validation, test, options = case
@@ -404,3 +419,86 @@ def test_reached_keeps_the_last_who_came_where_all_have_left():
     correct_first = ExitRecord.from_outputs([[0, 1]] * 4, [[0.9, 0.2]] * 4, [0] * 4, [1, 2])
     signal = make_policy("pcee", fit_on="reached", reach_threshold=0.5).fit(correct_first).signal(correct_first)
     assert signal.tolist() == [[1.0, 0.0]] * 4
+
+
+# Budget
+
+
+def published(policy, record):
+    """Where the published rule lets each sample leave, for each p: (39, N)."""
+    confidence = make_policy("confidence", score=policy.score)
+    return np.array([confidence.exits(record, policy.thresholds(p)) for p in P])
+
+
+@quick
+@given(fits())
+def test_budget_is_the_published_procedure(case):
+    validation, test, options = case
+    policy = make_policy("budget", score=options["score"]).fit(validation)
+    confidence = validation.confidence(options["score"])
+    for p in P:
+        assert policy.thresholds(p).tolist() == oracles.budget_thresholds(confidence, p)
+    rule = published(policy, test)
+    for i, p in enumerate(P):
+        # The earliest exit of this p and all above: the rule itself for every sample that no larger p lets out earlier
+        np.testing.assert_array_equal(policy.exits(test, p), rule[i:].min(axis=0))
+        np.testing.assert_array_equal(policy.exits(test, p - 0.5), policy.exits(test, p))
+
+
+@pytest.mark.parametrize("exits", [2, 3, 5])
+def test_each_exit_takes_its_share(exits):
+    random = np.random.default_rng(exits)
+    sure = random.normal(size=(2000, 1)) + random.normal(size=(2000, exits))  # exits agree in part, none tie
+    record = ExitRecord.from_outputs(np.zeros((2000, exits), int), sure, np.zeros(2000, int), np.arange(exits) + 1)
+    policy = make_policy("budget").fit(record)
+    for p, leave_at in zip(P, published(policy, record)):
+        shares = [int(2000 * share) for share in oracles.budget_shares(p, exits)[:-1]]
+        shares.append(2000 - sum(shares))
+        assert np.bincount(leave_at, minlength=exits).tolist() == shares
+        if p >= 10 or exits == 2:  # no exit is without samples to take: δ is p exactly
+            np.testing.assert_array_equal(policy.exits(record, p), leave_at)
+            row = evaluate(policy, record, [p]).iloc[0]
+            np.testing.assert_array_equal(row.to_numpy()[3:] * 2000, shares)
+
+
+def test_budget_at_and_beyond_the_ends(validation, test):
+    policy = make_policy("budget").fit(validation)
+    for delta, exits in ((-np.inf, 0), (-1, 0), (0, 0), (39.001, 2), (np.inf, 2)):
+        assert (policy.exits(test, delta) == exits).all()
+    assert set(frontier(policy, test).threshold) <= {0, *P, np.inf}
+    assert (policy.signal(test)[:, -1] == 39).all()  # the last exit takes all that come
+    assert not policy.claims_accuracy
+
+
+def test_budget_counts_in_whole_numbers():
+    """A share that comes out even is not rounded down: p = 16 gives the first of two exits 5 of 9, not 4.9999."""
+    record = ExitRecord.from_outputs(np.zeros((9, 2), int), np.arange(1, 19).reshape(9, 2) / 20, [0] * 9, [1, 2])
+    policy = make_policy("budget").fit(record)
+    assert [policy.thresholds(p).tolist() for p in (1, 16, 17, 39)] == [[0.15], [0.45], [0.55], [0.65]]
+
+
+def test_budget_of_one_exit():
+    record = ExitRecord.from_outputs([[0]], [[0.5]], [0], [1])
+    policy = make_policy("budget").fit(record)
+    assert policy.thresholds(1).shape == (0,)
+    assert policy.exits(record, 20).tolist() == [0]
+
+
+def test_budget_with_ties():
+    """All that tie at the threshold leave; where fewer come than are asked for, nobody leaves."""
+    confidence = [[0.9, 0.1, 0.1], [0.5, 0.8, 0.1], [0.5, 0.7, 0.1], [0.5, 0.6, 0.1], [0.5, 0.5, 0.1], [0.2, 0.9, 0.1]]
+    record = ExitRecord.from_outputs(np.zeros((6, 3), int), confidence, [0] * 6, [1, 2, 3])
+    policy = make_policy("budget").fit(record)
+    assert policy.thresholds(20).tolist() == [0.5, np.inf]  # two each asked for, five leave, one comes
+    assert policy.thresholds(39).tolist() == [np.inf, 0.9]  # 6 · 0.15 is less than one, 6 · 0.29 more
+
+
+@pytest.mark.parametrize("p", [0, 40, -1, 2.5, np.nan, "20", None])
+def test_budget_has_thresholds_for_whole_p(p, validation):
+    with pytest.raises(ValueError, match=r"p is .*: expected a whole number from 1 to 39"):
+        make_policy("budget").fit(validation).thresholds(p)
+
+
+def test_budget_thresholds_need_a_fit():
+    with pytest.raises(ValueError, match=r"budget learns.*fit\(validation_record\)"):
+        make_policy("budget").thresholds(20)

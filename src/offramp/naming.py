@@ -12,6 +12,7 @@ _POLICIES = {
     "margin": "margin",
     "entropy": "entropy",
     "temperature": "temperature-scaled",
+    "isotonic": "isotonic",
     "pcee": "PCEE",
     "pcee-ws": "PCEE-WS",
     "budget": "MSDNet budget",

@@ -58,8 +58,10 @@ _KNOWN = {
     "margin": (PURPLE, "v", "-."),
     "entropy": (SKY, "^", ":"),
     "temperature": (ORANGE, "s", "--"),
+    "isotonic": (PURPLE, "p", (0, (3, 1, 1, 1))),
     "pcee": (BLUE, "D", "-"),
     "pcee-ws": (GREEN, "P", "--"),
+    "budget": (SKY, "X", "-"),
     "oracle": (BLACK, "*", ""),
     "random": (GREY, "x", ":"),
 }

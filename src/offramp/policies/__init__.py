@@ -7,11 +7,14 @@ from typing import Any
 
 from offramp.files import open_arrays, save_arrays
 from offramp.policies.base import Policy
+from offramp.policies.budget import Budget
 from offramp.policies.confidence import Confidence
-from offramp.policies.pcee import PCEE, PCEEWS
+from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Oracle, Confidence, Random, PCEE, PCEEWS)}
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget)
+}
 FORMAT = "offramp-policies/1"
 
 

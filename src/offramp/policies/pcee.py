@@ -1,18 +1,18 @@
-"""PCEE and PCEE-WS: threshold the accuracy you want, not the confidence (arXiv 2412.19325)."""
+"""PCEE, PCEE-WS and isotonic: threshold the accuracy you want, not the confidence (arXiv 2412.19325)."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from offramp.calibration import StepMap, histogram_map, reliability_diagram, window_map
+from offramp.calibration import StepMap, histogram_map, isotonic_map, reliability_diagram, window_map
 from offramp.policies.base import Policy
 from offramp.policies.confidence import Score
 from offramp.records import ExitRecord
 
 
 class _AccuracyMap(Policy):
-    """The part that PCEE and PCEE-WS share: a map from confidence to accuracy at each exit."""
+    """The part that all of them share: a map from confidence to accuracy at each exit."""
 
     score: Score
     fit_on: Literal["all", "reached"]
@@ -113,6 +113,29 @@ class PCEEWS(_AccuracyMap):
 
     def _map(self, confidence, correct, limits) -> StepMap:
         return window_map(confidence, correct, self.window)
+
+
+@dataclass
+class Isotonic(_AccuracyMap):
+    """PCEE with a map that never falls as confidence rises: isotonic regression, which has nothing to set.
+
+    Parameters
+    ----------
+    score, fit_on, reach_threshold, no_exit
+        As for PCEE.
+    """
+
+    score: Score = "max_softmax"
+    fit_on: Literal["all", "reached"] = "all"
+    reach_threshold: float = 0.9
+    no_exit: Literal["last", "most_accurate", "most_confident"] = "last"
+
+    name = "isotonic"
+    rule = "isotonic regression of being right on the confidence ≥ δ"
+    paper = "Zadrozny & Elkan (2002), in the rule of PCEE (arXiv 2412.19325)"
+
+    def _map(self, confidence, correct, limits) -> StepMap:
+        return isotonic_map(confidence, correct)
 
 
 def _limits(score: str, record: ExitRecord, confidence: np.ndarray) -> tuple[float, float]:
