@@ -40,8 +40,10 @@ lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(STAMP) ## time the evaluation kernel beside the usual ways
+bench: $(STAMP) ## time evaluation, deciding and training beside the usual ways
 	python benchmarks/bench_evaluation.py
+	python benchmarks/bench_inference.py
+	python benchmarks/bench_training.py
 
 lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	python -m pip install --quiet uv

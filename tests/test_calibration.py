@@ -293,7 +293,7 @@ def test_tables_are_the_loops(record, bins):
     exits = exit_table(record, policies, bins)
     edges = np.linspace(0, 1, bins + 1)
     assert list(table) == ["exit", "lower", "upper", "count", "mean_confidence", "accuracy"]
-    assert list(exits) == ["exit", "accuracy", "cost", "parameters", "ece_plain", "ece_pcee"]
+    assert list(exits) == ["exit", "accuracy", "cost", "parameters", "overconfidence", "ece_plain", "ece_pcee"]
     assert len(table) == record.n_exits * bins
     for i in range(record.n_exits):
         rows = oracles.diagram(edges, record.confidence()[:, i], record.correct[:, i])
@@ -305,6 +305,8 @@ def test_tables_are_the_loops(record, bins):
         row = exits.iloc[i]
         assert (row.exit, row.cost, row.parameters) == (i + 1, record.cost[i], 10 + i)
         assert row.accuracy == sum(map(bool, record.correct[:, i])) / record.n_samples
+        surer = sum(map(float, record.confidence()[:, i])) / record.n_samples - row.accuracy
+        assert row.overconfidence == pytest.approx(surer, abs=1e-12)
         for label, policy in (("plain", policies["plain"]), ("pcee", pcee)):
             signal = policy.signal(record)[:, i]
             expected = oracles.ece(oracles.diagram(edges, signal, record.correct[:, i]))

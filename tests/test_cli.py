@@ -12,6 +12,7 @@ from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, m
 from offramp.calibration import exit_table, reliability_table
 from offramp.cli import cli, main
 from offramp.policies import POLICIES
+from offramp.sensitivity import Variant, sensitivity
 
 KNOWN = ["dataset", "system", "seed"]  # what every table says in front
 TORCH_FREE = "torch timm transformers torchvision"
@@ -216,6 +217,47 @@ def test_compare(run, study):
     pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), comparison.pairs(runs, [("small", "large")], bootstrap))
 
 
+def test_sensitivity(run, study):
+    records = [name for name in study if not name.endswith("policies")]
+    words = "--variant bins/50=pcee --variant bins/4=coarse=pcee:bins=4,no_exit=most_accurate"
+    words += " --variant n/20=pcee:validation=20 --grid 0.3:0.9:0.1 --draws 2 --resamples 100 --seed 3"
+    code, out, err = run(f"sensitivity {' '.join(reversed(records))} {words} --out s.csv")
+    assert (code, out) == (0, "")
+    assert "4/4" in err  # how far it is
+    variants = [
+        Variant("bins", "50", "pcee", make_policy("pcee")),
+        Variant("bins", "4", "coarse", make_policy("pcee", bins=4, no_exit="most_accurate")),
+        Variant("n", "20", "pcee", make_policy("pcee"), 20),
+    ]
+    runs = comparison.load_runs(records[::-1], fitted=False)
+    grid = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    expected = sensitivity(runs, variants, grid, 2, comparison.Bootstrap.draw(50, 100, 3))
+    pd.testing.assert_frame_equal(pd.read_csv("s.csv", dtype={"setting": str}), expected)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message", "usage"),
+    [
+        ("bins=pcee", "'bins=pcee': expected FACTOR/SETTING=[LABEL=]NAME[:option=value,…]", True),
+        ("bins/5", "'bins/5': expected FACTOR/SETTING=", True),
+        ("bins/5=pcee:validation=few", "'few' is not a valid integer", True),
+        ("bins/5=pcee:validation=0", "0 is not in the range x>=1", True),
+        ("bins/5=pcee:bin=5", "pcee has no option 'bin'; it has bins", False),
+        ("bins/5=pcee:validation=51", "has 50; expected no more", False),
+        ("fitted/no=oracle", "claims no accuracy", False),
+    ],
+)
+def test_sensitivity_refuses(variant, message, usage, run, study, folder):
+    records = [name for name in study if not name.endswith("policies")]
+    words = f"sensitivity {' '.join(records)} --variant {variant} --resamples 100 --out s.csv"
+    check_refused(run, folder, words, message, usage)
+
+
+def test_sensitivity_fits_its_policies_itself(run, study, folder):
+    words = f"sensitivity {' '.join(study)} --variant a/b=pcee --out s.csv"
+    check_refused(run, folder, words, "expected a whole offramp-record/1 file")
+
+
 def test_policies(run):
     code, out, _ = run("policies")
     assert code == 0
@@ -380,17 +422,21 @@ def test_import_offramp_is_light():
 
 def test_help_of_every_verb_imports_no_torch():
     asked = [[name, "--help"] for name in cli.commands]
-    assert {"import", "calibrate", "evaluate", "compare", "policies", "data", "train", "record"} <= set(cli.commands)
+    assert {"import", "calibrate", "evaluate", "compare", "sensitivity", "policies", "data", "train", "record"} <= set(
+        cli.commands
+    )
     code = f"from offramp.cli import cli\nfor words in {asked!r}:\n    cli(words, standalone_mode=False)"
     assert imported(code, TORCH_FREE) == []
 
 
 def test_verbs_right_of_the_record_import_no_torch(study):
+    records = [name for name in study if not name.endswith("policies")]
     outs = "--targets-out t.csv --pairs-out p.csv --control-out c.csv"
     asked = [
         "calibrate validation --policy pcee --policy t=confidence:temperature=per_exit --out p --reliability r.csv",
         "evaluate --policies p --test test --out c.csv --frontier f.csv --exits e.csv",
         f"compare {' '.join(study)} --target 0.5 --pair small large --resamples 100 {outs}",
+        f"sensitivity {' '.join(records)} --variant bins/50=pcee --resamples 100 --out s.csv",
         "policies",
     ]
     code = f"from offramp.cli import cli\nfor line in {asked!r}:\n    cli(line.split(), standalone_mode=False)"

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
 import oracles
-from offramp import ExitRecord, make_policy, save_policies
+from offramp import ExitRecord, comparison, make_policy, save_policies
 from offramp.comparison import Bootstrap, at_targets, control, load_runs, pairs
+from offramp.evaluation import frontier
 
 N = 40
 SEEDS = (0, 1)
@@ -225,19 +226,22 @@ def test_pairs(runs, resampled):
         np.testing.assert_allclose([row.small_accuracy, row.large_accuracy, row.large_cost], expected)
 
 
-def misses(run, label, deltas, weights):
-    """accuracy − δ for each δ, under one weighting of the samples."""
-    return [
-        sum(w * r for w, r in zip(weights, answers(run.policies[label], run.test, delta)[0])) - delta
-        for delta in deltas
-    ]
+def weighted(weights, values):
+    return sum(w * v for w, v in zip(weights, values))
 
 
-STATISTICS = {
-    "error": lambda miss: mean([abs(m) for m in miss]),
-    "worst": lambda miss: max(abs(m) for m in miss),
-    "short": lambda miss: mean([m < 0 for m in miss]),
-}
+def control_of(run, label, deltas, weights):
+    """Control and relative cost under one weighting of the samples."""
+    of_each = [answers(run.policies[label], run.test, delta) for delta in deltas]
+    accuracy = [weighted(weights, right) for right, _ in of_each]
+    miss = [a - delta for a, delta in zip(accuracy, deltas)]
+    return {
+        "error": mean([abs(m) for m in miss]),
+        "worst": max(abs(m) for m in miss),
+        "short": mean([m < 0 for m in miss]),
+        "cost": mean([weighted(weights, cost) for _, cost in of_each]) / float(run.test.cost[-1]),
+        "accuracy": mean(accuracy),
+    }
 
 
 def test_control(runs):
@@ -246,26 +250,26 @@ def test_control(runs):
     cases = [(system, label) for system in ("large", "small") for label in ("confidence", "pcee")]
     assert list(table[["system", "policy"]].itertuples(index=False, name=None)) == cases
     for (system, label), (_, row) in zip(cases, table.iterrows()):
-        found = {name: [] for name in STATISTICS}
-        excess, counted = [], []
+        own, others, counted = [], [], []  # a list of weightings for each seed, that of all samples alike first
         for run in of_system(runs, system):
             ends = sorted(mean([float(c) for c in run.test.correct[:, i]]) for i in (0, -1))
             deltas = [delta for delta in GRID if ends[0] <= delta <= ends[1]]
             assert deltas
             counted.append(len(deltas))
-            for name, statistic in STATISTICS.items():
-                found[name].append(statistic(misses(run, label, deltas, [1 / N] * N)))
-            excess.append([])
-            for counts in ([1] * N, *resampled.counts):
-                weights = [k / N for k in counts]
-                own, other = (misses(run, which, deltas, weights) for which in (label, "confidence"))
-                excess[-1].append(STATISTICS["error"](own) - STATISTICS["error"](other))
+            weightings = [[k / N for k in counts] for counts in ([1] * N, *resampled.counts)]
+            own.append([control_of(run, label, deltas, weights) for weights in weightings])
+            others.append([control_of(run, "confidence", deltas, weights) for weights in weightings])
         assert (row.deltas, row.baseline) == (mean(counted), "confidence")
-        for name, seeds in found.items():
-            np.testing.assert_allclose([row[name], row[f"{name}_sd"]], spread(seeds), atol=1e-12, err_msg=name)
-        first, others = [e[0] for e in excess], [e[1:] for e in excess]
-        expected = [*spread(first), *interval(others, resampled)]
-        np.testing.assert_allclose([row["excess" + end] for end in COLUMNS], expected, atol=1e-12)
+        numbers = {name: [[of[name] for of in seed] for seed in own] for name in own[0][0]}
+        for name, measure in (("excess", "error"), ("cost_excess", "cost")):
+            numbers[name] = [[a[measure] - b[measure] for a, b in zip(*seeds)] for seeds in zip(own, others)]
+        for name, seeds in numbers.items():
+            expected = spread([seed[0] for seed in seeds])
+            low, high = interval([seed[1:] for seed in seeds], resampled)
+            if name in ("error", "worst"):  # the basic interval: no distance is below 0
+                low, high = max(0, 2 * expected[0] - high), max(0, 2 * expected[0] - low)
+            found = [row[name + end] for end in COLUMNS]
+            np.testing.assert_allclose(found, [*expected, low, high], atol=1e-12, err_msg=name)
 
 
 def one_run(folder, right, **about):
@@ -288,6 +292,32 @@ def test_control_where_no_delta_can_be_reached(tmp_path):
     assert table.deltas.tolist() == [1]
     assert table.error[0] == pytest.approx(0.1)
     assert np.isnan(table.error_sd[0])  # one seed has no spread
+
+
+def test_intervals_of_a_distance_reach_down_to_the_truth():
+    """100 samples of a coin: |share − 1/2| is 0 in truth, and every resampling is farther away on average."""
+    hit = 0
+    for seed in range(20):
+        right = np.random.default_rng([seed, 1]).random((1, 100)) < 0.5  # (1, N)
+        bootstrap = Bootstrap.draw(100, 200, seed)
+        distance = np.abs(right.mean(1) - 0.5)  # (1,)
+        columns = bootstrap.summary("d", distance, np.abs(bootstrap.means(right) - 0.5), distance=True)
+        assert 0 <= columns["d_low"] <= columns["d_high"]
+        assert columns["d_high"] <= 2 * columns["d"]
+        hit += columns["d_low"] == 0
+    assert hit >= 17
+    far = bootstrap.summary("d", np.array([9.0]), np.array([np.arange(8, 12.1, 0.1)]), distance=True)
+    assert (far["d_low"], far["d_high"]) == pytest.approx((6.1, 9.9))
+
+
+def test_a_validation_frontier_serves_all_targets(runs, resampled, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(comparison, "frontier", lambda *of: drawn.append(of) or frontier(*of))
+    at_targets(runs, TARGETS, resampled)
+    assert len(drawn) == len(runs) * len(make_policies())
+    drawn.clear()
+    pairs(runs, [("small", "large")], resampled)
+    assert len(drawn) == len(SEEDS) * len(make_policies())
 
 
 @pytest.mark.parametrize("n", [19, 20, 49])
@@ -314,6 +344,18 @@ def test_runs_are_put_together_by_what_the_files_say(step, files):
             expected = make_record(run.system, run.seed, split)
             np.testing.assert_array_equal(getattr(run, split).prediction, expected.prediction)
         assert list(run.policies) == list(make_policies())
+
+
+def test_runs_without_policies(files):
+    records = [path for path in files if not path.name.endswith("policies")]
+    runs = load_runs(records, fitted=False)
+    assert [(run.system, run.seed, run.policies) for run in runs] == [
+        (system, seed, {}) for system in ("large", "small") for seed in SEEDS
+    ]
+    with pytest.raises(ValueError, match=r"large-0-policies: .*expected a whole offramp-record/1 file"):
+        load_runs(files, fitted=False)
+    with pytest.raises(ValueError, match="small seed 1: no test among the files; expected validation, test"):
+        load_runs(records[:-2] + records[-1:], fitted=False)
 
 
 def test_a_missing_part(files):

@@ -93,6 +93,15 @@ def test_a_test_pool_is_the_test_split(with_test_pool):
     np.testing.assert_array_equal(np.sort(held), np.arange(90))
 
 
+def test_fewer_may_train_and_nothing_else_changes(digits):
+    whole, part = (make_splits(digits, validation=100, test=100, train=train, seed=0) for train in (None, 50))
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(places(part, split), places(whole, split))
+    assert len(places(part, "train")) == 50
+    assert set(places(part, "train")) < set(places(whole, "train"))
+    assert np.bincount(digits.labels["all"][places(part, "train")], minlength=10).min() >= 4
+
+
 def test_sizes_that_do_not_fit_are_refused(digits, with_test_pool):
     with pytest.raises(ValueError, match=r"validation: 9 samples, expected 10 .* to 1687"):
         make_splits(digits, validation=9, test=100, seed=0)

@@ -10,13 +10,25 @@ from click.testing import CliRunner
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
-from offramp import evaluate, make_policy
+from offramp import comparison, evaluate, make_policy
 from offramp.calibration import exit_table, reliability_diagram, reliability_table
 from offramp.cli import cli
-from offramp.figures import FIGURES, control, draw, error_cost, oracle_heatmap, overconfidence, reliability, style
+from offramp.figures import (
+    FIGURES,
+    control,
+    draw,
+    error_cost,
+    oracle_heatmap,
+    overconfidence,
+    reliability,
+    sensitivity,
+    style,
+)
 from offramp.files import write_table
 from offramp.naming import title_and_caption
 from offramp.records import ExitRecord
+from offramp.sensitivity import ALL, Variant
+from offramp.sensitivity import sensitivity as measure
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
@@ -63,12 +75,26 @@ def study(records, tmp_path_factory):
             write_table(pd.concat(curves).assign(**run), folder / f"curve-{system}-{seed}.parquet")
             write_table(exit_table(test, fitted, 15).assign(**run), folder / f"exits-{system}-{seed}.parquet")
             write_table(reliability_table(validation, 15).assign(**run), folder / f"bins-{system}-{seed}.parquet")
+    runs = [
+        comparison.Run(system, seed, records[system, seed, "validation"], records[system, seed, "test"])
+        for system in SYSTEMS
+        for seed in SEEDS
+    ]
+    variants = [
+        *(Variant("bins", f"{bins}", "pcee", make_policy("pcee", bins=bins)) for bins in (50, 10, 5)),
+        *(Variant("samples", f"{n}", name, make_policy(name), n) for n in (150, 40) for name in ("pcee-ws", "pcee")),
+    ]
+    table = measure(runs, variants, np.arange(0, 1.01, 0.05), 2, comparison.Bootstrap.draw(150, 100, 0))
+    write_table(table, folder / "sensitivity.parquet")
     records["msdnet-large", 0, "test"].save(folder / "test.safetensors")
     return folder
 
 
 def inputs(name, study):
-    patterns = {"error-cost": "[ce]*.parquet", "control": "[ce]*.parquet", "reliability": "bins-msdnet-large-*"}
+    patterns = {
+        **{"error-cost": "[ce]*.parquet", "control": "[ce]*.parquet", "reliability": "bins-msdnet-large-*"},
+        **{"sensitivity": "sensitivity.parquet"},
+    }
     return sorted(study.glob(patterns.get(name, "test.safetensors")), reverse=True)
 
 
@@ -272,6 +298,37 @@ def test_oracle_heatmap_of_few_samples(tmp_path):
     (ax,) = drawn(oracle_heatmap.draw, [tmp_path / "r.safetensors"]).axes
     assert ax.get_xlabel() == "3 random test samples"
     assert ax.get_title() == "system: 2.0 of 3 used on average (2.0 on all samples)"
+
+
+# Sensitivity
+
+
+def test_sensitivity_draws_means_intervals_systems_and_the_reference(study):
+    figure = drawn(sensitivity.draw, inputs("sensitivity", study))
+    table = pd.read_parquet(study / "sensitivity.parquet")
+    pooled, systems = table[table["system"] == ALL], table[table["system"] != ALL]
+    grid = np.array(figure.axes).reshape(2, 4)  # factors × numbers
+    for (factor, settings), across in zip({"bins": ["50", "10", "5"], "samples": ["150", "40"]}.items(), grid):
+        assert [label.get_text() for label in across[0].get_yticklabels()] == settings
+        assert across[0].get_title(loc="left") == factor.capitalize()
+        for number, ax in zip(("error", "worst", "short", "cost_excess"), across):
+            for label, marker in (("pcee", "D"), ("pcee-ws", "P"))[: 1 if factor == "bins" else 2]:
+                rows, rows_of_systems = (
+                    part[(part["factor"] == factor) & (part["policy"] == label)] for part in (pooled, systems)
+                )
+                (means,) = [line for line in ax.lines if line.get_marker() == marker]
+                color = means.get_color()
+                np.testing.assert_allclose(means.get_xdata(), 100 * rows[number])
+                np.testing.assert_array_equal(np.rint(means.get_ydata()), range(len(settings)))
+                (dots,) = [line for line in ax.lines if line.get_marker() == "." and line.get_color() == color]
+                np.testing.assert_allclose(np.sort(dots.get_xdata()), np.sort(100 * rows_of_systems[number]))
+                (bars,) = [bars for bars in ax.collections if to_hex(bars.get_color()[0]) == color.lower()]
+                ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+                np.testing.assert_allclose(ends, 100 * rows[[f"{number}_low", f"{number}_high"]])
+                (line,) = [x for x in ax.lines if x.get_linestyle() == "--" and x.get_color() == color]
+                np.testing.assert_allclose(line.get_xdata(), 100 * rows[number].iloc[0])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["PCEE", "PCEE-WS", "each system", "reference"]
 
 
 # Style

@@ -19,6 +19,10 @@ VIT = next(label for label, model in PARAMS["studies"][STUDY]["models"].items() 
 GONE = object()
 
 
+def one_factor(**variant):
+    return "sensitivity", {"draws": 2, "factors": {"bins": [{"setting": 10, **variant}]}}
+
+
 def changed(*path_and_value):
     """The parameters with one entry of the study set to a value, or taken away."""
     *path, key, value = path_and_value
@@ -80,6 +84,13 @@ MISTAKES = {
     "calibration": (("calibration", "bin", 3), ("calibration", "'bin'", "bins")),
     "delta": (("delta", "by", 3), ("delta", "'by'", "step")),
     "comparison": (("comparison", "target", 3), ("comparison", "'target'", "targets")),
+    "option of a variant": (one_factor(policy="pcee", bin=3), ("sensitivity.factors.bins, setting 10", "'bin'")),
+    "variant without a policy": (one_factor(bins=3), ("sensitivity.factors.bins.0", "policy")),
+    "variant whose δ is no accuracy": (one_factor(policy="oracle"), ("bins, setting 10", "oracle")),
+    "variant of more samples than there are": (
+        one_factor(policy="pcee", validation=361),
+        ("bins, setting 10", "361", "splits.validation"),
+    ),
     # wrong types and values
     "seeds in words": (("seeds", "three"), ("seeds", "'three'", "array")),
     "no seed": (("seeds", []), ("seeds",)),

@@ -255,6 +255,32 @@ def test_logits_are_mapped_not_read(record, tmp_path):
     assert not logits.flags.writeable
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_some_of_the_samples(stored, record, tmp_path):
+    rows = np.array([4, 0, 3])
+    expected = ExitRecord(logits_of()[rows], [1, 0, 0], [1.5, 4], index=[1, 9, 3], metadata=METADATA)
+    if stored:
+        record.save(tmp_path / "r")
+    whole = ExitRecord.load(tmp_path / "r") if stored else record
+    taken = whole.take(rows)
+    assert_same(taken, expected)
+    assert_same(taken.take(np.array([2, 0])), expected.take(np.array([2, 0])))
+    assert_same(whole, record)
+    taken.metadata["seed"] = 6
+    assert whole.metadata["seed"] == 5
+
+
+def test_some_of_the_samples_without_their_logits(record, tmp_path):
+    record.save(tmp_path / "r")
+    damage(tmp_path / "r", "logits")
+    taken = ExitRecord.load(tmp_path / "r").take(np.array([2, 1]))  # nobody asked for the logits yet
+    assert taken.labels.tolist() == [2, 1]
+    with pytest.raises(ValueError, match="logits is damaged"):
+        _ = taken.logits
+    bare = ExitRecord.from_outputs([[0], [1]], [[0.5], [0.5]], [0, 0], [1])
+    assert bare.take(np.array([1])).logits is None
+
+
 def test_arrays_in_a_file_are_aligned(tmp_path):
     record = ExitRecord(logits_of(3, 3, 3, np.float16), [0, 1, 2], [1, 2, 3])
     record.save(tmp_path / "r")

@@ -11,10 +11,19 @@ from offramp.cli import cli
 from offramp.files import write_table
 from offramp.naming import in_order, policy_name, system_name, title_and_caption, unit
 from offramp.records import ExitRecord
+from offramp.sensitivity import ALL, Variant, sensitivity
 from offramp.tables import TABLES, claims, write
 from offramp.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
+
+
+VARIANTS = [
+    Variant("bins", "50", "pcee", make_policy("pcee")),
+    Variant("bins", "10", "pcee", make_policy("pcee", bins=10)),
+    *(Variant("samples", "all", name, make_policy(name)) for name in ("pcee", "pcee-ws")),
+    *(Variant("samples", "60", name, make_policy(name), 60) for name in ("pcee", "pcee-ws")),
+]
 
 
 def make_record(system, seed, split, n=240):
@@ -51,6 +60,7 @@ def study(runs, tmp_path_factory):
     write_table(comparison.pairs(runs, [tuple(SYSTEMS)], bootstrap), folder / "pairs.parquet")
     grid = np.arange(0.5, 1, 0.05)
     write_table(comparison.control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
+    write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)
         table.insert(0, "system", run.system)
@@ -60,8 +70,9 @@ def study(runs, tmp_path_factory):
 
 
 def inputs(name, study):
-    if name == "exits":
-        return sorted(study.glob("exits-*.parquet"), reverse=True)
+    exits = sorted(study.glob("exits-*.parquet"), reverse=True)
+    if name in ("exits", "calibration"):
+        return exits if name == "exits" else [*exits, study / "control.parquet"]
     kinds = {"claims": ["control", "pairs"], "equal-cost": ["pairs"], "equal-accuracy": ["pairs"]}
     return [study / f"{kind}.parquet" for kind in kinds.get(name, [name])]
 
@@ -75,7 +86,7 @@ def test_every_table_is_written_three_ways_and_always_the_same(name, study, tmp_
     ]
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
-    rows = len(pd.read_csv(tmp_path / "once" / f"{name}.csv"))
+    rows = len(TABLES[name].readable(pd.read_csv(tmp_path / "once" / f"{name}.csv")))
     assert rows > 0
     tex = (tmp_path / "once" / f"{name}.tex").read_text()
     assert tex.isascii()
@@ -117,7 +128,59 @@ def test_control_marks_the_baseline_and_gives_points(study, tmp_path):
     text = TABLES["control"].readable(numbers)
     assert list(text.Policy) == ["max softmax", "PCEE", "PCEE-WS"] * 2
     assert list(text["Excess over baseline (points)"] == "baseline") == [True, False, False] * 2
-    assert text["Mean error (points)"][0].startswith(f"{100 * numbers.error[0]:.1f} ±")
+    interval = [100 * numbers[f"error{end}"][0] for end in ("", "_low", "_high", "_sd")]
+    assert text["Mean error (points)"][0] == "{:.1f} [{:.1f}, {:.1f}] ± {:.1f}".format(*interval)
+
+
+def test_calibration_sets_ece_beside_control_and_cost(runs, study, tmp_path):
+    write("calibration", inputs("calibration", study), tmp_path / "c")
+    numbers = pd.read_csv(tmp_path / "c.csv")
+    assert list(numbers.policy) == ["confidence", "pcee", "pcee-ws"] * 2
+    control = pd.read_parquet(study / "control.parquet").set_index(["system", "policy"])
+    table = numbers.set_index(["system", "policy"])
+    for system, exits in SYSTEMS.items():
+        for label in ("confidence", "pcee", "pcee-ws"):
+            of_system = [run for run in runs if run.system == system]
+            ece = np.array([exit_table(run.test, run.policies, 15)[f"ece_{label}"] for run in of_system])  # (S, L)
+            row = table.loc[system, label]
+            np.testing.assert_allclose([row.ece, row.ece_sd], [ece.mean(), ece.mean(1).std(ddof=1)])
+            np.testing.assert_allclose([row[f"ece_{i + 1}"] for i in range(exits)], ece.mean(0))
+            np.testing.assert_allclose([row[f"ece_{i + 1}_sd"] for i in range(exits)], ece.std(0, ddof=1))
+            assert row[[f"ece_{i + 1}" for i in range(exits, 4)]].isna().all()
+            assert (row.error, row.cost_excess) == tuple(control.loc[(system, label), ["error", "cost_excess"]])
+    text = TABLES["calibration"].readable(numbers)
+    assert list(text["Change of cost (points)"] == "baseline") == [True, False, False] * 2
+    assert [cells.count(", ") for cells in text["ECE at exits 1, 2, … (%)"]] == [1] * 3 + [3] * 3
+    assert text["Cost (%)"][0].startswith(f"{100 * numbers.cost[0]:.1f} [")
+    assert text["Mean ECE (%)"][1] == f"{100 * numbers.ece[1]:.1f} ± {100 * numbers.ece_sd[1]:.1f}"
+
+
+def test_calibration_shows_what_has_both(study, tmp_path):
+    """A policy without a calibration error is left out, one without control too."""
+    exits = pd.concat([pd.read_parquet(path) for path in inputs("exits", study)])
+    write_table(exits.drop(columns="ece_pcee").assign(ece_other=0.5), tmp_path / "exits.parquet")
+    write("calibration", [tmp_path / "exits.parquet", study / "control.parquet"], tmp_path / "c")
+    assert list(pd.read_csv(tmp_path / "c.csv").policy) == ["confidence", "pcee-ws"] * 2
+
+
+def test_sensitivity_keeps_all_numbers_and_shows_the_means_over_systems(study, tmp_path):
+    write("sensitivity", [study / "sensitivity.parquet"], tmp_path / "s")
+    numbers = pd.read_csv(tmp_path / "s.csv", dtype={"setting": str})
+    pd.testing.assert_frame_equal(numbers, pd.read_parquet(study / "sensitivity.parquet"))
+    text = TABLES["sensitivity"].readable(pd.read_csv(tmp_path / "s.csv"))
+    assert list(text.Factor) == ["bins"] * 2 + ["samples"] * 4
+    assert list(text.Setting) == ["50", "10", "all", "all", "60", "60"]
+    assert list(text.Policy) == ["PCEE", "PCEE", "PCEE", "PCEE-WS", "PCEE", "PCEE-WS"]
+    for column in ("Change of error (points)", "Change of cost (points)"):
+        assert list(text[column] == "reference") == [True, False, True, True, False, False]
+    row = numbers[numbers["system"] == ALL].iloc[4]
+    error = [100 * row[f"error{end}"] for end in ("", "_low", "_high", "_sd")]
+    assert text["Mean error (points)"][4] == "{:.2f} [{:.2f}, {:.2f}] ± {:.2f}".format(*error)
+    change = [100 * row[f"excess{end}"] for end in ("", "_low", "_high")]
+    assert text["Change of error (points)"][4] == "{:+.2f} [{:+.2f}, {:+.2f}]".format(*change).replace("-", "−")
+    of_systems = 100 * numbers[numbers["system"] != ALL].query("setting == '60' and policy == 'pcee'").excess
+    ends = f"{of_systems.min():+.2f} … {of_systems.max():+.2f}".replace("-", "−")
+    assert list(text["Among systems"]) == ["", text["Among systems"][1], "", "", ends, text["Among systems"][5]]
 
 
 def test_targets_list_both_choices(study, tmp_path):
@@ -279,7 +342,7 @@ def test_names_in_print():
 
 def test_unknown_names_and_options_list_the_known(study, tmp_path):
     files = [study / "control.parquet"]
-    known = "claims, equal-cost, equal-accuracy, control, targets, exits"
+    known = "claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity"
     with pytest.raises(ValueError, match=f"unknown table 'contrl'; expected one of {known}"):
         write("contrl", files, tmp_path / "t")
     with pytest.raises(ValueError, match="table control has no option 'policies'; it has none"):

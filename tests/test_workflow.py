@@ -38,6 +38,14 @@ TINY = {
     },
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
     "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
+    "sensitivity": {
+        "draws": 2,
+        "factors": {
+            "map fitted on": [{"setting": "all", "policy": "pcee"},
+                              {"setting": "those who come", "policy": "pcee", "fit_on": "reached"}],
+            "samples": [{"setting": 300, "policy": "pcee"}, {"setting": 100, "policy": "pcee", "validation": 100}],
+        },
+    },
     "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
 }  # fmt: skip
 
@@ -100,12 +108,13 @@ def finished(tmp_path_factory) -> Checkout:
 def test_ends_with_a_report_of_everything(finished):
     folder = finished.folder
     page = (folder / "reports/tiny/index.html").read_text()
-    for name in ["error-cost", "control", "reliability-net-large", "overconfidence-vit", "oracle-heatmap-vit"]:
+    for name in ["error-cost", "control", "reliability-net-large", "overconfidence-vit", "oracle-heatmap-vit", "sensitivity"]:
         assert (folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
         assert (folder / f"reports/tiny/figures/{name}.pdf").read_bytes().startswith(b"%PDF")
-    for name in ["claims", "equal-cost", "equal-accuracy", "control", "targets", "exits"]:
+    tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
+    for name in tables:
         assert all((folder / f"reports/tiny/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
-    assert page.count("data:image/png;base64") == 5
+    assert page.count("data:image/png;base64") == 6
     assert "PCEE-WS" in page
 
 
@@ -139,6 +148,17 @@ def test_another_grid_evaluates_anew_and_trains_nothing(finished):
     assert jobs["evaluate"] == set(SYSTEMS)
     assert "compare" in jobs
     assert not jobs.keys() & {"data", "train", "record", "calibrate"}
+
+
+def test_one_target_makes_the_tables_of_what_is_open(finished):
+    folder = finished.folder / "reports/tiny"
+    made = [folder / f"tables/{table}.{ending}" for table in ("calibration", "sensitivity") for ending in ("csv", "md")]
+    before = [path.read_bytes() for path in made]
+    for path in [*made, finished.folder / "artifacts/tiny/evaluate/sensitivity.parquet"]:
+        path.unlink()
+    again = finished.run("--cores", "2", "choices")
+    assert again.returncode == 0, again.stderr
+    assert [path.read_bytes() for path in made] == before
 
 
 def test_another_width_trains_that_model_alone(finished):

@@ -64,9 +64,32 @@ class PolicySpec(Spec):
     name = "[LABEL=]NAME[:option=value,…]"
 
     def convert(self, value, param, ctx):
+        label, name, options = self.parts(value, param, ctx)
+        return label, make_policy(name, **options)
+
+    def parts(self, value, param, ctx):
         label, _, rest = value.partition("=") if re.match(r"[^:]*=", value) else ("", "", value)
         name, options = super().convert(rest, param, ctx)
-        return label or name, make_policy(name, **options)
+        return label or name, name, options
+
+
+class VariantSpec(PolicySpec):
+    """FACTOR/SETTING=, then a policy; its option `validation` is how many validation samples to fit it on."""
+
+    name = "FACTOR/SETTING=[LABEL=]NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        from offramp.sensitivity import Variant
+
+        place = re.fullmatch(r"([^/=]+)/([^=]+)=(.+)", value)
+        if place is None:
+            self.fail(f"{value!r}: expected {self.name}", param, ctx)
+        factor, setting, rest = place.groups()
+        label, name, options = self.parts(rest, param, ctx)
+        samples = options.pop("validation", None)
+        if samples is not None:
+            samples = click.IntRange(1).convert(str(samples), param, ctx)
+        return Variant(factor, setting, label, make_policy(name, **options), samples)
 
 
 def _labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
@@ -120,7 +143,8 @@ def cli() -> None:
     With your own model's outputs:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
-    The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, figure, table, report.
+    The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
+    figure, table, report.
     """
 
 
@@ -128,15 +152,15 @@ def cli() -> None:
 @click.argument("dataset", type=Spec())
 @click.option("--validation", type=click.IntRange(1), required=True, help="Samples held out to fit policies.")
 @click.option("--test", type=click.IntRange(1), help="Samples held out for the test, where the source has no test set.")
+@click.option("--train", type=click.IntRange(1), help="How many of the rest train; all, if not given.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=OUT, required=True, help="CSV: split, pool, index.")
-def data(dataset, validation, test, seed, out) -> None:
+def data(dataset, out, **options) -> None:
     """Split DATASET into train, validation and test, and write the split down."""
     from offramp.datasets import load_dataset, make_splits, save_splits
 
-    name, options = dataset
-    splits = make_splits(load_dataset(name, **options), validation=validation, test=test, seed=seed)
-    save_splits(splits, out)
+    name, dataset_options = dataset
+    save_splits(make_splits(load_dataset(name, **dataset_options), **options), out)
 
 
 @cli.command()
@@ -379,6 +403,44 @@ def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targe
     )
 
 
+@cli.command()
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--variant",
+    "variants",
+    type=VariantSpec(),
+    multiple=True,
+    required=True,
+    help="A policy with one setting of a factor. Repeat; of a factor's settings the first is what others are compared "
+    "with. validation=N among the options: fit on so many samples.",
+)
+@click.option(
+    "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
+)
+@click.option(
+    "--draws", type=click.IntRange(1), default=10, show_default=True, help="Of validation samples, where not all."
+)
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws and the bootstrap.")
+@click.option("--out", type=TABLE, required=True, help="A row a system and variant, .parquet or .csv.")
+def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
+    """Find out what matters: control and cost of policies, one factor at a time.
+
+    FILES are the validation and test records of all runs, in any order: each says itself what it is.
+
+    \b
+    For example:
+      --variant bins/50=pcee --variant bins/10=pcee:bins=10
+      --variant samples/all=pcee --variant samples/200=pcee:validation=200
+    """
+    from offramp import comparison
+    from offramp.sensitivity import sensitivity
+
+    runs = comparison.load_runs(files, fitted=False)
+    bootstrap = comparison.Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
+    write_table(sensitivity(runs, variants, grid, draws, bootstrap), out)
+
+
 @cli.command(name="import")
 @click.argument("outputs", type=EXISTING)
 @click.argument("record", type=OUT)
@@ -417,12 +479,14 @@ def policies() -> None:
     "--out", type=click.Path(path_type=Path), metavar="STEM", required=True, help="Writes STEM.pdf and STEM.png."
 )
 def figure(name, files, out, **options) -> None:
-    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence or oracle-heatmap.
+    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence, oracle-heatmap or
+    sensitivity.
 
     \b
     error-cost, control               curves and exits of all runs (evaluate --out, --exits)
     reliability                       bins of one system's runs (calibrate --reliability)
     overconfidence, oracle-heatmap    one test record
+    sensitivity                       the sensitivity table (sensitivity --out)
     """
     from offramp.figures import draw
 
@@ -441,14 +505,17 @@ def figure(name, files, out, **options) -> None:
     help="Writes STEM.csv, STEM.md and STEM.tex.",
 )
 def table(name, files, out, **options) -> None:
-    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, targets or exits.
+    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits or
+    sensitivity.
 
     \b
     claims                      the pairs and the control table (compare --pairs-out, --control-out)
     equal-cost, equal-accuracy  the pairs table (compare --pairs-out)
     control                     the control table (compare --control-out)
+    calibration                 the control table and exits of all runs (evaluate --exits)
     targets                     the targets table (compare --targets-out)
     exits                       exits of all runs (evaluate --exits)
+    sensitivity                 the sensitivity table (sensitivity --out)
     """
     from offramp.tables import write
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.policies.base import Policy, first_exit
+from offramp.policies.base import Policy
 from offramp.records import ExitRecord
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     ValueError
         If a threshold is NaN, or the record does not fit the policy.
     """
-    thresholds = np.atleast_1d(np.asarray(thresholds, np.float64))  # (T,)
-    if thresholds.ndim != 1 or np.isnan(thresholds).any():
-        raise ValueError("thresholds: expected a list of numbers, none NaN")
+    thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, gain = _reached_and_gain(policy, record)
     level = np.searchsorted(ascending, reached, side="right")  # (N, K)
@@ -59,6 +57,13 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     if gain.shape[1] < record.n_exits:
         return points  # every value moves a sample on, which costs: no two points are the same
     return points.drop_duplicates(points.columns.drop("threshold"), keep="last", ignore_index=True)
+
+
+def _checked(thresholds) -> np.ndarray:
+    thresholds = np.atleast_1d(np.asarray(thresholds, np.float64))  # (T,)
+    if thresholds.ndim != 1 or np.isnan(thresholds).any():
+        raise ValueError("thresholds: expected a list of numbers, none NaN")
+    return thresholds
 
 
 def _reached_and_gain(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +115,11 @@ def choose_threshold(
         Or: take the one that spends most of this average cost, whatever its accuracy (on few samples the most
         accurate one is often a lucky one); −∞, the first exit, where none costs so little.
     """
-    points = frontier(policy, validation)
+    return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
+
+
+def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost: float | None = None) -> float:
+    """As `choose_threshold`, on a validation frontier that is there already: drawn up once, it serves many targets."""
     if (accuracy is None) == (cost is None):
         raise ValueError("choose_threshold: expected either accuracy or cost")
     if accuracy is not None:
@@ -122,15 +131,13 @@ def choose_threshold(
 
 def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
     """What became of each sample at each shared threshold (T,): right or not, bool, and cost, float64, (T, N) each."""
-    signal = policy.signal(record)  # (N, L)
-    fallback = policy.fallback(record, signal)
-    best = signal.max(axis=1)  # (N,)
-    right = np.empty((len(thresholds), record.n_samples), bool)
-    cost = np.empty(right.shape)
-    for t, threshold in enumerate(thresholds):
-        exits = first_exit(signal, threshold)  # (N,)
-        never = (best < threshold) | (threshold == np.inf)  # (N,)
-        answers = exits if fallback is None else np.where(never, fallback, exits)
-        right[t] = record.correct[np.arange(record.n_samples), answers]
-        cost[t] = record.cost[exits]
-    return right, cost
+    thresholds = _checked(thresholds)[:, None]  # (T, 1)
+    reached, gain = (np.ascontiguousarray(each.T) for each in _reached_and_gain(policy, record))  # (K, N) each
+    right = np.tile(record.correct[:, 0].astype(np.int8), (len(thresholds), 1))  # (T, N)
+    exits = np.zeros(right.shape, np.int16)
+    for i in range(len(reached)):
+        passed = reached[i] < thresholds  # (T, N)
+        right += passed * gain[i]
+        if i < record.n_exits - 1:
+            exits += passed
+    return right.astype(bool), record.cost[exits]

@@ -64,6 +64,19 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
             policies[label] = make_policy(options.pop("policy"), **options)
         except ValueError as error:
             yield f"policies.{label}: {error}"
+    for factor, variants in study.get("sensitivity", {}).get("factors", {}).items():
+        for variant in variants:
+            where = f"sensitivity.factors.{factor}, setting {variant['setting']}"
+            options = {key: value for key, value in variant.items() if key not in ("setting", "validation")}
+            try:
+                policy = make_policy(options.pop("policy"), **options)
+            except ValueError as error:
+                yield f"{where}: {error}"
+                continue
+            if not policy.claims_accuracy:
+                yield f"{where}: the signal of {policy.name} is no accuracy; expected a policy whose δ is one"
+            if variant.get("validation", 0) > study["splits"]["validation"]:
+                yield f"{where}: validation is {variant['validation']}, expected at most splits.validation"
     baseline = study["comparison"]["baseline"]
     if baseline not in policies or not policies[baseline].claims_accuracy:
         claiming = [label for label, policy in policies.items() if policy.claims_accuracy]

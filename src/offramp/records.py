@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -150,7 +151,7 @@ class ExitRecord:
     @property
     def logits(self) -> np.ndarray | None:
         """(N, L, C), or None. Those of a file are checked against its checksum the first time."""
-        if isinstance(self._logits, StoredArray):
+        if isinstance(self._logits, StoredArray | _Taken):
             self._logits = self._logits.read()
         return self._logits
 
@@ -171,6 +172,23 @@ class ExitRecord:
         if measure not in self._confidence:
             raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
         return self._confidence[measure]
+
+    def take(self, rows: np.ndarray) -> "ExitRecord":
+        """The record of some of the samples.
+
+        Logits are not copied, nor read from the file, before somebody asks for them.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,)
+            Places of samples, 0 … N − 1, all different, in the order wanted.
+        """
+        confidence = {measure: values[rows] for measure, values in self._confidence.items()}
+        taken = ExitRecord.from_outputs(
+            self.prediction[rows], confidence, self.labels[rows], self.cost, self.index[rows], self.metadata
+        )
+        taken._logits = None if self._logits is None else _Taken(self, rows)
+        return taken
 
     def __repr__(self) -> str:
         known = [
@@ -215,6 +233,17 @@ class ExitRecord:
             if record._logits.shape != expected:
                 raise ValueError(f"{path}: logits have shape {record._logits.shape}, expected {expected}")
         return record
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Logits of some of a record's samples, not read yet."""
+
+    record: ExitRecord
+    rows: np.ndarray
+
+    def read(self) -> np.ndarray:
+        return self.record.logits[self.rows]  # (n, L, C)
 
 
 def import_outputs(path: str | os.PathLike) -> ExitRecord:

@@ -48,12 +48,17 @@ def spec(name, options):
 
 
 def flags(**options):
-    """--option value for each, repeated for the entries of a list."""
-    return " ".join(
-        f"--{key.replace('_', '-')} {shlex.quote(str(entry))}"
-        for key, value in options.items()
-        for entry in (value if isinstance(value, list) else [value])
-    )
+    """--option value for each, repeated for the entries of a list; of true the option alone, of false nothing."""
+    words = []
+    for key, value in options.items():
+        option = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] if value else []
+        else:
+            words += [
+                f"{option} {shlex.quote(str(entry))}" for entry in (value if isinstance(value, list) else [value])
+            ]
+    return " ".join(words)
 
 
 def without(mapping, *keys):

@@ -52,7 +52,41 @@ rule compare:
         " 2>&1 | tee {log}"
 
 
+# One factor at a time: FACTOR/SETTING=POLICY:options, for each setting of each factor
+VARIANTS = [
+    "--variant "
+    + shlex.quote(f"{factor}/{variant['setting']}=")
+    + spec(variant["policy"], without(variant, "setting", "policy"))
+    for factor, variants in STUDY.get("sensitivity", {}).get("factors", {}).items()
+    for variant in variants
+]
+
+
+rule sensitivity:
+    input:
+        records=rules.records.input,
+        code=POLICIES + code("evaluation", "comparison", "sensitivity"),
+    output:
+        f"{ROOT}/evaluate/sensitivity.parquet",
+    log:
+        f"{LOGS}/sensitivity.log",
+    benchmark:
+        f"{BENCHMARKS}/sensitivity.tsv"
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        grid=GRIDS[0],
+        draws=STUDY.get("sensitivity", {}).get("draws"),
+        resamples=STUDY["comparison"]["resamples"],
+        variants=" ".join(VARIANTS),
+    shell:
+        "offramp sensitivity {input.records} --grid {params.grid} --draws {params.draws}"
+        " --resamples {params.resamples} {params.variants} --out {output} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
         rules.compare.output,
+        rules.sensitivity.output if VARIANTS else [],

@@ -14,13 +14,16 @@ PICTURES = [
     f"reliability-{DIAGRAMS_OF}",
     f"overconfidence-{LAYERS_OF}",
     f"oracle-heatmap-{LAYERS_OF}",
+    *(["sensitivity"] if VARIANTS else []),
 ]
 LISTS = [
     *(["claims"] if CLAIMING else []),
     *(["equal-cost", "equal-accuracy"] if PAIRS else []),
     "control",
+    "calibration",
     "targets",
     "exits",
+    *(["sensitivity"] if VARIANTS else []),
 ]
 FIGURE_CODE = code("files", "figures/__init__", "figures/style", "naming", "inputs")
 TABLE_CODE = code("files", "tables/__init__", "tables/writing", "naming", "inputs")
@@ -86,6 +89,20 @@ rule figure_layers:
         "offramp figure {wildcards.figure} {input.record} --out {params.stem} 2>&1 | tee {log}"
 
 
+rule figure_sensitivity:
+    input:
+        rules.sensitivity.output,
+        code=FIGURE_CODE + code("figures/sensitivity"),
+    output:
+        stems(FIGURES, "sensitivity", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/sensitivity.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure sensitivity {input[0]} --out {params.stem} 2>&1 | tee {log}"
+
+
 rule table_claims:
     input:
         tables=[rules.compare.output.pairs, rules.compare.output.control],
@@ -129,6 +146,42 @@ rule table_control:
         stem=stem,
     shell:
         "offramp table control {input.control} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_calibration:
+    input:
+        tables=[rules.compare.output.control] + of_runs(rules.evaluate.output.exits),
+        code=TABLE_CODE + code("tables/calibration"),
+    output:
+        stems(TABLES, "calibration", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/calibration.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table calibration {input.tables} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_sensitivity:
+    input:
+        rules.sensitivity.output,
+        code=TABLE_CODE + code("tables/sensitivity"),
+    output:
+        stems(TABLES, "sensitivity", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/sensitivity.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table sensitivity {input[0]} --out {params.stem} 2>&1 | tee {log}"
+
+
+# The two tables of what is open in the paper, and the figure
+rule choices:
+    input:
+        rules.table_calibration.output,
+        rules.table_sensitivity.output if VARIANTS else [],
+        rules.figure_sensitivity.output if VARIANTS else [],
 
 
 rule table_targets:

@@ -1,6 +1,11 @@
 # In: the splits. Out: the weights and the history of every model and seed.
 
 
+def launch(processes):
+    """The command itself, or torchrun with so many of it, a GPU each."""
+    return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
+
+
 rule train:
     input:
         splits=rules.data.output,
@@ -31,10 +36,14 @@ rule train:
             without(STUDY["models"][wildcards.system], "model", "training"),
         ),
         training=lambda wildcards: flags(
-            **{{"milestones": "milestone"}.get(key, key): value for key, value in training(wildcards.system).items()}
+            **{
+                {"milestones": "milestone"}.get(key, key): value
+                for key, value in without(training(wildcards.system), "processes").items()
+            }
         ),
+        command=lambda wildcards: launch(training(wildcards.system).get("processes", 1)),
     shell:
-        "offramp train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
+        "{params.command} train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
         " --system {wildcards.system} --seed {wildcards.seed} {params.training}"
         " --out {output.weights} --history {output.history} 2>&1 | tee {log}"
 

@@ -12,7 +12,9 @@ COLUMNS = ["split", "pool", "index"]
 SPLITS = ["train", "validation", "test"]
 
 
-def make_splits(dataset: ImageDataset, *, validation: int, test: int | None = None, seed: int) -> pd.DataFrame:
+def make_splits(
+    dataset: ImageDataset, *, validation: int, test: int | None = None, train: int | None = None, seed: int
+) -> pd.DataFrame:
     """Draw the splits, each with the classes in the proportions of the source.
 
     Parameters
@@ -22,6 +24,8 @@ def make_splits(dataset: ImageDataset, *, validation: int, test: int | None = No
         Samples held out for validation. They never train: policies are fitted on them.
     test : int, optional
         Samples held out for the test. Not for a source with a test pool: that is the test split then.
+    train : int, optional
+        How many train; all the rest, if not given.
     seed : int
 
     Returns
@@ -58,6 +62,8 @@ def make_splits(dataset: ImageDataset, *, validation: int, test: int | None = No
     else:
         rest, tests = hold_out("test", test, rest)
     rest, validations = hold_out("validation", validation, rest)
+    if train is not None:
+        rest = hold_out("train", train, rest)[1]
     parts = {"train": rest, "validation": validations, "test": tests}
     splits = pd.concat(
         [pd.DataFrame({"split": split, "pool": pool, "index": np.sort(index)}) for split, index in parts.items()],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from offramp.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, style
+from offramp.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, sensitivity, style
 from offramp.files import whole_file
 from offramp.inputs import apply, look_up
 
@@ -16,6 +16,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "reliability": reliability.draw,
     "overconfidence": overconfidence.draw,
     "oracle-heatmap": oracle_heatmap.draw,
+    "sensitivity": sensitivity.draw,
 }
 
 

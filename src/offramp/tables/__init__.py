@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offramp.inputs import apply, look_up
+from offramp.tables.calibration import CALIBRATION
 from offramp.tables.claims import CLAIMS
 from offramp.tables.control import CONTROL
 from offramp.tables.exits import EXITS
 from offramp.tables.pairs import EQUAL_ACCURACY, EQUAL_COST
+from offramp.tables.sensitivity import SENSITIVITY
 from offramp.tables.targets import TARGETS
 from offramp.tables.writing import Table
 
@@ -16,8 +18,10 @@ TABLES: dict[str, Table] = {
     "equal-cost": EQUAL_COST,
     "equal-accuracy": EQUAL_ACCURACY,
     "control": CONTROL,
+    "calibration": CALIBRATION,
     "targets": TARGETS,
     "exits": EXITS,
+    "sensitivity": SENSITIVITY,
 }
 
 

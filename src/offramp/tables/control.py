@@ -16,8 +16,9 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     How closely test accuracy follows δ when δ itself is the threshold, over the δ between the test accuracies of the
     first and the last exit (column δ: how many of the grid's those are, mean over seeds): the mean and the largest
     control error (the distance of accuracy from δ), the share of δ where accuracy falls short, and the excess of the
-    mean error over the baseline's (below 0: closer than the baseline) with its 95 % bootstrap interval over test
-    samples and seeds. Means over seeds ± standard deviation over seeds.
+    mean error over the baseline's (below 0: closer than the baseline). Means over seeds [95 % bootstrap interval over
+    test samples and seeds, that of errors corrected for what resampling adds to a distance] ± standard deviation over
+    seeds.
     """
     (table,) = read_tables(files, "control")
     return sort(table, ["system"])

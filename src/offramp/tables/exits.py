@@ -13,12 +13,12 @@ from offramp.tables.writing import Table, cells
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Each exit by itself.
 
-    What it would give if all test samples left there: accuracy, cumulative cost, parameters, and the expected
-    calibration error (ECE) of each policy's signal taken as an estimate of accuracy. Means over seeds ± standard
-    deviation over seeds.
+    What it would give if all test samples left there: accuracy, cumulative cost, parameters, overconfidence (mean max
+    softmax − accuracy), and the expected calibration error (ECE) of each policy's signal taken as an estimate of
+    accuracy. Means over seeds ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "exits")
-    measured = ["accuracy", *(name for name in table if name.startswith("ece_"))]
+    measured = ["accuracy", "overconfidence", *(name for name in table if name.startswith("ece_"))]
     groups = table.groupby(["system", "exit"], sort=False)
     same = groups[["cost", "parameters"]].first()  # no matter of the seed
     mean, sd = groups[measured].mean(), groups[measured].std()
@@ -40,6 +40,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             numbers, "parameters", scale=1 / parameters, digits=2 if parameters > 1 else 0
         ),
     }
+    columns["Overconfidence (points)"] = cells(numbers, "overconfidence", scale=100, digits=1, sign="+")
     for label in in_order(labels):
         columns[f"ECE, {policy_name(label)} (%)"] = cells(numbers, f"ece_{label}", scale=100, digits=1)
     return pd.DataFrame(columns)

@@ -22,7 +22,7 @@ class Table:
     numbers : function of the input files
         Gives the tidy numbers at full precision; its docstring is the table's title and caption.
     readable : function of the numbers
-        Gives the same rows as text to be read.
+        Gives the same rows, or what is worth reading of them, as text.
     findings : function of the numbers
         Gives sentences that say what the table shows; none by default.
     """
@@ -66,7 +66,7 @@ def cells(table: pd.DataFrame, name: str, *, scale: float = 1.0, digits: int, si
 
 def is_numeric(column: Sequence[str]) -> bool:
     """Are all texts of a column numbers, perhaps with an interval or a spread? They are aligned to the right then."""
-    return all(re.fullmatch(r"[+−]?[\d.]+( [\[±].*)?|–|baseline", text) for text in column)
+    return all(re.fullmatch(r"[+−]?[\d.]+( [\[±].*)?|–|baseline|reference", text) for text in column)
 
 
 def _markdown(text: pd.DataFrame, findings: Sequence[str], caption: str) -> str:
@@ -79,7 +79,7 @@ _TEX = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "δ": r"$\delta$", "≤": r"$\leq$", "≥": r"$\geq$"},
-        **{"→": r"$\rightarrow$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"},
+        **{"→": r"$\rightarrow$", "–": "--", "…": r"\dots{}", "<": "$<$", ">": "$>$", "|": "$|$"},
     }
 )
 
