@@ -108,7 +108,15 @@ def finished(tmp_path_factory) -> Checkout:
 def test_ends_with_a_report_of_everything(finished):
     folder = finished.folder
     page = (folder / "reports/tiny/index.html").read_text()
-    for name in ["error-cost", "control", "reliability-net-large", "overconfidence-vit", "oracle-heatmap-vit", "sensitivity"]:
+    figures = [
+        "error-cost",
+        "control",
+        "reliability-net-large",
+        "overconfidence-vit",
+        "oracle-heatmap-vit",
+        "sensitivity",
+    ]
+    for name in figures:
         assert (folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
         assert (folder / f"reports/tiny/figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
