@@ -98,7 +98,7 @@ def test_a_registry_line_adds_a_model(monkeypatch):
         ("msdnet", {"preset": "tiny"}, "msdnet: unknown preset 'tiny': expected one of cifar-small,"),
         ("msdnet", {"step_mode": "odd"}, "step_mode='odd', expected one of even, lin_grow"),
         ("msdnet", {"prune": "all"}, "prune='all', expected one of max, min"),
-        ("msdnet", {"first_layer": "mnist"}, "first_layer='mnist', expected one of cifar, imagenet"),
+        ("msdnet", {"first_layer": "mnist"}, "first_layer='mnist', expected one of cifar, half, imagenet"),
         ("msdnet", {"exits": 0}, "exits=0, expected at least 1"),
         ("msdnet", {"growth_factors": []}, "scales=0, expected at least 1"),
         ("msdnet", {"reduction": 0}, r"reduction=0, expected a number in \(0, 1\]"),
@@ -182,6 +182,16 @@ def test_imagenet_exits_are_as_wide_as_the_map_they_read():
     for head in model.heads:
         assert head[0][0].in_channels == head[0][0].out_channels == head[-1].in_features
     assert model(torch.zeros(1, 3, 224, 224, device="meta")).shape == (1, 5, 1000)
+
+
+def test_half_a_first_layer_makes_the_network_of_half_the_image():
+    options = {"classes": 10, "head_pool": 1}
+    half = build_model("msdnet", image_shape=(1, 28, 28), first_layer="half", **options)
+    whole = build_model("msdnet", image_shape=(1, 14, 14), **options)
+    assert half(torch.zeros(2, 1, 28, 28)).shape == (2, 4, 10)
+    costs, expected = exit_costs(half, (1, 28, 28)), exit_costs(whole, (1, 14, 14))
+    assert list(costs.macs) == list(expected.macs)
+    assert list(costs.parameters) == list(expected.parameters)
 
 
 def test_initialised_as_published():
@@ -298,3 +308,46 @@ def test_pretrained_is_passed_on(monkeypatch):
     monkeypatch.setattr(timm, "create_model", spy)
     small("vit", pretrained=True)
     assert passed == {"name": "vit_tiny_patch16_224", "pretrained": True}
+
+
+def test_pretrained_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ValueError, match="the pretrained weights of 'vit_tiny_patch16_224' could not be fetched"
+    ) as error:
+        build_model("vit", classes=10, image_shape=(3, 224, 224), pretrained=True)
+    assert "\n" not in str(error.value)
+    assert "(HF_HOME)" in str(error.value)
+
+
+def test_pretrained_weights_are_resampled_to_other_patches_and_images(monkeypatch):
+    """What fine-tuning on 32 × 32 images relies on."""
+    create = timm.create_model
+    torch.manual_seed(0)
+    weights = create("vit_tiny_patch16_224", depth=2).state_dict()
+
+    def from_memory(name, **options):
+        return create(name, pretrained_cfg_overlay={"state_dict": weights}, **options)
+
+    monkeypatch.setattr(timm, "create_model", from_memory)
+    model = build_model("vit", classes=10, image_shape=(3, 32, 32), patch_size=4, depth=2, pretrained=True)
+    for name, value in model.vit.state_dict().items():
+        if name == "patch_embed.proj.weight":
+            assert value.shape == (192, 3, 4, 4)
+        elif name == "pos_embed":
+            assert value.shape == (1, 65, 192)
+            assert torch.equal(value[:, 0], weights[name][:, 0])  # the class token's
+        else:
+            assert torch.equal(value, weights[name])
+
+
+def test_a_frozen_backbone_stays_as_it_was_built():
+    model = small("vit", frozen=True).train()
+    assert model.training
+    assert model.heads.training
+    assert not any(module.training for module in model.vit.modules())
+    model(torch.randn(2, *DIGITS)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == [
+        name for name, _ in model.named_parameters() if name.startswith("heads.")
+    ]

@@ -18,6 +18,9 @@ from torch.nn.functional import cross_entropy
 from offramp import training
 from offramp.checkpoints import load_weights, read_parameters
 from offramp.datasets import load_dataset, make_splits
+from offramp.datasets.batches import ShuffledBatches
+from offramp.models import build_model
+from offramp.processes import Parts, Place
 from offramp.training import TrainingOptions, exit_losses, joint_loss, train
 
 torch.set_num_threads(1)
@@ -196,6 +199,7 @@ OTHER_RUNS = {
     "parameters": {"parameters": {"shift": 2}},
     "model": {"build": lambda: Tiny(width=5)},
     "splits": {"splits_seed": 1},
+    "precision": {"options": replace(SGD, precision="bfloat16")},
 }
 
 
@@ -226,6 +230,11 @@ def test_weights_and_history_say_what_happened(digits, splits, tmp_path):
     assert told == read_parameters(out)
     assert told["model"] == "tiny"
     assert (told["dataset"], told["seed"], told["training"]["milestones"]) == ("digits", 0, [1, 2])
+    assert set(told) == {"model", "dataset", "splits", "training", "seed"}  # one more, and old checkpoints are refused
+    assert set(told["training"]) == {
+        *("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "milestones"),
+        *("gamma", "exit_weights"),
+    }
     model.eval()
     samples = digits.samples(splits, "validation")
     logits = torch.stack([model(image[None])[0] for image, _ in samples])  # (N, L, C)
@@ -269,6 +278,158 @@ def without_dropout(module):
         module.p = 0.0
 
 
+@pytest.mark.parametrize("options", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_only_the_exits_of_a_frozen_backbone_are_trained(run, tmp_path, options):
+    def build(stop_at=None):
+        options = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "frozen": True}
+        model = build_model("vit", classes=10, image_shape=(1, 8, 8), **options)
+        steps = iter(range(stop_at or 1000))
+
+        def count(module, _):
+            if module.training and next(steps, None) is None:
+                raise KeyboardInterrupt
+
+        model.register_forward_pre_hook(count)
+        return model
+
+    whole = run("whole", options, build)
+    trained = build()
+    load_weights(tmp_path / "whole" / "weights.safetensors", trained)
+    torch.manual_seed(0)
+    before = build().state_dict()
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("vit."), name
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", options, lambda: build(stop_at=7))
+    assert run("stopped", options, build) == whole
+
+
+def test_precision_is_that_of_the_model_in_training(run, tmp_path):
+    seen = []
+
+    class Seeing(Tiny):
+        def forward(self, x):
+            logits = super().forward(x)
+            seen.append((self.training, logits.dtype))
+            return logits
+
+    plain = run("plain", build=Seeing)
+    assert set(seen) == {(True, torch.float32), (False, torch.float32)}
+    seen.clear()
+    half = run("half", replace(SGD, precision="bfloat16"), Seeing)
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
+    assert half != plain
+    assert read_parameters(tmp_path / "half" / "weights.safetensors")["training"]["precision"] == "bfloat16"
+    assert {value.dtype for value in load_file(tmp_path / "half" / "weights.safetensors").values()} == {
+        torch.float32,
+        torch.int64,  # batch norm's counts
+    }
+
+
+def test_a_compiled_step_is_compiled_once_and_does_the_same(run, monkeypatch, tmp_path):
+    compile, graphs = torch.compile, []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=count))
+    options = replace(SGD, batch_size=30)  # 160 samples in batches of 27 and 26
+    plain, compiled = run("plain", options), run("compiled", replace(options, compile=True))
+    assert len(graphs) == 1
+    assert compiled[1] == plain[1]
+    assert read_parameters(tmp_path / "compiled" / "weights.safetensors")["training"]["compile"] is True
+
+
+class Plain(Tiny):
+    """Nothing in it depends on how a batch is cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem[1] = self.body[1] = self.body[3] = nn.Identity()
+
+
+TWO_PROCESSES = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from test_training import *
+
+from offramp.processes import joined
+
+still = load_dataset("digits", shift=0)
+moving = load_dataset("digits")
+splits = make_splits(still, validation=200, test=1437, seed=0)
+rank = int(os.environ["RANK"])
+
+
+def run(name, digits, build):
+    train(build, digits, splits, ODD, seed=0, out=f"{name}.safetensors", history=f"{name}.csv")
+
+
+with joined(torch.device("cpu")):
+    run("plain", still, Plain)
+    run("whole", moving, Tiny)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", moving, lambda: Failing(10))
+    run("stopped", moving, Tiny)
+    run("lost", moving, lambda: Failing(10 if rank == 0 else 8))
+"""
+ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 22, which two cannot share equally
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_every_batch(processes):
+    order = ShuffledBatches(11, 5, seed=0)
+    parts = [list(Parts(order, rank, processes)) for rank in range(processes)]
+    for whole, *shared in zip(order, *parts):
+        np.testing.assert_array_equal(np.concatenate([positions for positions, _ in shared]), whole[0])
+        seeds = [seed for _, seed in shared]
+        assert seeds[0] == whole[1]
+        assert len(set(seeds)) == processes
+
+
+def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
+    monkeypatch.setattr(training, "place", lambda: Place(0, 33))
+    with pytest.raises(ValueError, match="batch_size=32: a batch has 28 samples, expected one for each of the 33 proc"):
+        run("too many")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, script, os.path.dirname(__file__)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    # One that stops takes the other along, and says why
+    assert done.returncode == 1, done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+    assert [path.name for path in tmp_path.glob("lost*")] == ["lost.safetensors.checkpoint"]
+    assert done.stderr.count("training: 100%") == 3  # one bar for both
+
+    still = load_dataset("digits", shift=0)
+    splits = make_splits(still, validation=200, test=1437, seed=0)
+    out, history = tmp_path / "one.safetensors", tmp_path / "one.csv"
+    train(Plain, still, splits, ODD, seed=0, out=out, history=history, progress=False)
+    alone, together = load_file(out), load_file(tmp_path / "plain.safetensors")
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+    expected, found = (pd.read_csv(path).drop(columns="seconds") for path in (history, tmp_path / "plain.csv"))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    assert read_parameters(tmp_path / "plain.safetensors")["processes"] == 2
+
+    whole, stopped = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("whole", "stopped"))
+    assert stopped == whole
+    whole, stopped = (pd.read_csv(tmp_path / f"{name}.csv").drop(columns="seconds") for name in ("whole", "stopped"))
+    pd.testing.assert_frame_equal(stopped, whole)
+    model = Tiny()  # what was validated is what was saved
+    load_weights(tmp_path / "whole.safetensors", model)
+    images, labels = still.samples(splits, "validation")[np.arange(200)]
+    loss = joint_loss(exit_losses(model.eval()(images), labels), "sum").item()
+    np.testing.assert_allclose(whole["validation_loss"].iloc[-1], loss, rtol=1e-6)
+
+
 def test_joint_losses_of_exits():
     torch.manual_seed(0)
     logits, labels = torch.randn(7, 3, 5, dtype=torch.float64), torch.randint(5, (7,))
@@ -294,6 +455,7 @@ def test_learning_rates():
         ({"optimizer": "adam"}, "unknown optimizer 'adam': expected one of sgd, adamw"),
         ({"schedule": "step"}, "unknown schedule 'step': expected one of multistep, cosine"),
         ({"exit_weights": "mean"}, "unknown exit_weights 'mean': expected one of sum, linear"),
+        ({"precision": "float16"}, "unknown precision 'float16': expected one of auto, float32, bfloat16"),
         ({"epochs": 0}, "epochs=0, expected more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan, expected more than 0"),
     ],
@@ -363,9 +525,13 @@ def test_validation_images_are_as_in_the_test(digits, splits, tmp_path):
 
 
 def test_settings_of_torch_come_back(run):
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    def now():
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.get_num_threads(), torch.get_deterministic_debug_mode(), fills
+
+    before = now()
     run("any", replace(SGD, epochs=1), threads=2)
-    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == before
+    assert now() == before
 
 
 def test_the_progress_bar_of_a_log_is_short(digits, splits, tmp_path, capsys):

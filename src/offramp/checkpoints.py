@@ -86,7 +86,7 @@ def resume(path: Path, run: str, model: nn.Module, optimizer: Optimizer) -> list
         aside = path.replace(path.with_name(f"{path.name}.old"))
         log.warning("%s; set aside as %s, training starts anew", error, aside.name)
         return []
-    parameters = list(model.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     weights, state = {}, {}
     for name, tensor in tensors.items():
         part, name = name.split(".", 1)

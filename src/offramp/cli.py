@@ -187,12 +187,23 @@ def data(dataset, out, **options) -> None:
 @click.option(
     "--exit-weights", type=click.Choice(["sum", "linear"]), help="Weight of exit i in the loss: 1 (the default), or i."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="Of the model in training. Default: auto, which is bfloat16 on CUDA, else float32.",
+)
+@click.option("--compile", is_flag=True, default=None, help="Compile the training step.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of torch.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare batches.")
 @click.option("--out", type=OUT, required=True, help="Weights, .safetensors; a checkpoint lies beside it until done.")
 @click.option("--history", type=OUT, required=True, help="CSV, a row an epoch.")
 def train(dataset, splits, model, system, seed, threads, workers, out, history, **training) -> None:
-    """Train a model, all exits jointly. Killed and started again, it goes on from the last epoch."""
+    """Train a model, all exits jointly. Killed and started again, it goes on from the last epoch.
+
+    \b
+    On 4 GPUs of a machine, each batch cut over them:
+      torchrun --standalone --nproc-per-node 4 -m offramp train …
+    """
     from offramp.datasets import load_dataset, load_splits
     from offramp.models import build_model
     from offramp.training import TrainingOptions, train

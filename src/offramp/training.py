@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +16,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from offramp.checkpoints import fingerprint, resume, save_checkpoint, save_weights
 from offramp.datasets import ImageDataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.files import write_text
+from offramp.processes import Parts, first_before_others, joined, of_all, part, place, take_from_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class TrainingOptions:
     exit_weights : {"sum", "linear"}
         How the exits' cross-entropies make one loss. "sum": their plain sum (MSDNet). "linear": their mean,
         exit i weighted by i (PABEE).
+    precision : {"auto", "float32", "bfloat16"}
+        What the model computes in while it trains; weights and losses are float32 always. "auto": bfloat16 on
+        CUDA, else float32.
+    compile : bool
+        Compile the training step's forward and backward pass. On a CPU MSDNet needs minutes for that.
 
     Raises
     ------
@@ -68,9 +74,11 @@ class TrainingOptions:
     milestones: tuple[int, ...] = (150, 225)
     gamma: float = 0.1
     exit_weights: Literal["sum", "linear"] = "sum"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in "optimizer", "schedule", "exit_weights":
+        for name in "optimizer", "schedule", "exit_weights", "precision":
             known = get_args(get_type_hints(type(self))[name])
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
@@ -83,6 +91,15 @@ class TrainingOptions:
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.learning_rate * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def in_bfloat16(self, device: torch.device) -> bool:
+        """Whether the model computes in bfloat16 there."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+    def told(self) -> dict[str, Any]:
+        """What is kept with the weights: of the later options only those in use, so that earlier runs stay the same."""
+        unused = [("precision", "auto"), ("compile", False)]
+        return {name: value for name, value in asdict(self).items() if (name, value) not in unused}
 
 
 def train(
@@ -108,9 +125,16 @@ def train(
 
     After each epoch a checkpoint is written beside `out` (its name and ".checkpoint"). A training that was
     killed goes on from there when it is started again, and ends with the same bits as one that was not: on
-    the same machine, with the same number of threads. The number of workers does not matter. A checkpoint is
+    the same machine, with the same number of threads; of more than two processes, but for the rounding of
+    their sums. The number of workers does not matter. A checkpoint is
     set aside with a warning if it is damaged or not of this run: `parameters`, splits, options, seed, initial
-    weights or torch's version differ.
+    weights, the number of processes or torch's version differ.
+
+    Started by torchrun, its processes train one model together, each on a GPU of its own where there are GPUs.
+    Every batch is cut over them, and a step follows the gradient of the whole batch's mean loss: the options mean
+    what they mean for one process. What differs: each draws augmentation and dropout of its own, and batch norm
+    sees a process's part of the batch; the first one's running averages are kept. It alone writes and shows a bar,
+    to a folder that all of them must see.
 
     Parameters
     ----------
@@ -129,15 +153,15 @@ def train(
         validation_accuracy_L, seconds. All but the seconds are the same every time.
     parameters : mapping, optional
         What else makes the model: its name and options, the dataset's options; JSON values. Kept with the
-        weights, beside dataset, splits, training options and seed.
+        weights, beside dataset, splits, training options, seed, and the number of processes if there are several.
     label : str
         Name of the progress bar, for example "msdnet-large seed 0".
     threads : int
-        CPU threads of torch.
+        CPU threads of torch, in each process.
     workers : int
-        Processes that make the batches; 0 makes them in this one.
+        Processes that make the batches, for each one that trains; 0 makes them in this one.
     device : str, optional
-        CUDA where there is one, if not given. There the training runs in bfloat16.
+        CUDA where there is one, if not given.
     progress : bool
         Show a bar on stderr.
 
@@ -149,33 +173,44 @@ def train(
     Raises
     ------
     ValueError
-        If the loss is no longer finite: it names epoch and step.
+        If the loss is no longer finite: it names epoch and step. If there are more processes than samples in a batch.
     """
     device = torch.device(device or default_device())
-    train_set = dataset.samples(splits, "train", augment=True)
-    validation_set = dataset.samples(splits, "validation")
-    order = ShuffledBatches(len(train_set), options.batch_size, seed)
-    train_batches = batch_loader(SeededSamples(train_set), order, workers, device)
-    in_order = batches_in_order(len(validation_set), options.batch_size)
-    validation_batches = batch_loader(validation_set, in_order, workers, device)
-    parameters = {
-        **(parameters or {}),
-        "dataset": dataset.name,
-        "splits": hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest(),
-        "training": asdict(options),
-        "seed": seed,
-    }
-    checkpoint = Path(f"{out}.checkpoint")
+    with torch_settings(threads), joined(device):
+        rank, processes = place()
+        train_set = dataset.samples(splits, "train", augment=True)
+        validation_set = dataset.samples(splits, "validation")
+        order = ShuffledBatches(len(train_set), options.batch_size, seed)
+        in_order = batches_in_order(len(validation_set), options.batch_size)
+        sizes = [len(batch) for batch in batches_in_order(len(train_set), options.batch_size)]  # those of `order` too
+        if (least := min(sizes + [len(batch) for batch in in_order])) < processes:
+            raise ValueError(
+                f"batch_size={options.batch_size}: a batch has {least} samples, expected one for each of the "
+                f"{processes} processes; start fewer"
+            )
+        train_batches = batch_loader(SeededSamples(train_set), Parts(order, rank, processes), workers, device)
+        validation_parts = [part(batch, rank, processes) for batch in in_order]
+        validation_batches = batch_loader(validation_set, validation_parts, workers, device)
+        parameters = {
+            **(parameters or {}),
+            "dataset": dataset.name,
+            "splits": hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest(),
+            "training": options.told(),
+            "seed": seed,
+            **({"processes": processes} if processes > 1 else {}),
+        }
+        checkpoint = Path(f"{out}.checkpoint")
 
-    with torch_settings(threads):
         torch.manual_seed(seed)
         model = build()
         run = fingerprint(model, parameters)
         model.to(device, memory_format=torch.channels_last)  # convolutions are faster so, on CPUs too
-        optimizer = _optimizer(model, options)
-        rows = resume(checkpoint, run, model, optimizer)
+        optimizer = make_optimizer(model, options)
+        with first_before_others():  # it may set the checkpoint aside
+            rows = resume(checkpoint, run, model, optimizer)
+        stepping = for_steps(model, options)
         total, done = options.epochs * len(order), len(rows) * len(order)
-        with progress_bar(total, label, done=done, shown=progress) as bar:
+        with progress_bar(total, label, done=done, shown=progress and rank == 0) as bar:
             postfix: dict[str, str] = {}
             for epoch in range(len(rows), options.epochs):
                 start = time.monotonic()
@@ -183,8 +218,8 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 order.epoch = epoch
-                torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)))  # dropout
-                train_loss = _train_epoch(model, train_batches, optimizer, options, epoch, bar, postfix)
+                torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)) + rank)  # dropout
+                train_loss = train_epoch(stepping, train_batches, sizes, optimizer, options, epoch, bar, postfix)
                 validation_loss, accuracy = _validate(model, validation_batches, options, epoch)
                 rows.append(
                     {
@@ -196,12 +231,14 @@ def train(
                         "seconds": round(time.monotonic() - start, 3),
                     }
                 )
-                save_checkpoint(checkpoint, run, model, optimizer, rows)
+                if rank == 0:
+                    save_checkpoint(checkpoint, run, model, optimizer, rows)
                 postfix["accuracy"] = f"{accuracy[-1]:.1%}"
-    table = pd.DataFrame(rows)
-    write_text(history, table.to_csv(index=False))
-    save_weights(out, model, parameters)
-    checkpoint.unlink(missing_ok=True)
+        table = pd.DataFrame(rows)
+        if rank == 0:
+            write_text(history, table.to_csv(index=False))
+            save_weights(out, model, parameters)
+            checkpoint.unlink(missing_ok=True)
     return table
 
 
@@ -221,53 +258,71 @@ def joint_loss(losses: Tensor, exit_weights: Literal["sum", "linear"]) -> Tensor
     return (weights * losses).sum() / weights.sum()
 
 
-def _optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+    """The optimizer of what is to be trained: a frozen backbone is none of its business."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     shared = {"lr": options.learning_rate, "weight_decay": options.weight_decay, "fused": True}
     if options.optimizer == "sgd":
-        return SGD(model.parameters(), momentum=options.momentum, **shared)
-    return AdamW(model.parameters(), **shared)
+        return SGD(trained, momentum=options.momentum, **shared)
+    return AdamW(trained, **shared)
 
 
-def _train_epoch(
+def for_steps(model: nn.Module, options: TrainingOptions) -> nn.Module:
+    """The model as training steps call it: over all processes, and compiled if the options say so."""
+    if place().processes > 1:
+        model = DistributedDataParallel(model)
+    return torch.compile(model) if options.compile else model
+
+
+def train_epoch(
     model: nn.Module,
-    batches: DataLoader,
+    batches: Collection[tuple[Tensor, Tensor]],
+    sizes: Sequence[int],
     optimizer: Optimizer,
     options: TrainingOptions,
     epoch: int,
     bar: tqdm,
     postfix: dict[str, str],
 ) -> float:
-    """One pass over the train split; returns its mean loss."""
+    """One pass over the train split, in batches of these sizes over all processes; returns its mean loss."""
     model.train()
     device = next(model.parameters()).device
-    losses, sizes = [], []
-    for images, labels in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(images.to(device, non_blocking=True))  # (B, L, C)
+    losses, counts = [], []
+    for (images, labels), size in zip(batches, sizes):
+        images = images.to(device, non_blocking=True)  # (B, C, H, W)
+        if options.compile:
+            torch._dynamo.mark_dynamic(images, 0)  # batches differ by a sample: compile once for all
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.in_bfloat16(device)):
+            logits = model(images)  # (B, L, C)
         loss = joint_loss(exit_losses(logits, labels.to(device, non_blocking=True)), options.exit_weights)
         optimizer.zero_grad()
-        loss.backward()
+        # The processes' gradients are averaged as if all had as many samples; alone, this is 1
+        (loss * (place().processes * len(labels) / size)).backward()
         optimizer.step()
         losses.append(loss.detach())
-        sizes.append(len(labels))
+        counts.append(len(labels))
         if bar.update():  # it was drawn just now: only then wait for the device and look at the loss
             postfix["loss"] = f"{loss.item():.3f}"
             bar.set_postfix(postfix, refresh=False)
             if not math.isfinite(loss.item()):
                 break
-    losses = torch.stack(losses).cpu().double().numpy()  # (steps,)
-    if not (finite := np.isfinite(losses)).all():
+    losses = torch.stack(losses).cpu().double()  # (steps,)
+    if not losses.isfinite().all():
+        step = losses.isfinite().tolist().index(False)
         raise ValueError(
-            f"training diverged: loss {losses[finite.argmin()]} in epoch {epoch + 1}, "
-            f"step {finite.argmin() + 1} of {len(batches)}, expected finite numbers"
+            f"training diverged: loss {losses[step]} in epoch {epoch + 1}, "
+            f"step {step + 1} of {len(batches)}, expected finite numbers"
         )
-    return float(np.average(losses, weights=sizes))
+    return float(np.average(of_all(losses), weights=of_all(torch.tensor(counts))))
 
 
 @torch.inference_mode()
-def _validate(model: nn.Module, batches: DataLoader, options: TrainingOptions, epoch: int) -> tuple[float, list[float]]:
+def _validate(
+    model: nn.Module, batches: Collection[tuple[Tensor, Tensor]], options: TrainingOptions, epoch: int
+) -> tuple[float, list[float]]:
     """The joint loss on the validation split, and the accuracy of each exit."""
     model.eval()
+    take_from_first(model.buffers())  # batch norm's averages: the first process's are saved
     device = next(model.parameters()).device
     losses, correct = [], []
     for images, labels in batches:
@@ -275,28 +330,32 @@ def _validate(model: nn.Module, batches: DataLoader, options: TrainingOptions, e
         labels = labels.to(device, non_blocking=True)  # (B,)
         losses.append(exit_losses(logits, labels))
         correct.append(logits.argmax(2) == labels[:, None])
-    loss = joint_loss(torch.cat(losses).cpu().double(), options.exit_weights).item()
+    loss = joint_loss(of_all(torch.cat(losses).cpu().double()), options.exit_weights).item()
     if not math.isfinite(loss):
         raise ValueError(f"training diverged: validation loss {loss} after epoch {epoch + 1}, expected a finite one")
-    return loss, torch.cat(correct).cpu().double().mean(0).tolist()
+    return loss, of_all(torch.cat(correct).cpu().double()).mean(0).tolist()
 
 
 def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The GPU where there is one; for processes that torchrun started, each its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager
 def torch_settings(threads: int) -> Iterator[None]:
     """Inside, torch uses so many CPU threads and deterministic algorithms; it warns where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    memory = torch.utils.deterministic
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # or each new tensor is filled before use: 8 % of MSDNet's step on a CPU
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
+        memory.fill_uninitialized_memory = before[2]
 
 
 def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:

@@ -17,9 +17,11 @@ rule record:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        workers=lambda wildcards: training(wildcards.system).get("workers", 0),
     shell:
         "offramp record {input.weights} --splits {input.splits} --validation {output.validation}"
-        " --test {output.test} --threads {threads} 2>&1 | tee {log}"
+        " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
 
 
 rule records:

@@ -13,6 +13,7 @@ rule train:
         + code(
             "training",
             "checkpoints",
+            "processes",
             "datasets/batches",
             "models/base",
             f"models/{STUDY['models'][wildcards.system]['model']}",

@@ -28,12 +28,15 @@ class ViT(MultiExitModel):
         timm's scheme for the initial weights of the blocks. Its default is meant for wide models; narrow ones that
         are trained from scratch learn far sooner from "moco" (Xavier uniform).
     pretrained : bool
-        Passed on to timm, which loads the weights for the backbone; the exits start untrained.
+        Start from timm's weights for the backbone; the exits start untrained. For another image or patch size timm
+        resamples the patch embedding and the positions.
+    frozen : bool
+        Train the exits only: the backbone keeps its weights and stays in evaluation mode.
 
     Raises
     ------
     ValueError
-        If timm cannot build the backbone, or what it builds is not a `VisionTransformer`.
+        If timm cannot build the backbone or fetch its weights, or what it builds is not a `VisionTransformer`.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ViT(MultiExitModel):
         num_heads: int | None = None,
         weight_init: str = "",
         pretrained: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         import timm  # takes seconds: only those who build a ViT wait for it
@@ -67,13 +71,19 @@ class ViT(MultiExitModel):
                 weight_init=weight_init,
             )
         except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {error}") from error
+            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {_line(error)}") from error
+        except OSError as error:  # the hub's own errors among them
+            raise ValueError(
+                f"vit: the pretrained weights of {backbone!r} could not be fetched ({_line(error)}); fetch them to the "
+                "hub's cache (HF_HOME) where there is a network, or train from scratch with pretrained: false"
+            ) from error
         if not isinstance(vit, VisionTransformer):
             raise ValueError(f"vit: {backbone!r} is a {type(vit).__name__}, expected a VisionTransformer")
         # The exits take the place of everything behind the blocks.
         vit.reset_classifier(0, global_pool="token" if vit.has_class_token else "avg")
         vit.norm = vit.fc_norm = nn.Identity()
-        self.vit = vit
+        self.vit = vit.requires_grad_(not frozen)
+        self.frozen = frozen
         self.n_exits = len(vit.blocks)
         self.heads = nn.ModuleList(_head(vit.embed_dim, classes) for _ in vit.blocks)
 
@@ -83,6 +93,16 @@ class ViT(MultiExitModel):
         for block, head in zip(self.vit.blocks, self.heads):
             x = block(x)
             yield head(self.vit.pool(x))
+
+    def train(self, mode: bool = True) -> "ViT":
+        super().train(mode)
+        if self.frozen:
+            self.vit.eval()
+        return self
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _head(width: int, classes: int) -> nn.Sequential:

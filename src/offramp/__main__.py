@@ -1,0 +1,5 @@
+"""`python -m offramp`: the command `offramp`, as torchrun starts it."""
+
+from offramp.cli import main
+
+main()
