@@ -313,6 +313,11 @@ def test_tables_are_the_loops(record, bins):
             assert row[f"ece_{label}"] == pytest.approx(expected, abs=1e-12)
 
 
+def test_overconfidence_only_where_there_is_max_softmax():
+    record = ExitRecord.from_outputs([[0, 0]], {"margin": [[0.5, 0.5]]}, [0], [1, 2])
+    assert exit_table(record, {}, 5).overconfidence.isna().all()
+
+
 def test_parameters_only_where_the_record_knows():
     record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
     assert exit_table(record, {}, 5).parameters.isna().all()

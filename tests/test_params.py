@@ -20,7 +20,7 @@ GONE = object()
 
 
 def one_factor(**variant):
-    return "sensitivity", {"draws": 2, "factors": {"bins": [{"setting": 10, **variant}]}}
+    return "sensitivity", {"draws": 2, "factors": {"bins": [{"setting": 10} | variant]}}
 
 
 def changed(*path_and_value):
@@ -85,6 +85,11 @@ MISTAKES = {
     "delta": (("delta", "by", 3), ("delta", "'by'", "step")),
     "comparison": (("comparison", "target", 3), ("comparison", "'target'", "targets")),
     "option of a variant": (one_factor(policy="pcee", bin=3), ("sensitivity.factors.bins, setting 10", "'bin'")),
+    "variant twice": (
+        ("sensitivity", {"draws": 2, "factors": {"bins": [{"setting": s, "policy": "pcee"} for s in (10, "10")]}}),
+        ("sensitivity.factors.bins", "'10'", "twice"),
+    ),
+    "setting with an equals sign": (one_factor(setting="bins=3", policy="pcee"), ("bins.0.setting", "bins=3")),
     "variant without a policy": (one_factor(bins=3), ("sensitivity.factors.bins.0", "policy")),
     "variant whose δ is no accuracy": (one_factor(policy="oracle"), ("bins, setting 10", "oracle")),
     "variant of more samples than there are": (

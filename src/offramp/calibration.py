@@ -206,8 +206,8 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
 def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
     """Each exit by itself, a row an exit.
 
-    Columns: exit, accuracy, cost, parameters (where the record knows), overconfidence (mean max softmax − accuracy),
-    and ece_LABEL for each policy whose signal claims to be an accuracy.
+    Columns: exit, accuracy, cost, parameters and overconfidence (mean max softmax − accuracy; both where the record
+    has them), and ece_LABEL for each policy whose signal claims to be an accuracy.
     """
     import pandas as pd
 
@@ -215,7 +215,8 @@ def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) 
         {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
     )
     table["parameters"] = record.metadata.get("exit_parameters")
-    table["overconfidence"] = record.confidence().mean(0, dtype=np.float64) - table["accuracy"]
+    surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
+    table["overconfidence"] = surest - table["accuracy"]
     for label, policy in policies.items():
         if policy.claims_accuracy:
             signal = policy.signal(record)  # (N, L)

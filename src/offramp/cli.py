@@ -144,7 +144,7 @@ def cli() -> None:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
     The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
-    figure, table, report.
+    figure, table, environment, report.
     """
 
 

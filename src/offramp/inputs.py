@@ -14,7 +14,7 @@ Entry = TypeVar("Entry")
 # Columns by which a file is told from the others, and the option that wrote it.
 _KINDS = {
     "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
-    "exits": ({"system", "seed", "exit", "accuracy", "cost", "parameters"}, "evaluate --exits"),
+    "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
     "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
     "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
     "pairs": ({"small", "large", "policy", "match", "gain", "cost_ratio"}, "compare --pairs-out"),

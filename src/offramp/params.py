@@ -65,6 +65,9 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
         except ValueError as error:
             yield f"policies.{label}: {error}"
     for factor, variants in study.get("sensitivity", {}).get("factors", {}).items():
+        places = [(str(variant["setting"]), variant["policy"]) for variant in variants]
+        if twice := [place for place in places if places.count(place) > 1]:
+            yield f"sensitivity.factors.{factor} has {twice[0][0]!r} of {twice[0][1]} twice: expected it once"
         for variant in variants:
             where = f"sensitivity.factors.{factor}, setting {variant['setting']}"
             options = {key: value for key, value in variant.items() if key not in ("setting", "validation")}

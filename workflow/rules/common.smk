@@ -34,7 +34,7 @@ FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]
 POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
-# cifar10 and cifar100 are one module
+# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one
 DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}")
 
 

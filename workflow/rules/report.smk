@@ -226,10 +226,10 @@ rule settings:
         "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
 
-# Machine and versions, asked for once all models are trained.
+# Machine and versions, asked for once all models are trained: of the machine that runs this rule.
 rule environment:
     input:
-        expand(rules.train.output.weights, system=list(STUDY["models"]), seed=STUDY["seeds"]),
+        of_runs(rules.train.output.weights),
     output:
         f"{REPORT}/environment.json",
     log:

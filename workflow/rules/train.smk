@@ -6,6 +6,12 @@ def launch(processes):
     return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
 
 
+def cores(system):
+    """What a training keeps busy: its processes, each with its threads and its workers."""
+    its = training(system)
+    return its.get("processes", 1) * (its.get("threads", 1) + its.get("workers", 0))
+
+
 rule train:
     input:
         splits=rules.data.output,
@@ -26,7 +32,7 @@ rule train:
     benchmark:
         f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
     priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
-    threads: lambda wildcards: training(wildcards.system).get("threads", 1)
+    threads: lambda wildcards: cores(wildcards.system)
     resources:
         mem_mb=4000,
         runtime=60,

@@ -110,7 +110,8 @@ def _panel(
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     worst = 100 * (1 - min(small["accuracy"].mean(), large["accuracy"].mean()))
-    ax.set_ylim(0, min(ax.get_ylim()[1], max(1, 3 * worst)))
+    lowest, highest = ax.get_ylim()
+    ax.set_ylim(max(0, lowest), min(highest, max(1, 3 * worst)))
 
 
 def _policy(ax: Axes, each: list[pd.DataFrame], style: PolicyStyle, factor: float) -> None:

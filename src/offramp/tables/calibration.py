@@ -16,8 +16,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     Every signal that claims to be an accuracy, raw or calibrated at each exit on validation data, under the same rule
     and thresholds δ. Expected calibration error (ECE) on test data, all samples leaving at each exit, mean over exits
     and one by one; control error (mean distance of test accuracy from δ, over all δ in reach) and average cost over
-    the same δ in % of the full model's, with the change of cost from the baseline, paired. Means over seeds [95 %
-    bootstrap interval over test samples and seeds] ± standard deviation over seeds.
+    the same δ in % of the full model's, with the change of cost from the baseline, paired. Means over seeds ± standard
+    deviation over seeds, but for ECE and at single exits [95 % bootstrap interval over test samples and seeds].
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     test samples and seeds] ± standard deviation over seeds. Changes are paired differences from the reference; beside
     that of the error, the least and the greatest among the systems. A smaller error is not always better: with a map
     of few samples accuracy lies nearer to δ because samples leave too early, and falls short more often. Of fewer
-    validation samples than all, several draws are averaged.
+    validation samples than all, several draws are averaged. Errors' intervals are corrected for what resampling adds to
+    a distance. The intervals that are not shown, and each system's numbers, are in the .csv.
     """
     (table,) = read_tables(files, "sensitivity")
     return table.astype({"setting": str})
