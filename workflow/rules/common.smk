@@ -70,6 +70,17 @@ def training(system):
     return {**STUDY["training"], **STUDY["models"][system].get("training", {})}
 
 
+def launch(processes):
+    """The command itself, or torchrun with so many of it, a GPU each."""
+    return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
+
+
+def cores(system):
+    """What a training keeps busy: its processes, each with its threads and its workers."""
+    its = training(system)
+    return its.get("processes", 1) * (its.get("threads", 1) + its.get("workers", 0))
+
+
 def stems(folder, names, suffixes):
     """The files of each figure or table."""
     return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)

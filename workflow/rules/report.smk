@@ -91,7 +91,7 @@ rule figure_layers:
 
 rule figure_sensitivity:
     input:
-        rules.sensitivity.output,
+        measured=rules.sensitivity.output,
         code=FIGURE_CODE + code("figures/sensitivity"),
     output:
         stems(FIGURES, "sensitivity", ["pdf", "png"]),
@@ -100,7 +100,7 @@ rule figure_sensitivity:
     params:
         stem=stem,
     shell:
-        "offramp figure sensitivity {input[0]} --out {params.stem} 2>&1 | tee {log}"
+        "offramp figure sensitivity {input.measured} --out {params.stem} 2>&1 | tee {log}"
 
 
 rule table_claims:
@@ -164,7 +164,7 @@ rule table_calibration:
 
 rule table_sensitivity:
     input:
-        rules.sensitivity.output,
+        measured=rules.sensitivity.output,
         code=TABLE_CODE + code("tables/sensitivity"),
     output:
         stems(TABLES, "sensitivity", ["csv", "md", "tex"]),
@@ -173,7 +173,7 @@ rule table_sensitivity:
     params:
         stem=stem,
     shell:
-        "offramp table sensitivity {input[0]} --out {params.stem} 2>&1 | tee {log}"
+        "offramp table sensitivity {input.measured} --out {params.stem} 2>&1 | tee {log}"
 
 
 # The two tables of what is open in the paper, and the figure

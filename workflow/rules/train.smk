@@ -1,17 +1,6 @@
 # In: the splits. Out: the weights and the history of every model and seed.
 
 
-def launch(processes):
-    """The command itself, or torchrun with so many of it, a GPU each."""
-    return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
-
-
-def cores(system):
-    """What a training keeps busy: its processes, each with its threads and its workers."""
-    its = training(system)
-    return its.get("processes", 1) * (its.get("threads", 1) + its.get("workers", 0))
-
-
 rule train:
     input:
         splits=rules.data.output,
