@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from offramp import ExitRecord, make_policy
-from offramp.calibration import StepMap
 from offramp.costs import exit_costs
 from offramp.models import build_model
 
@@ -24,9 +23,9 @@ def fitted_maps(n_exits, validation):
     )
     maps = {}
     for name in ("pcee", "pcee-ws"):
-        state = make_policy(name).fit(record).state
-        maps[name] = [StepMap(state[f"exit_{i + 1}.edges"], state[f"exit_{i + 1}.accuracy"]) for i in range(n_exits)]
-        print(f"{name}: {sum(array.nbytes for array in state.values()) / 1024:,.1f} KiB for {n_exits} exits")
+        policy = make_policy(name).fit(record)
+        maps[name] = policy.maps()
+        print(f"{name}: {sum(array.nbytes for array in policy.state.values()) / 1024:,.1f} KiB for {n_exits} exits")
     return maps
 
 

@@ -502,3 +502,15 @@ def test_budget_has_thresholds_for_whole_p(p, validation):
 def test_budget_thresholds_need_a_fit():
     with pytest.raises(ValueError, match=r"budget learns.*fit\(validation_record\)"):
         make_policy("budget").thresholds(20)
+
+
+@pytest.mark.parametrize("name", ["pcee", "pcee-ws", "isotonic"])
+def test_maps_are_what_the_signal_looks_up(name):
+    record = record_of()
+    policy = make_policy(name)
+    with pytest.raises(ValueError, match=rf"{name} learns from data: call fit"):
+        policy.maps()
+    maps = policy.fit(record).maps()
+    assert len(maps) == record.n_exits
+    looked_up = [map_(record.confidence()[:, i].astype(np.float64)) for i, map_ in enumerate(maps)]
+    np.testing.assert_array_equal(np.stack(looked_up, axis=1), policy.signal(record))

@@ -1,5 +1,6 @@
-"""params.yaml, checked before any job starts."""
+"""params.yaml, checked before any job starts, and its settings as the command line takes them."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,15 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     if params["study"] not in params["studies"]:
         raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
     return params["studies"][params["study"]]
+
+
+def spec(name: str, options: Mapping[str, Any]) -> str:
+    """NAME:option=value,… as the command line takes it."""
+    values = ",".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key, value in options.items()
+    )
+    return f"{name}:{values}" if values else name
 
 
 def _one_line(error) -> str:

@@ -1,6 +1,5 @@
 """What the choices that are ours do to control and cost: one factor at a time, all else as it is."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from offramp.comparison import Bootstrap, Run, by_system, control_columns, measure_control, reachable
 from offramp.evaluation import outcomes
+from offramp.params import spec
 from offramp.policies import Policy
 from offramp.records import ExitRecord
 
@@ -42,8 +42,7 @@ class Variant:
     def spec(self) -> str:
         """The policy and its options as the command line takes them, without the δ that a map belongs to."""
         options = {name: value for name, value in self.policy.options.items() if name != "reach_threshold"}
-        text = ",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items())
-        return f"{self.policy.name}:{text}" if text else self.policy.name
+        return spec(self.policy.name, options)
 
 
 def sensitivity(

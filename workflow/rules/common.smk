@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from offramp.params import select_study
+from offramp.params import spec as unquoted_spec
 
 try:
     STUDY = select_study(config, workflow.source_path("../schemas/params.schema.yaml"))
@@ -39,12 +40,8 @@ DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip
 
 
 def spec(name, options):
-    """NAME:option=value,… as the command line takes it."""
-    values = ",".join(
-        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
-        for key, value in options.items()
-    )
-    return shlex.quote(f"{name}:{values}" if values else name)
+    """NAME:option=value,… for the shell."""
+    return shlex.quote(unquoted_spec(name, options))
 
 
 def flags(**options):

@@ -109,10 +109,13 @@ class Policy(ABC):
     def _signal(self, record: ExitRecord) -> np.ndarray:
         """(N, L)"""
 
+    def _check_fitted(self) -> None:
+        if self.learns and self.state is None:
+            raise ValueError(f"{self.name} learns from data: call fit(validation_record) first")
+
     def _check_fits(self, record: ExitRecord) -> None:
+        self._check_fitted()
         if self.state is None:
-            if self.learns:
-                raise ValueError(f"{self.name} learns from data: call fit(validation_record) first")
             return
         if record.n_exits != self.fitted_exits:
             raise ValueError(

@@ -46,8 +46,7 @@ class Budget(Policy):
         ValueError
             If the policy is not fitted, or p is not a whole number from 1 to 39.
         """
-        if self.state is None:
-            raise ValueError(f"{self.name} learns from data: call fit(validation_record) first")
+        self._check_fitted()
         if p not in P:
             raise ValueError(f"p is {p!r}: expected a whole number from {P[0]} to {P[-1]}")
         return self.state["thresholds"][P.index(p)]

@@ -38,13 +38,21 @@ class _AccuracyMap(Policy):
                 alive = stay if stay.any() else alive  # nobody left: later exits keep the last who came
         return state
 
+    def maps(self) -> list[StepMap]:
+        """The fitted map of each exit.
+
+        Raises
+        ------
+        ValueError
+            If the policy is not fitted.
+        """
+        self._check_fitted()
+        exits = range(1, self.fitted_exits + 1)
+        return [StepMap(self.state[f"exit_{i}.edges"], self.state[f"exit_{i}.accuracy"]) for i in exits]
+
     def _signal(self, record: ExitRecord) -> np.ndarray:
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
-        maps = (
-            StepMap(self.state[f"exit_{i + 1}.edges"], self.state[f"exit_{i + 1}.accuracy"])
-            for i in range(record.n_exits)
-        )
-        return np.stack([map_(confidence[:, i]) for i, map_ in enumerate(maps)], axis=1)  # (N, L)
+        return np.stack([map_(confidence[:, i]) for i, map_ in enumerate(self.maps())], axis=1)  # (N, L)
 
     def fallback(self, record: ExitRecord, signal: np.ndarray) -> np.ndarray | None:
         if self.no_exit == "last":
