@@ -40,8 +40,9 @@ lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(STAMP) ## time evaluation, deciding and training beside the usual ways
+bench: $(STAMP) ## time evaluation, policies, deciding and training beside the usual ways
 	python benchmarks/bench_evaluation.py
+	python benchmarks/bench_policies.py
 	python benchmarks/bench_inference.py
 	python benchmarks/bench_training.py
 

@@ -1,6 +1,7 @@
 """Slow and obviously right versions of what the package computes: plain loops over samples and exits."""
 
 import math
+import sys
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -33,13 +34,20 @@ def meets_nowhere(signal, threshold):
 
 def route(signals, correct, threshold, fallback=None):
     """Each sample's exit, and whether the answer is right; `fallback` answers where no exit meets the threshold."""
-    exits, right = [], []
+    exits, right = answers(signals, correct, threshold, fallback)
+    return exits, [bool(r) for r in right]
+
+
+def answers(signals, prediction, threshold, fallback=None):
+    """Each sample's exit, and what is answered; thresholds for each exit know no `fallback`."""
+    shared = not hasattr(threshold, "__len__")
+    exits, answered = [], []
     for n, signal in enumerate(signals):
         i = leaves_at(signal, threshold)
-        answers = fallback[n] if fallback is not None and meets_nowhere(signal, threshold) else i
+        nowhere = fallback is not None and shared and meets_nowhere(signal, threshold)
         exits.append(i)
-        right.append(bool(correct[n][answers]))
-    return exits, right
+        answered.append(prediction[n][fallback[n] if nowhere else i])
+    return exits, answered
 
 
 def operating_point(signals, correct, threshold, fallback=None):
@@ -59,6 +67,30 @@ def all_points(signals, correct, fallback=None):
 
 def mean_cost(counts, cost):
     return float(sum(Fraction(float(c)) * k for c, k in zip(cost, counts)) / sum(counts))
+
+
+def cost_of(record, exits):
+    """What each sample pays, as Python numbers: the record's cost of its exit, its own where it has one."""
+    return [
+        float(record.cost[i] if record.sample_cost is None else record.sample_cost[n, i]) for n, i in enumerate(exits)
+    ]
+
+
+def error_rate_thresholds(signals, correct, reference, min_support):
+    """BEEM's rule, exit by exit: of all thresholds that differ, the lowest at which who leaves errs seldom enough."""
+    alive, thresholds = list(range(len(signals))), []
+    for i in range(len(signals[0]) - 1):
+        chosen = math.inf
+        for candidate in sorted({min(float(signals[n][i]), sys.float_info.max) for n in alive} - {-math.inf}):
+            leave = [n for n in alive if float(signals[n][i]) >= candidate]
+            judges = leave if reference == "same_samples" else range(len(signals))
+            error = Fraction(sum(not correct[n][i] for n in leave), len(leave))
+            if len(leave) >= min_support and error <= Fraction(sum(not correct[n][-1] for n in judges), len(judges)):
+                chosen = candidate
+                break
+        thresholds.append(chosen)
+        alive = [n for n in alive if chosen == math.inf or float(signals[n][i]) < chosen]
+    return thresholds
 
 
 def best_exit(signals):

@@ -19,7 +19,7 @@ EXTREMES = [-np.inf, np.inf, 0.0, -0.0, TINY, -TINY, MAX, -MAX, 1.0, 0.5]
 
 @dataclass
 class Given(Policy):
-    """A policy with the signal, and the answers where no exit is good enough, that a test gives it."""
+    """A policy with the signal, who answers where no exit is good enough, and what they answer as a test gives it."""
 
     name = "given"
     rule = "as given"
@@ -31,10 +31,13 @@ class Given(Policy):
     def fallback(self, record, signal):
         return self.answers
 
+    def prediction(self, record):
+        return record.prediction if self.own is None else self.own
 
-def given_signal(values, answers=None) -> Given:
+
+def given_signal(values, answers=None, own=None) -> Given:
     policy = Given()
-    policy.values, policy.answers = np.asarray(values, np.float64), answers
+    policy.values, policy.answers, policy.own = np.asarray(values, np.float64), answers, own
     return policy
 
 
@@ -44,18 +47,29 @@ def few(values, size: int = 4):
 
 
 @st.composite
-def records(draw, samples=(1, 8), exits=(1, 4), classes=(2, 4), measures=("max_softmax", "margin", "entropy")):
+def records(
+    draw,
+    samples=(1, 8),
+    exits=(1, 4),
+    classes=(2, 4),
+    measures=("max_softmax", "margin", "entropy"),
+    sample_costs=False,
+    metrics=("accuracy",),
+):
+    """With `sample_costs` each sample may have its own; `metrics` are for records of two classes."""
     n, l, c = (draw(st.integers(*bounds)) for bounds in (samples, exits, classes))
     pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1, width=32)))
     values = arrays(np.float32, (n, l), elements=st.sampled_from(pool))
     confidence = {m: draw(values) * np.float32(np.log(2) if m == "entropy" else 1) for m in measures}
-    steps = draw(st.lists(st.integers(1, 9), min_size=l, max_size=l))
+    each = sample_costs and draw(st.booleans())
+    steps = draw(arrays(np.float64, (n, l) if each else l, elements=st.integers(1, 9)))
+    metric = draw(st.sampled_from(metrics)) if c == 2 else "accuracy"
     return ExitRecord.from_outputs(
         prediction=draw(arrays(np.int64, (n, l), elements=st.integers(0, c - 1))),
         confidence=confidence,
         labels=draw(arrays(np.int64, n, elements=st.integers(0, c - 1))),
-        cost=np.cumsum(steps, dtype=np.float64),
-        metadata={"classes": c},
+        cost=np.cumsum(steps, axis=-1),
+        metadata={"classes": c} | ({} if metric == "accuracy" else {"metric": metric}),
     )
 
 

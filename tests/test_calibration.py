@@ -293,7 +293,8 @@ def test_tables_are_the_loops(record, bins):
     exits = exit_table(record, policies, bins)
     edges = np.linspace(0, 1, bins + 1)
     assert list(table) == ["exit", "lower", "upper", "count", "mean_confidence", "accuracy"]
-    assert list(exits) == ["exit", "accuracy", "cost", "parameters", "overconfidence", "ece_plain", "ece_pcee"]
+    assert list(exits)[:5] == ["exit", "accuracy", "cost", "agreement", "parameters"]
+    assert list(exits)[5:] == ["overconfidence", "ece_plain", "ece_pcee"]
     assert len(table) == record.n_exits * bins
     for i in range(record.n_exits):
         rows = oracles.diagram(edges, record.confidence()[:, i], record.correct[:, i])
@@ -305,6 +306,8 @@ def test_tables_are_the_loops(record, bins):
         row = exits.iloc[i]
         assert (row.exit, row.cost, row.parameters) == (i + 1, record.cost[i], 10 + i)
         assert row.accuracy == sum(map(bool, record.correct[:, i])) / record.n_samples
+        same = [row[i] == row[i - 1] for row in record.prediction] if i else [np.nan]
+        np.testing.assert_equal(row.agreement, sum(same) / len(same))
         surer = sum(map(float, record.confidence()[:, i])) / record.n_samples - row.accuracy
         assert row.overconfidence == pytest.approx(surer, abs=1e-12)
         for label, policy in (("plain", policies["plain"]), ("pcee", pcee)):

@@ -60,10 +60,11 @@ def pairs(draw, **size):
     return first, of_stage(second, first)
 
 
-def of_stage(record, first):
+def of_stage(record, first, cost=None):
     """The record with the labels of the cascade's first stage."""
     confidence = {m: abs(record.confidence(m)) for m in record.measures}
-    return ExitRecord.from_outputs(record.prediction, confidence, first.labels, record.cost, metadata=record.metadata)
+    cost = record.cost if cost is None else cost
+    return ExitRecord.from_outputs(record.prediction, confidence, first.labels, cost, metadata=record.metadata)
 
 
 @quick
@@ -281,3 +282,39 @@ def test_no_confidence_turns_over():
         return
     first, second = cascade(models).confidence()[:, 0]
     assert first < second
+
+
+# Samples that cost differently
+
+
+@quick
+@given(st.data())
+def test_each_sample_pays_for_all_that_ran(data):
+    n = data.draw(st.integers(1, 4))
+    size = {"samples": (n, n), "exits": (1, 3), "classes": (2, 2)}
+    first, *others = (data.draw(records(sample_costs=True, metrics=("f1",), **size)) for _ in range(3))
+    costs = [record.cost if record.sample_cost is None else record.sample_cost for record in (first, *others)]
+    stages = [first, *(of_stage(record, first, cost) for record, cost in zip(others, costs[1:]))]
+    record = cascade(stages)
+    assert (record.sample_cost is None) == all(cost.ndim == 1 for cost in costs)
+    assert record.metric == "f1"
+    for sample in range(n):
+        paid, expected = 0.0, []
+        for stage_ in stages:
+            own = [float(stage_.cost_of(np.full(n, i))[sample]) for i in range(stage_.n_exits)]
+            expected += [paid + cost for cost in own]
+            paid += own[-1]
+        found = [record.cost_of(np.full(n, i))[sample] for i in range(record.n_exits)]
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+    ends = evaluate(make_policy("confidence"), record, [-np.inf, np.inf])
+    np.testing.assert_allclose(ends.cost, [first.cost[0], sum(stage_.cost[-1] for stage_ in stages)], rtol=1e-13)
+
+
+@pytest.mark.parametrize("costs", [([[1], [2], [3]], [10]), ([1], [[10], [20], [30]])])
+def test_one_stage_with_costs_of_samples_is_enough(costs):
+    models = [ExitRecord.from_outputs([[0]] * 3, [[0.1], [0.5], [0.9]], [0, 0, 0], cost) for cost in costs]
+    record = cascade(models)
+    small, large = (np.broadcast_to(np.array(cost, float).reshape(-1), 3) for cost in costs)
+    np.testing.assert_array_equal(record.sample_cost, np.stack([small, small + large], axis=1))
+    table = evaluate(make_policy("confidence"), record, [0.5])
+    assert table.cost[0] == pytest.approx((small.sum() + large[0]) / 3)

@@ -3,17 +3,22 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 import oracles
 from offramp import ExitRecord, choose_threshold, evaluate, frontier, make_policy
-from offramp.evaluation import outcomes
+from offramp.evaluation import decide, outcomes
 from strategies import given_signal, quick, records, signals, thresholds
 
 NO_EXIT = ["last", "most_accurate", "most_confident"]
+METRICS = {"f1": lambda *classes: f1_score(*classes, zero_division=0), "matthews": matthews_corrcoef}
+pytestmark = pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")  # scikit-learn's
+any_records = records(sample_costs=True, metrics=("accuracy", "f1", "matthews"))
 
 
 def points(table, record):
@@ -29,7 +34,7 @@ def points(table, record):
 @st.composite
 def routed(draw):
     """A record, a signal on it, perhaps answers where no exit is good enough, thresholds unsorted and repeated."""
-    record = draw(records())
+    record = draw(any_records)
     n, l = record.n_samples, record.n_exits
     signal = draw(signals((n, l)))
     fallback = draw(st.none() | arrays(np.int64, n, elements=st.integers(0, l - 1)))
@@ -40,7 +45,7 @@ def routed(draw):
 @st.composite
 def falling_back(draw):
     """The same with a fitted PCEE and whichever exit answers where none reaches δ."""
-    record = draw(records())
+    record = draw(any_records)
     policy = make_policy("pcee", bins=draw(st.integers(1, 8)), no_exit=draw(st.sampled_from(NO_EXIT))).fit(record)
     signal = policy.signal(record)
     answers = {
@@ -54,12 +59,17 @@ def falling_back(draw):
 
 def check_evaluate(policy, record, signal, deltas, fallback=None):
     table = evaluate(policy, record, deltas)
-    assert list(table) == ["threshold", "accuracy", "cost", *(f"exit_{i + 1}" for i in range(record.n_exits))]
+    exits = [f"exit_{i + 1}" for i in range(record.n_exits)]
+    metric = [] if record.metric == "accuracy" else [record.metric]
+    assert list(table) == ["threshold", "accuracy", "cost", *exits, *metric]
     np.testing.assert_array_equal(table.threshold, deltas)
     expected = [oracles.operating_point(signal, record.correct, t, fallback) for t in deltas]
     assert points(table, record) == expected
-    cost = [oracles.mean_cost(counts, record.cost) for _, counts in expected]
-    np.testing.assert_allclose(table.cost, cost, rtol=1e-13)
+    for t, delta in enumerate(deltas):
+        exits, answered = oracles.answers(signal, record.prediction, delta, fallback)
+        assert table.cost[t] == pytest.approx(math.fsum(oracles.cost_of(record, exits)) / record.n_samples, rel=1e-13)
+        for name in metric:
+            assert table[name][t] == pytest.approx(METRICS[name](record.labels, answered), abs=1e-12)
 
 
 @quick
@@ -83,7 +93,7 @@ def check_outcomes(policy, record, signal, deltas, fallback):
     for t, delta in enumerate(deltas):
         exits, expected = oracles.route(signal, record.correct, delta, fallback)
         np.testing.assert_array_equal(right[t], expected)
-        np.testing.assert_array_equal(cost[t], record.cost[exits])
+        np.testing.assert_array_equal(cost[t], oracles.cost_of(record, exits))
 
 
 @quick
@@ -259,3 +269,109 @@ def test_equal_is_enough_in_float64():
     assert policy.exits(record, float(value)).tolist() == [0]
     assert policy.exits(record, above).tolist() == [1]
     assert evaluate(policy, record, [value, above]).exit_1.tolist() == [1, 0]
+
+
+# Each sample's own costs
+
+
+@quick
+@given(records(), st.data())
+def test_costs_that_are_alike_are_the_shared_ones(record, data):
+    rows = np.tile(record.cost, (record.n_samples, 1))
+    each = with_outputs(record, cost=rows)
+    signal = data.draw(signals(record.prediction.shape))
+    policy, deltas = given_signal(signal), data.draw(st.lists(thresholds(signal), min_size=1))
+    pd.testing.assert_frame_equal(evaluate(policy, each, deltas), evaluate(policy, record, deltas))
+    pd.testing.assert_frame_equal(frontier(policy, each), frontier(policy, record))
+    for found, expected in zip(outcomes(policy, each, deltas), outcomes(policy, record, deltas)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_cheapest_threshold_where_samples_cost_differently():
+    """Fewer samples stay for the last exit at 0.5 than at 0.4, but these cost more."""
+    record = ExitRecord.from_outputs(
+        [[0, 0], [1, 0], [1, 0]], [[0.5, 1], [0.2, 1], [0.4, 1]], [0, 0, 1], [[1, 9], [1, 2], [1, 50]]
+    )
+    policy = make_policy("confidence")
+    assert frontier(policy, record).cost.tolist() == [1, (1 + 2 + 1) / 3, (1 + 2 + 50) / 3, 61 / 3]
+    assert choose_threshold(policy, record, accuracy=1) == np.float64(0.4)
+    assert choose_threshold(policy, record, cost=2) == np.float64(0.4)
+    assert choose_threshold(policy, record, cost=20) == np.float64(0.5)
+
+
+def test_the_full_model_is_affordable_at_its_own_mean_cost():
+    """As for shared costs: rounding does not count."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        steps = random.uniform(0.01, 1, (20, 3))
+        record = ExitRecord.from_outputs(np.zeros((20, 3), int), random.random((20, 3)), [0] * 20, steps.cumsum(1))
+        assert choose_threshold(make_policy("confidence"), record, cost=record.cost[-1]) == np.inf
+
+
+# Answers of the policy's own, and decisions
+
+
+def with_outputs(record, prediction=None, cost=None):
+    return ExitRecord.from_outputs(
+        record.prediction if prediction is None else prediction,
+        {measure: record.measure(measure) for measure in record.measures},
+        record.labels,
+        next(c for c in (cost, record.sample_cost, record.cost) if c is not None),
+        metadata=record.metadata,
+    )
+
+
+@quick
+@given(routed(), st.data())
+def test_answers_of_its_own_are_as_if_the_record_had_them(case, data):
+    record, signal, fallback, deltas = case
+    own = data.draw(arrays(np.int64, signal.shape, elements=st.integers(0, record.n_classes - 1)))
+    policy, plain, other = (
+        given_signal(signal, fallback, own),
+        given_signal(signal, fallback),
+        with_outputs(record, own),
+    )
+    pd.testing.assert_frame_equal(evaluate(policy, record, deltas), evaluate(plain, other, deltas))
+    pd.testing.assert_frame_equal(frontier(policy, record), frontier(plain, other))
+    for function in (outcomes, decide):
+        for found, expected in zip(function(policy, record, deltas), function(plain, other, deltas)):
+            np.testing.assert_array_equal(found, expected)
+    for reference in ("overall", "same_samples"):
+        choice = {"reference": reference, "min_support": 1}
+        np.testing.assert_array_equal(
+            policy.choose_thresholds(record, **choice), plain.choose_thresholds(other, **choice)
+        )
+
+
+def check_decide(policy, record, signal, deltas, fallback):
+    exits, answered = decide(policy, record, deltas)
+    assert exits.shape == answered.shape == (len(deltas), record.n_samples)
+    assert exits.dtype == answered.dtype == np.int64
+    for t, delta in enumerate(deltas):
+        expected = oracles.answers(signal, record.prediction, delta, fallback)
+        np.testing.assert_array_equal([exits[t], answered[t]], expected)
+    shared = [t for t, delta in enumerate(deltas) if np.ndim(delta) == 0]
+    right, cost = outcomes(policy, record, [deltas[t] for t in shared])
+    np.testing.assert_array_equal(answered[shared] == record.labels, right)
+    np.testing.assert_array_equal(record.cost_of(exits[shared]), cost)
+    accuracy = evaluate(policy, record, [deltas[t] for t in shared]).accuracy
+    np.testing.assert_array_equal((answered[shared] == record.labels).mean(1), accuracy)
+
+
+@quick
+@given(routed(), st.data())
+def test_decisions_are_the_routers_whether_thresholds_are_shared_or_not(case, data):
+    record, signal, fallback, deltas = case
+    k = record.n_exits - 1
+    one_each = st.lists(thresholds(signal), min_size=k, max_size=k).map(np.array)
+    mixed = data.draw(st.permutations([*deltas, *data.draw(st.lists(one_each, min_size=1, max_size=3))]))
+    check_decide(given_signal(signal, fallback), record, signal, mixed, fallback)
+
+
+@quick
+@given(falling_back())
+def test_decisions_with_an_answer_where_no_exit_is_good_enough(case):
+    record, policy, signal, fallback, deltas = case
+    before = record.prediction.copy()
+    check_decide(policy, record, signal, deltas, fallback)
+    np.testing.assert_array_equal(record.prediction, before)

@@ -15,6 +15,18 @@ from strategies import quick, records
 
 SCORES = ["max_softmax", "margin", "entropy"]
 EVERY = [
+    ("beem-c", {}),
+    ("beem-c", {"on_disagree": "zero"}),
+    ("beem-a", {}),
+    ("beem-a", {"normalisation": "max"}),
+    ("patience", {}),
+    ("patience", {"count": "lgvit"}),
+    ("patient-confident", {}),
+    ("f-pabee", {}),
+    ("f-pabee", {"divergence": "kl"}),
+    ("normalized-entropy", {}),
+    ("ztw", {}),
+    ("ztw", {"ensemble": "arithmetic"}),
     ("oracle", {}),
     ("oracle", {"target": "label"}),
     ("random", {}),

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from offramp import ExitRecord
+import oracles
+from offramp import ExitRecord, make_policy
 from offramp.confidence import MEASURES
 from offramp.records import import_outputs
 from strategies import quick, records
@@ -52,6 +53,9 @@ def assert_same(a, b):
         x, y = getattr(a, field), getattr(b, field)
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y, err_msg=field)
+    assert (a.sample_cost is None) == (b.sample_cost is None)
+    if a.sample_cost is not None:
+        np.testing.assert_array_equal(a.sample_cost, b.sample_cost)
     assert set(a.measures) == set(b.measures)
     for measure in a.measures:
         assert a.confidence(measure).dtype == b.confidence(measure).dtype
@@ -562,3 +566,160 @@ def test_import_of_what_is_no_npz(tmp_path):
             import_outputs(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         import_outputs(tmp_path / "nowhere.npz")
+
+
+# Costs of each sample, the similarity of hidden states, and the metric
+
+COSTS = np.array([[1, 4], [2.5, 3], [0, 10.0], [1, 2], [3, 4], [5, 9]])
+
+
+def test_each_sample_has_its_own_costs(tmp_path):
+    record = ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], COSTS)
+    record.save(tmp_path / "r")
+    for each in (record, ExitRecord.load(tmp_path / "r")):
+        assert each.sample_cost.dtype == each.cost.dtype == np.float64
+        np.testing.assert_array_equal(each.sample_cost, COSTS)
+        np.testing.assert_allclose(each.cost, [12.5 / 6, 32 / 6], rtol=1e-15)
+        assert each.cost_of(np.array([0, 1, 1, 0, 0, 1])).tolist() == [1, 3, 10, 1, 3, 9]
+        both = each.cost_of(np.array([[0] * 6, [1] * 6]))
+        np.testing.assert_array_equal(both, COSTS.T)
+    assert load_file(tmp_path / "r")["cost"].shape == (6, 2)
+
+
+def test_costs_that_all_share(record):
+    assert record.sample_cost is None
+    assert record.cost_of(np.array([0, 1, 1, 0, 0, 1])).tolist() == [1.5, 4, 4, 1.5, 1.5, 4]
+    assert record.take(np.array([0])).sample_cost is None
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_some_of_the_samples_pay_their_own(stored, tmp_path):
+    record = ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], COSTS, similarity=np.full((6, 2), 0.5))
+    if stored:
+        record.save(tmp_path / "r")
+        record = ExitRecord.load(tmp_path / "r")
+    taken = record.take(np.array([4, 2]))
+    assert taken.sample_cost.tolist() == [[3, 4], [0, 10]]
+    assert taken.cost.tolist() == [1.5, 7]
+    assert taken.take(np.array([1])).cost.tolist() == [0, 10]
+    assert taken.confidence("similarity").tolist() == [[0.5, 0.5]] * 2
+
+
+@quick
+@given(records(sample_costs=True, metrics=("accuracy", "f1", "matthews")), st.data())
+def test_costs_are_means_of_the_samples_there(record, data):
+    rows = np.array(data.draw(st.permutations(range(record.n_samples)))[: data.draw(st.integers(1, record.n_samples))])
+    taken = record.take(rows)
+    for i in range(record.n_exits):
+        costs = oracles.cost_of(record, [i] * record.n_samples)
+        assert record.cost[i] == pytest.approx(sum(costs) / len(costs))
+        assert taken.cost[i] == pytest.approx(sum(costs[n] for n in rows) / len(rows))
+    assert taken.metric == record.metric
+    with tempfile.TemporaryDirectory() as folder:
+        taken.save(f"{folder}/r")
+        assert_same(taken, ExitRecord.load(f"{folder}/r"))
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ([[1, 2], [3, 4]], r"cost: expected shape \(3, 2\), got \(2, 2\)"),
+        ([[1, 2, 3]] * 3, r"cost: expected shape \(3, 2\), got \(3, 3\)"),
+        ([[[1, 2]] * 3], r"cost: expected shape \(2\), got \(1, 3, 2\)"),
+        (1.0, r"cost: expected shape \(2\), got \(\)"),
+        ([[1, 2], [3, 4], [6, 5]], r"cost\[2, 1\] = 5 after cost\[2, 0\] = 6: expected.*strictly increasing"),
+        ([[1, 2], [3, 3], [1, 5]], r"cost\[1, 1\] = 3 after cost\[1, 0\] = 3"),
+        ([[1, 2], [-3, 3], [1, 5]], r"cost\[1, 0\] is -3.0: costs are not negative"),
+        ([[1, 2], [1, 3], [1, np.inf]], r"cost\[2, 1\] is inf: expected finite numbers"),
+        ([[1, 2], [np.nan, 3], [1, 4]], r"cost\[1, 0\] is nan: expected finite numbers"),
+        ([["1", "2"]] * 3, "cost: expected numbers"),
+    ],
+)
+def test_costs_of_samples_that_are_refused(cost, message):
+    with pytest.raises(ValueError, match=message):
+        ExitRecord.from_outputs([[0, 0]] * 3, [[0.5, 0.6]] * 3, [0, 0, 0], cost)
+
+
+def test_costs_that_fall_for_one_sample_are_refused_though_their_mean_rises():
+    with pytest.raises(ValueError, match=r"cost\[1, 1\] = 2 after cost\[1, 0\] = 3"):
+        ExitRecord.from_outputs([[0, 0]] * 2, [[0.5, 0.6]] * 2, [0, 0], [[1, 9], [3, 2]])
+
+
+SIMILARITY = np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+
+
+def test_similarity_beside_logits(tmp_path):
+    record = ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], [1, 2], similarity=SIMILARITY)
+    record.save(tmp_path / "r")
+    for each in (record, ExitRecord.load(tmp_path / "r")):
+        assert each.measures == (*MEASURES, "similarity")
+        np.testing.assert_array_equal(each.confidence("similarity"), SIMILARITY)
+        np.testing.assert_array_equal(each.measure("similarity"), SIMILARITY)
+    assert_same(record, ExitRecord.load(tmp_path / "r"))
+
+
+def test_similarity_alone():
+    record = ExitRecord.from_outputs(np.zeros((6, 2), int), {"similarity": SIMILARITY}, [0] * 6, [1, 2])
+    assert record.measures == ("similarity",)
+    np.testing.assert_array_equal(make_policy("hidden-similarity").signal(record), SIMILARITY)
+
+
+def test_a_record_without_similarity(record):
+    for ask in (lambda: record.confidence("similarity"), lambda: make_policy("hidden-similarity").signal(record)):
+        with pytest.raises(ValueError, match="this record has no similarity, only max_softmax, margin, entropy"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("similarity", "message"),
+    [
+        (SIMILARITY[:5], r"confidence\.similarity: expected shape \(6, 2\), got \(5, 2\)"),
+        (np.where(SIMILARITY == 1, np.nan, SIMILARITY), r"confidence\.similarity\[5, 1\] is nan"),
+    ],
+)
+def test_similarity_that_does_not_fit(similarity, message):
+    with pytest.raises(ValueError, match=message):
+        ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], [1, 2], similarity=similarity)
+
+
+@pytest.mark.parametrize("kind", ["logits", "prediction"])
+def test_import_with_costs_of_samples_and_similarity(kind, tmp_path):
+    outputs = {"logits": logits_of()} if kind == "logits" else {"prediction": np.ones((6, 2), int)}
+    record = import_outputs(npz(tmp_path, labels=[1] * 6, cost=COSTS, similarity=SIMILARITY, **outputs))
+    np.testing.assert_array_equal(record.sample_cost, COSTS)
+    np.testing.assert_array_equal(record.confidence("similarity"), SIMILARITY)
+    assert record.measures == ((*MEASURES, "similarity") if kind == "logits" else ("similarity",))
+
+
+@pytest.mark.parametrize("value", [1.01, -1.01])
+@pytest.mark.parametrize("outputs", [{"logits": logits_of()}, {"prediction": np.ones((6, 2), int)}])
+def test_import_of_what_is_no_cosine(value, outputs, tmp_path):
+    wrong = SIMILARITY.astype(np.float64)
+    wrong[3, 1] = value
+    path = npz(tmp_path, labels=[1] * 6, cost=[1, 2], similarity=wrong, **outputs)
+    with pytest.raises(ValueError, match=rf"outputs\.npz: similarity\[3, 1\] is {value}: expected -1 to 1"):
+        import_outputs(path)
+    wrong[3, 1] = np.sign(value) * (1 + 1e-7)  # rounding
+    assert import_outputs(npz(tmp_path, labels=[1] * 6, cost=[1, 2], similarity=wrong, **outputs)).n_samples == 6
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+def test_a_record_says_its_metric(metric, tmp_path):
+    record = ExitRecord(logits_of(classes=2), [0, 1, 1, 0, 1, 0], [1, 2], metadata={"metric": metric})
+    record.save(tmp_path / "r")
+    assert record.metric == ExitRecord.load(tmp_path / "r").metric == record.take(np.array([1])).metric == metric
+    assert ExitRecord(logits_of(), [0] * 6, [1, 2]).metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"metric": "auc", "classes": 2}, "metadata: metric is 'auc'; expected accuracy, f1 or matthews"),
+        ({"metric": None, "classes": 2}, "metadata: metric is None; expected accuracy, f1 or matthews"),
+        ({"metric": "f1", "classes": 3}, "metadata: metric is f1; expected classes: 2"),
+        ({"metric": "matthews"}, "metadata: metric is matthews; expected classes: 2"),
+    ],
+)
+def test_metrics_that_are_refused(metadata, message):
+    with pytest.raises(ValueError, match=message):
+        ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata=metadata)

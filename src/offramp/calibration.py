@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from offramp.metrics import METRICS, terms
 from offramp.records import ExitRecord
 
 if TYPE_CHECKING:
@@ -206,21 +207,26 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
 def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
     """Each exit by itself, a row an exit.
 
-    Columns: exit, accuracy, cost, parameters and overconfidence (mean max softmax − accuracy; both where the record
-    has them), and ece_LABEL for each policy whose signal claims to be an accuracy.
+    Columns: exit, accuracy, cost, agreement (share of samples on which the exit answers as the one before it),
+    parameters and overconfidence (mean max softmax − accuracy; both where the record has them), the record's metric
+    where it is another than accuracy, and ece_LABEL for each policy whose signal claims to be an accuracy.
     """
     import pandas as pd
 
     table = pd.DataFrame(
         {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
     )
+    table["agreement"] = np.append(np.nan, (np.diff(record.prediction, axis=1) == 0).mean(0))
     table["parameters"] = record.metadata.get("exit_parameters")
     surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
     table["overconfidence"] = surest - table["accuracy"]
+    if record.metric != "accuracy":
+        parts = terms(record.prediction, record.labels[:, None])  # (N, L) each
+        table[record.metric] = METRICS[record.metric](*(part.mean(0) for part in parts))
     for label, policy in policies.items():
         if policy.claims_accuracy:
-            signal = policy.signal(record)  # (N, L)
+            signal, correct = policy.signal(record), policy.correct(record)  # (N, L) each
             table[f"ece_{label}"] = [
-                reliability_diagram(signal[:, i], record.correct[:, i], bins).ece for i in range(record.n_exits)
+                reliability_diagram(signal[:, i], correct[:, i], bins).ece for i in range(record.n_exits)
             ]
     return table

@@ -45,7 +45,13 @@ def cascade(records: Sequence[ExitRecord], ensemble: Ensemble | None = None) -> 
                 )
         if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
             raise ValueError(f"cascade: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
-    before = np.cumsum([0.0, *(record.cost[-1] for record in records[:-1])])  # (stages,)
+    paid, costs = 0.0, []
+    for record in records:
+        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
+        costs.append(paid + own)
+        paid = costs[-1][..., -1:]
+    if any(cost.ndim == 2 for cost in costs):
+        costs = [np.broadcast_to(cost, (first.n_samples, cost.shape[-1])) for cost in costs]
     measures = [m for m in MEASURES if all(m in record.measures for record in records)]
     if not measures:
         raise ValueError("cascade: the stages have no confidence measure in common")
@@ -53,10 +59,14 @@ def cascade(records: Sequence[ExitRecord], ensemble: Ensemble | None = None) -> 
         prediction=_predictions(records, ensemble),
         confidence={m: np.hstack([record.measure(m) for record in records]) for m in measures},
         labels=first.labels,
-        cost=np.concatenate([paid + record.cost for paid, record in zip(before, records, strict=True)]),
+        cost=np.concatenate(costs, axis=-1),
         index=first.index,
         metadata={
-            **{key: first.metadata[key] for key in ("dataset", "split", "classes", "unit") if key in first.metadata},
+            **{
+                key: first.metadata[key]
+                for key in ("dataset", "split", "classes", "unit", "metric")
+                if key in first.metadata
+            },
             "system": " + ".join(
                 str(record.metadata.get("system", f"stage {k + 1}")) for k, record in enumerate(records)
             ),

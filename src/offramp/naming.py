@@ -16,13 +16,18 @@ _POLICIES = {
     "pcee": "PCEE",
     "pcee-ws": "PCEE-WS",
     "budget": "MSDNet budget",
+    "normalized-entropy": "normalised entropy",
     "patience": "patience",
+    "patient-confident": "patient and confident",
+    "f-pabee": "F-PABEE",
+    "ztw": "ZTW",
+    "hidden-similarity": "hidden similarity",
     "beem-c": "BEEM-C",
     "beem-a": "BEEM-A",
     "oracle": "oracle",
     "random": "random",
 }
-_MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT"}
+_MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
 
 
 def policy_name(label: str) -> str:

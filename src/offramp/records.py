@@ -12,8 +12,10 @@ import numpy as np
 
 from offramp.confidence import MEASURES, confidences
 from offramp.files import StoredArray, open_arrays, save_arrays
+from offramp.metrics import METRICS
 
 FORMAT = "offramp-record/1"
+EXTRAS = ("similarity",)  # what logits do not tell: a record may have it or not
 
 
 class ExitRecord:
@@ -25,17 +27,23 @@ class ExitRecord:
         float16, float32 or float64. Kept as they are; predictions and confidences are computed here, once.
     labels : ndarray of shape (N,)
         Classes, 0 … C − 1.
-    cost : ndarray of shape (L,)
-        Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC).
+    cost : ndarray of shape (L,) or (N, L)
+        Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC). A row a
+        sample where samples cost differently, as texts of different lengths do.
     index : ndarray of shape (N,), optional
         The samples' places in their source split, all different; 0 … N − 1 where not given.
     metadata : dict, optional
-        What made the record: dataset, split, system, seed, classes, unit, parameters. JSON values.
+        What made the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values.
+    similarity : ndarray of shape (N, L), optional
+        Cosine of the hidden state that an exit reads with the one before it.
 
     Attributes
     ----------
     labels, index : ndarray of shape (N,), int64
     cost : ndarray of shape (L,), float64
+        The mean over the samples, where they differ.
+    sample_cost : ndarray of shape (N, L), float64, or None
+        None where all samples cost the same.
     prediction : ndarray of shape (N, L), int64 (int32 in files)
     correct : ndarray of shape (N, L), bool
     metadata : dict
@@ -47,7 +55,7 @@ class ExitRecord:
         the place and what was expected.
     """
 
-    def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None):
+    def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None, similarity=None):
         logits = np.asanyarray(logits)  # a memory map stays one
         if logits.ndim != 3 or logits.dtype not in (np.float16, np.float32, np.float64) or 0 in logits.shape:
             raise ValueError(
@@ -60,7 +68,10 @@ class ExitRecord:
         if classes != logits.shape[2]:
             raise ValueError(f"logits: {logits.shape[2]} classes, but the metadata says classes: {classes}")
         self._logits = logits
-        self._set(prediction, dict(zip(MEASURES, measured, strict=True)), labels, cost, index, metadata)
+        measures = dict(zip(MEASURES, measured, strict=True))
+        if similarity is not None:
+            measures["similarity"] = similarity
+        self._set(prediction, measures, labels, cost, index, metadata)
 
     @classmethod
     def from_outputs(cls, prediction, confidence, labels, cost, index=None, metadata=None) -> "ExitRecord":
@@ -71,7 +82,8 @@ class ExitRecord:
         prediction : ndarray of shape (N, L)
             Predicted classes.
         confidence : ndarray of shape (N, L), or dict of such
-            An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats).
+            An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats),
+            `similarity`.
         labels, cost, index, metadata
             As for the class. `metadata["classes"]`, where given, bounds labels and predictions.
         """
@@ -85,6 +97,10 @@ class ExitRecord:
     def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
         if not isinstance(metadata.get("classes"), Integral | None):
             raise ValueError(f"metadata: classes is {metadata['classes']!r}; expected a whole number")
+        if metadata.get("metric", "accuracy") not in ("accuracy", *METRICS):
+            raise ValueError(f"metadata: metric is {metadata['metric']!r}; expected accuracy, {' or '.join(METRICS)}")
+        if metadata.get("metric", "accuracy") != "accuracy" and metadata.get("classes") != 2:
+            raise ValueError(f"metadata: metric is {metadata['metric']}; expected classes: 2")
         self.metadata = metadata
         self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
         n, l = self.prediction.shape
@@ -99,25 +115,37 @@ class ExitRecord:
             raise ValueError(f"index[{second}] is {self.index[second]}, as index[{first}] is: expected all different")
         self._check_range("labels", self.labels)
         self._check_range("prediction", self.prediction)
-        self.cost = _floats("cost", cost, (l,)).astype(np.float64)
-        if self.cost[0] < 0:
-            raise ValueError(f"cost[0] is {self.cost[0]}: costs are not negative")
-        falls = np.flatnonzero(np.diff(self.cost) <= 0)
-        if len(falls):
-            i = falls[0]
-            raise ValueError(
-                f"cost[{i + 1}] = {self.cost[i + 1]:g} after cost[{i}] = {self.cost[i]:g}: "
-                f"expected cumulative costs, strictly increasing"
-            )
+        self._set_cost(cost)
         if not confidence:
             raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
         for measure in confidence:
             _known_measure(measure)
         self._confidence = {
             measure: _floats(f"confidence.{measure}", confidence[measure], (n, l))
-            for measure in MEASURES
+            for measure in (*MEASURES, *EXTRAS)
             if measure in confidence
         }
+
+    def _set_cost(self, cost) -> None:
+        n, l = self.prediction.shape
+        each = np.ndim(cost) == 2
+        values = _floats("cost", cost, (n, l) if each else (l,)).astype(np.float64)  # (N, L) or (L,)
+        rows = values if each else values[None]
+
+        def place(n: int, i: int) -> str:
+            return f"cost[{n}, {i}]" if each else f"cost[{i}]"
+
+        if len(negative := np.argwhere(rows[:, :1] < 0)):
+            n = negative[0, 0]
+            raise ValueError(f"{place(n, 0)} is {rows[n, 0]}: costs are not negative")
+        if len(falls := np.argwhere(np.diff(rows, axis=1) <= 0)):
+            n, i = falls[0]
+            raise ValueError(
+                f"{place(n, i + 1)} = {rows[n, i + 1]:g} after {place(n, i)} = {rows[n, i]:g}: "
+                f"expected cumulative costs, strictly increasing"
+            )
+        self.cost = rows.mean(axis=0) if each else values  # (L,)
+        self.sample_cost = values if each else None  # (N, L)
 
     def _check_range(self, field: str, values: np.ndarray) -> None:
         last = np.iinfo(np.int32).max if self.n_classes is None else self.n_classes - 1
@@ -138,6 +166,15 @@ class ExitRecord:
     def n_classes(self) -> int | None:
         """None where only predictions are known and nobody said."""
         return self.metadata.get("classes")
+
+    @property
+    def metric(self) -> str:
+        """What the dataset's answers are judged by: accuracy, where the metadata say nothing."""
+        return self.metadata.get("metric", "accuracy")
+
+    def cost_of(self, exits: np.ndarray) -> np.ndarray:
+        """What it costs each sample to leave at these 0-based exits (..., N): float64 of the same shape."""
+        return self.cost[exits] if self.sample_cost is None else self.sample_cost[np.arange(self.n_samples), exits]
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -185,7 +222,12 @@ class ExitRecord:
         """
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
         taken = ExitRecord.from_outputs(
-            self.prediction[rows], confidence, self.labels[rows], self.cost, self.index[rows], self.metadata
+            self.prediction[rows],
+            confidence,
+            self.labels[rows],
+            self.cost if self.sample_cost is None else self.sample_cost[rows],
+            self.index[rows],
+            self.metadata,
         )
         taken._logits = None if self._logits is None else _Taken(self, rows)
         return taken
@@ -200,7 +242,7 @@ class ExitRecord:
         """Write one .safetensors file, whole or not at all."""
         arrays = {
             "labels": self.labels,
-            "cost": self.cost,
+            "cost": self.cost if self.sample_cost is None else self.sample_cost,
             "index": self.index,
             "prediction": self.prediction.astype(np.int32),
             **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
@@ -249,8 +291,9 @@ class _Taken:
 def import_outputs(path: str | os.PathLike) -> ExitRecord:
     """A record from an .npz file of one's own model's outputs.
 
-    The file has `labels` (N,), `cost` (L,), optionally `index` (N,), and either `logits` (N, L, C) or
-    `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L).
+    The file has `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits` (N, L, C) or
+    `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L). `similarity` (N, L), the cosine
+    of each exit's hidden state with the one before it, may come with both.
 
     Raises
     ------
@@ -264,7 +307,7 @@ def import_outputs(path: str | os.PathLike) -> ExitRecord:
         raise
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
         raise ValueError(f"{path}: not a readable .npz file ({error})") from None
-    known = {"logits", "labels", "cost", "index", "prediction", *MEASURES}
+    known = {"logits", "labels", "cost", "index", "prediction", *MEASURES, *EXTRAS}
     if unknown := sorted(arrays.keys() - known):
         raise ValueError(f"{path}: unknown array {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     needed = {"labels", "cost"} | ({"logits"} if "logits" in arrays else {"prediction"})
@@ -274,9 +317,11 @@ def import_outputs(path: str | os.PathLike) -> ExitRecord:
     metadata = {"source": Path(path).name}
     try:
         if "logits" in arrays:
-            return ExitRecord(logits=arrays["logits"], metadata=metadata, **shared)
-        confidence = {measure: arrays[measure] for measure in MEASURES if measure in arrays}
-        record = ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
+            similarity = arrays.get("similarity")
+            record = ExitRecord(logits=arrays["logits"], metadata=metadata, similarity=similarity, **shared)
+        else:
+            confidence = {measure: arrays[measure] for measure in (*MEASURES, *EXTRAS) if measure in arrays}
+            record = ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
         for measure in record.measures:
             _in_range(measure, record.measure(measure))
         return record
@@ -285,17 +330,19 @@ def import_outputs(path: str | os.PathLike) -> ExitRecord:
 
 
 def _in_range(measure: str, values: np.ndarray) -> None:
-    """Probabilities are 0 … 1 and entropy is not negated, but for rounding."""
-    high = np.inf if measure == "entropy" else 1
-    wrong = np.argwhere((values < -1e-6) | (values > high + 1e-6))
+    """Probabilities are 0 … 1, cosines −1 … 1 and entropy is not negated, but for rounding."""
+    low, high = -1 if measure == "similarity" else 0, np.inf if measure == "entropy" else 1
+    wrong = np.argwhere((values < low - 1e-6) | (values > high + 1e-6))
     if len(wrong):
         place = ", ".join(map(str, wrong[0]))
-        raise ValueError(f"{measure}[{place}] is {values[tuple(wrong[0])]}: expected 0 to {high}, entropy not negated")
+        raise ValueError(
+            f"{measure}[{place}] is {values[tuple(wrong[0])]}: expected {low} to {high}, entropy not negated"
+        )
 
 
 def _known_measure(measure: str) -> None:
-    if measure not in MEASURES:
-        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join(MEASURES)}")
+    if measure not in (*MEASURES, *EXTRAS):
+        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join((*MEASURES, *EXTRAS))}")
 
 
 def _of_shape(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:

@@ -7,13 +7,20 @@ from typing import Any
 
 from offramp.files import open_arrays, save_arrays
 from offramp.policies.base import Policy
+from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
-from offramp.policies.confidence import Confidence
+from offramp.policies.confidence import Confidence, HiddenSimilarity, NormalizedEntropy
+from offramp.policies.patience import FPABEE, Patience, PatientConfident
 from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
+from offramp.policies.ztw import ZTW
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget)
+    policy.name: policy
+    for policy in (
+        *(Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget),
+        *(BEEMC, BEEMA, Patience, PatientConfident, FPABEE, NormalizedEntropy, ZTW, HiddenSimilarity),
+    )
 }
 FORMAT = "offramp-policies/1"
 

@@ -82,6 +82,78 @@ class Policy(ABC):
         """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
         return first_exit(self.signal(record), threshold)
 
+    def prediction(self, record: ExitRecord) -> np.ndarray:
+        """The answer of each exit, (N, L): the record's own, unless the policy lets several exits answer together."""
+        return record.prediction
+
+    def correct(self, record: ExitRecord) -> np.ndarray:
+        """Which of these answers are right, bool (N, L)."""
+        answers = self.prediction(record)
+        return record.correct if answers is record.prediction else answers == record.labels[:, None]
+
+    def choose_thresholds(
+        self,
+        validation: ExitRecord,
+        *,
+        rule: Literal["error_rate"] = "error_rate",
+        reference: Literal["overall", "same_samples"] = "overall",
+        min_support: int = 10,
+    ) -> np.ndarray:
+        """A threshold an exit, for `exits`: BEEM's rule that those who leave err no more often than the final exit.
+
+        Exit by exit, over the samples still there: the smallest threshold whose share of errors among those that leave
+        is at most the reference's; they leave, the others go on. +∞ where there is none; who has −∞ never leaves. The
+        rule is the paper's; it does not say how the thresholds are found, or what the error is compared with: solver,
+        references and support are our choices.
+
+        Parameters
+        ----------
+        validation : ExitRecord
+        rule : {"error_rate"}
+        reference : {"overall", "same_samples"}
+            The final exit's error on all of validation, or on the samples that leave. With "same_samples" the policy
+            never errs more often on these samples than the final exit does.
+        min_support : int
+            The fewest samples that may leave at an exit: a tiny group's error says little.
+
+        Returns
+        -------
+        ndarray of shape (L − 1,)
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown or out of range, or the policy is not fitted.
+        """
+        for name, value, known in (
+            ("rule", rule, ("error_rate",)),
+            ("reference", reference, ("overall", "same_samples")),
+        ):
+            if value not in known:
+                raise ValueError(f"choose_thresholds: {name} is {value!r}; expected one of {', '.join(known)}")
+        if not isinstance(min_support, Integral) or min_support < 1:
+            raise ValueError(f"choose_thresholds: min_support is {min_support!r}; expected a whole number from 1")
+        # +∞ is no threshold at which samples leave
+        signal = np.minimum(self.signal(validation), np.finfo(np.float64).max)  # (N, L)
+        wrong = ~self.correct(validation)  # (N, L)
+        alive = np.arange(validation.n_samples)  # (n,)
+        thresholds = np.full(validation.n_exits - 1, np.inf)  # (L − 1,)
+        for i in range(validation.n_exits - 1):
+            order = alive[np.argsort(-signal[alive, i], kind="stable")]  # (n,), the surest first
+            left = np.arange(1, len(order) + 1)
+            errors, finals = wrong[order, i].cumsum(), wrong[order, -1].cumsum()  # (n,) among the first, second, …
+            allowed = (
+                errors <= finals if reference == "same_samples" else errors * len(wrong) <= wrong[:, -1].sum() * left
+            )
+            values = signal[order, i]  # (n,)
+            of_equals_last = np.append(values[1:] != values[:-1], True)[: len(order)]
+            may_leave = of_equals_last & (left >= min_support) & (values > -np.inf)
+            places = np.flatnonzero(allowed & may_leave)
+            if len(places):
+                thresholds[i] = values[places[-1]]
+                alive = order[places[-1] + 1 :]
+        return thresholds
+
     def fallback(self, record: ExitRecord, signal: np.ndarray) -> np.ndarray | None:
         """The exit (N,) that answers for a sample on which no exit at all reaches the threshold; None: the last.
 

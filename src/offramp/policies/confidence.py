@@ -1,4 +1,4 @@
-"""Thresholds on confidence, raw or temperature-scaled."""
+"""Thresholds on confidence: raw, temperature-scaled, of known range; or on how little the hidden state changes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -44,17 +44,61 @@ class Confidence(Policy):
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         if not self.learns:
             return {}
-        logits = _logits(record)
+        logits = logits_of(record, "temperature='per_exit'")
         return {"temperature": np.array([fit_temperature(logits[:, i], record.labels) for i in range(record.n_exits)])}
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
         if not self.learns:
             return record.confidence(self.score)
-        scaled = getattr(confidences(_logits(record), self.state["temperature"]), self.score)  # (N, L)
+        scaled = getattr(
+            confidences(logits_of(record, "temperature='per_exit'"), self.state["temperature"]), self.score
+        )  # (N, L)
         return -scaled if self.score == "entropy" else scaled
 
 
-def _logits(record: ExitRecord) -> np.ndarray:
+@dataclass
+class NormalizedEntropy(Policy):
+    """Exit once the entropy is low against the most that so many classes can have (FastBERT's uncertainty).
+
+    FastBERT exits where H / ln C < speed; here δ is 1 − speed, from 0 (all classes alike) to 1 (one alone). The
+    record's number of classes must be known.
+    """
+
+    name = "normalized-entropy"
+    rule = "1 − entropy / ln C ≥ δ"
+    paper = "FastBERT (ACL 2020)"
+
+    def _signal(self, record: ExitRecord) -> np.ndarray:
+        return one_minus_entropy(record, self.name)
+
+
+@dataclass
+class HiddenSimilarity(Policy):
+    """Exit once the hidden state hardly changes any more (MuE).
+
+    The signal is the cosine of the hidden state that an exit reads with that of the exit before it. Only records of
+    models that give it away have it.
+    """
+
+    name = "hidden-similarity"
+    rule = "the cosine of the hidden state with that of the exit before ≥ δ"
+    paper = "MuE (CVPR 2023)"
+
+    def _signal(self, record: ExitRecord) -> np.ndarray:
+        return record.confidence("similarity")
+
+
+def logits_of(record: ExitRecord, what: str) -> np.ndarray:
+    """The record's logits (N, L, C), for what cannot do without."""
     if record.logits is None:
-        raise ValueError("temperature='per_exit' needs logits, but this record has none; make the record with logits")
+        raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
     return record.logits
+
+
+def one_minus_entropy(record: ExitRecord, what: str) -> np.ndarray:
+    """1 − H / ln C, float64 (N, L), for C classes."""
+    if record.n_classes is None:
+        raise ValueError(f'{what} needs the number of classes; set metadata["classes"] of the record')
+    if record.n_classes < 2:
+        raise ValueError(f"{what}: the record has {record.n_classes} class; expected at least 2")
+    return 1 + record.confidence("entropy").astype(np.float64) / np.log(record.n_classes)

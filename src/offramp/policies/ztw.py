@@ -1,0 +1,195 @@
+"""Zero Time Waste: each exit answers together with all that came before it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from offramp.confidence import BLOCK_BYTES, confidences
+from offramp.policies.base import Policy
+from offramp.policies.confidence import logits_of
+from offramp.records import ExitRecord
+
+PENALTY = 1e-4  # on squared distance from equal weights and no bias: what the data leave open stays finite
+STEPS = 100
+TOLERANCE = 1e-9  # nats: what another step could still gain
+
+
+@dataclass
+class ZTW(Policy):
+    """Exit once the ensemble of this exit and all before it is sure: ZTW's ensembling, for any model's exits.
+
+    With p_j the probabilities of exit j, the ensemble at exit i is
+
+    - geometric: softmax(Σ_{j ≤ i} a_ij · ln p_j + b_i), with a weight a_ij ≥ 0 for each exit and a bias for each class;
+    - arithmetic: Σ_{j ≤ i} v_ij · p_j, with weights v_ij ≥ 0 that sum to 1.
+
+    It answers with its most probable class, and the signal is that class's probability. The other half of ZTW, cascade
+    connections, belongs to the model.
+
+    The weights have the least mean negative log-likelihood on validation. The paper learns a_ij = exp(w_ij) by gradient
+    descent; the weights themselves make the problem convex, and Newton's method finds its one optimum (our choice; a
+    weight may be 0 then). So that there is one on separable data too, 10⁻⁴ / 2 times the squared distance from
+    equal weights and no bias is added to the loss (our choice).
+
+    Records need their logits. Fitting geometric ensembles takes time in proportion to N · L · C · (C + L²).
+
+    Parameters
+    ----------
+    ensemble : {"geometric", "arithmetic"}
+        Geometric in the paper, which compares with arithmetic.
+    """
+
+    ensemble: Literal["geometric", "arithmetic"] = "geometric"
+
+    name = "ztw"
+    rule = "the largest probability of the weighted ensemble of this exit and all before it ≥ δ"
+    paper = "Zero Time Waste (NeurIPS 2021)"
+    claims_accuracy = True
+
+    def prediction(self, record: ExitRecord) -> np.ndarray:
+        """The ensembles' answers, (N, L)."""
+        self._check_fits(record)
+        return self._answers(record)[0]
+
+    def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
+        return fit(logits_of(record, self.name), record.prediction, record.labels)
+
+    def _signal(self, record: ExitRecord) -> np.ndarray:
+        return self._answers(record)[1]
+
+    def _answers(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
+        """The ensembles' classes and their probabilities, (N, L) each."""
+        logits = logits_of(record, self.name)  # (N, L, C)
+        weights = self.state["weights"].astype(np.float32)  # (L, L)
+        answers, probability = np.empty_like(record.prediction), np.empty(record.prediction.shape)
+        step = max(1, BLOCK_BYTES // (logits[0].size * 4))
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            members = _below_top(logits[rows], record.prediction[rows])  # (n, L, C)
+            if self.ensemble == "geometric":
+                together = weights @ members + self.state["bias"].astype(np.float32)  # (n, L, C)
+                answers[rows], probability[rows], *_ = confidences(together)
+            else:
+                together = weights @ _softmax(members)
+                answers[rows] = together.argmax(axis=-1)
+                probability[rows] = _of_class(together, answers[rows])
+        return answers, probability
+
+
+def _of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(values, classes[..., None], axis=-1)[..., 0]  # (n, L, C), (n, L) → (n, L)
+
+
+def _below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Logits (n, L, C) less those of the predicted classes, float32: ln p but for a constant, which cancels."""
+    wide = logits.astype(np.float32) if logits.dtype == np.float16 else logits
+    return (wide - _of_class(wide, prediction)[..., None]).astype(np.float32, copy=False)
+
+
+def _softmax(members: np.ndarray) -> np.ndarray:
+    p = np.exp(members)
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    from offramp.policies.ztw_kernels import TILE, geometric_derivatives  # Numba: only who needs it pays for its start
+
+    n_samples, n_exits, n_classes = logits.shape
+    members = np.zeros((-(-n_samples // TILE), n_exits, n_classes, TILE), np.float32)
+    for t, tile in enumerate(members):
+        rows = slice(t * TILE, (t + 1) * TILE)
+        tile[:, :, : len(labels[rows])] = _below_top(logits[rows], prediction[rows]).transpose(1, 2, 0)
+    weights, bias = np.zeros((n_exits, n_exits)), np.zeros((n_exits, n_classes))
+
+    def derivatives(at):
+        k = len(at) - n_classes
+        gradient, hessian = np.zeros(len(at)), np.zeros((len(at), len(at)))
+        parts = at[:k].astype(np.float32), at[k:].astype(np.float32)
+        loss = geometric_derivatives(members, labels, *parts, gradient, hessian)
+        hessian += np.tril(hessian, -1).T
+        return loss / n_samples, gradient / n_samples, hessian / n_samples
+
+    for i in range(n_exits):
+        centre = np.append(_equal(i + 1), np.zeros(n_classes))
+        start = np.append(_with_one_more(weights[i - 1, :i]), bias[i - 1])
+        found = _minimise(derivatives, centre, start, bounded=i + 1)
+        weights[i, : i + 1], bias[i] = found[: i + 1], found[i + 1 :]
+    return {"weights": weights, "bias": bias}
+
+
+def _fit_arithmetic(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    n_samples, n_exits, _ = logits.shape
+    of_label = np.empty((n_exits, n_samples))  # each exit's probability of the true class
+    for j in range(n_exits):
+        of_label[j] = _of_class(_softmax(_below_top(logits[:, j], prediction[:, j])), labels)
+    of_label = np.maximum(of_label, np.finfo(np.float32).tiny)
+    weights = np.zeros((n_exits, n_exits))
+
+    def derivatives(at):
+        # Their sum in the loss keeps the weights small: at its optimum it is 1
+        with np.errstate(divide="ignore"):  # all 0 is a point that may be tried
+            mixed = np.einsum("j,jn->n", at, of_label[: len(at)])  # (N,)
+            share = of_label[: len(at)] / mixed  # (k, N)
+            loss = at.sum() - np.log(mixed).mean()
+        return loss, 1 - share.mean(axis=1), np.einsum("jn,kn->jk", share, share) / n_samples
+
+    for i in range(n_exits):
+        start = _with_one_more(weights[i - 1, :i])
+        found = _minimise(derivatives, _equal(i + 1), start, bounded=i + 1)
+        weights[i, : i + 1] = found / found.sum()
+    return {"weights": weights}
+
+
+def _equal(k: int) -> np.ndarray:
+    return np.full(k, 1 / k)
+
+
+def _with_one_more(weights: np.ndarray) -> np.ndarray:
+    """Weights (k,) to start from: those of one member less, scaled to make room for one of average weight; or 1."""
+    k = len(weights) + 1
+    return np.append(weights * (k - 1) / k, weights.sum() / k) if k > 1 else np.ones(1)
+
+
+Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+
+
+def _minimise(derivatives: Derivatives, centre: np.ndarray, start: np.ndarray, bounded: int) -> np.ndarray:
+    """Where a convex loss plus the penalty is least, by projected Newton (Bertsekas, 1982).
+
+    Parameters
+    ----------
+    derivatives : callable
+        Of a point (d,): the loss, its gradient (d,) and its hessian (d, d).
+    centre : ndarray of shape (d,)
+        Where the penalty is 0.
+    start : ndarray of shape (d,)
+    bounded : int
+        How many coordinates, the first ones, are to be ≥ 0.
+    """
+
+    def penalised(at):
+        loss, gradient, hessian = derivatives(at)
+        away = at - centre
+        return loss + PENALTY / 2 * away @ away, gradient + PENALTY * away, hessian + PENALTY * np.eye(len(at))
+
+    can_be_held = np.arange(len(start)) < bounded
+    at, (loss, gradient, hessian) = start, penalised(start)
+    for _ in range(STEPS):
+        free = ~(can_be_held & (at <= TOLERANCE) & (gradient > 0))  # the others are held at 0
+        step = gradient.copy()
+        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        if gradient[free] @ step[free] <= TOLERANCE:
+            break
+        for size in 0.5 ** np.arange(30):
+            trial = at - size * step
+            trial[can_be_held] = np.maximum(trial[can_be_held], 0)
+            found = penalised(trial)
+            if found[0] < loss:
+                break
+        else:
+            break  # as low as floats tell
+        at, (loss, gradient, hessian) = trial, found
+    return at
