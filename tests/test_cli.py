@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import offramp
-from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, make_policy
+from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, make_policy, matching
 from offramp.calibration import exit_table, reliability_table
 from offramp.cli import cli, main
 from offramp.policies import POLICIES
@@ -215,6 +215,12 @@ def test_compare(run, study):
     pd.testing.assert_frame_equal(pd.read_csv("t.csv"), targets)
     pd.testing.assert_frame_equal(pd.read_csv("c.csv"), control)
     pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), comparison.pairs(runs, [("small", "large")], bootstrap))
+    more = "--duel pcee confidence --speedup-out s.parquet --duels-out d.parquet"
+    assert run(f"compare {' '.join(study)} {words} {outs} {more}")[0] == 0
+    matched = matching.match(runs)
+    pd.testing.assert_frame_equal(pd.read_parquet("s.parquet"), matching.speedup(matched, bootstrap))
+    fought = matching.duels(matched, [("pcee", "confidence")], bootstrap)
+    pd.testing.assert_frame_equal(pd.read_parquet("d.parquet"), fought)
 
 
 def test_sensitivity(run, study):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from offramp.costs import exit_costs
+from offramp.datasets import Vocabulary
 from offramp.models import MultiExitModel, build_model
 
 torch.set_num_threads(1)
@@ -122,7 +123,23 @@ def test_a_vit_counted_by_hand():
     np.testing.assert_array_equal(costs.parameters, embed + (block + head) * np.arange(1, depth + 1))
 
 
-class Encoder(MultiExitModel):
+@pytest.mark.parametrize("tokens", [1, 24])
+def test_an_encoder_counted_by_hand(tokens):
+    d, inner, classes, words, positions = 384, 1536, 3, 30522, 512
+    vocabulary = Vocabulary(size=words, pad=0, separator=102, tokenizer="minilm-l6", max_tokens=128)
+    with torch.device("meta"):
+        model = build_model("encoder", classes=classes, vocabulary=vocabulary)
+    costs = exit_costs(model, (tokens,))
+    layer = tokens * (4 * d * d + 2 * d * inner) + 2 * tokens * tokens * d
+    head = d * d + d * classes  # the pooler runs at each exit
+    np.testing.assert_array_equal(costs.macs, (layer + head) * np.arange(1, 7))
+    embed = (words + positions + 2) * d + 2 * d
+    layer = 4 * (d * d + d) + d * inner + inner + inner * d + d + 2 * 2 * d
+    pooler, head = d * d + d, d * classes + classes
+    np.testing.assert_array_equal(costs.parameters, embed + pooler + (layer + head) * np.arange(1, 7))
+
+
+class FusedEncoder(MultiExitModel):
     """Layers that torch would run as one fused operation; draws random numbers, too."""
 
     def __init__(self, d=8):
@@ -143,7 +160,7 @@ class Encoder(MultiExitModel):
 def test_fused_transformer_layers_are_counted():
     d, tokens = 8, 4
     layer = tokens * (3 * d * d + d * d + 2 * 16 * d) + 2 * tokens * tokens * d
-    costs = exit_costs(Encoder(d), (2, 2, d))
+    costs = exit_costs(FusedEncoder(d), (2, 2, d))
     np.testing.assert_array_equal(costs.macs, (layer + 3 * d) * np.arange(1, 3))
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -156,7 +173,7 @@ def snapshot(model):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_counting_leaves_no_trace(fails, monkeypatch):
-    model = Encoder().train()
+    model = FusedEncoder().train()
     model.layers[0].norm1.eval()  # a module frozen on purpose stays frozen
     model(torch.randn(3, 2, 2, 8)).sum().backward()
     before = snapshot(model)
@@ -182,12 +199,12 @@ def test_batch_norm_statistics_stay():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_model_keeps_its_precision(dtype):
-    model = Encoder().to(dtype)
+    model = FusedEncoder().to(dtype)
     costs = exit_costs(model, (2, 2, 8))
     assert next(model.parameters()).dtype is dtype
-    np.testing.assert_array_equal(costs.macs, exit_costs(Encoder(), (2, 2, 8)).macs)
+    np.testing.assert_array_equal(costs.macs, exit_costs(FusedEncoder(), (2, 2, 8)).macs)
 
 
 def test_unknown_convention():
     with pytest.raises(ValueError, match="convention='flops', expected one of mac, msdnet"):
-        exit_costs(Encoder(), (2, 2, 8), "flops")
+        exit_costs(FusedEncoder(), (2, 2, 8), "flops")

@@ -44,7 +44,7 @@ def test_digits_are_the_images_of_scikit_learn(digits):
 
     source = load_digits()
     index = np.array([5, 0, 1796])
-    images = digits.images("all", index, augment=False)
+    images = digits.inputs("all", index, augment=False)
     assert images.dtype == torch.float32
     np.testing.assert_array_equal(images[:, 0] * 8 + 8, source.images[index])
     np.testing.assert_array_equal(digits.labels["all"], source.target)

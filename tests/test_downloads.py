@@ -246,7 +246,7 @@ def check_fashion(dataset, images, labels):
     for pool in "train", "test":
         np.testing.assert_array_equal(dataset.labels[pool], labels[pool])
         index = np.array([3, 0])
-        pixels = dataset.images(pool, index, augment=False)[:, 0].numpy() * 90.02 + 72.94
+        pixels = dataset.inputs(pool, index, augment=False)[:, 0].numpy() * 90.02 + 72.94
         np.testing.assert_allclose(pixels, images[pool][index], atol=1e-3)
 
 
@@ -257,7 +257,7 @@ def test_fashion_mnist_is_what_its_files_hold(fashion, data):
     check_fashion(dataset, images, labels)
     assert dataset.shift == 1
     assert set(make_splits(dataset, validation=10, seed=0)["pool"]) == {"train", "test"}
-    assert torch.isfinite(dataset.images("train", np.arange(40), augment=True)).all()
+    assert torch.isfinite(dataset.inputs("train", np.arange(40), augment=True)).all()
 
 
 def test_fashion_mnist_is_fetched_from_its_source(fashion, server, monkeypatch, data):
@@ -397,7 +397,7 @@ def test_cifar_is_what_its_archive_holds(name, classes, monkeypatch, data):
     mean, std = (np.array(values)[:, None, None] for values in STATISTICS[name])
     for pool, n in POOLS.items():
         np.testing.assert_array_equal(dataset.labels[pool], labels[pool])
-        images = dataset.images(pool, np.arange(n), augment=False).numpy()
+        images = dataset.inputs(pool, np.arange(n), augment=False).numpy()
         np.testing.assert_allclose(images * std + mean, pixels[pool] / 255, atol=1e-6)
 
 

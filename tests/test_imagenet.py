@@ -71,7 +71,7 @@ def test_the_centre_is_what_is_tested(own_tree, height, width):
     pixels = noise(height, width)
     Image.fromarray(pixels).save(own_tree / "val" / "n02" / "a.png")  # its short side is 32 = 28 · 256/224 already
     dataset = load(own_tree)
-    image = dataset.images("test", np.array([2]), augment=False)[0]
+    image = dataset.inputs("test", np.array([2]), augment=False)[0]
     top, left = (height - 28) // 2, (width - 28) // 2
     expected = torch.from_numpy(pixels[top : top + 28, left : left + 28]).permute(2, 0, 1) / 255
     torch.testing.assert_close(image * STD + MEAN, expected, atol=1e-6, rtol=0)
@@ -81,7 +81,7 @@ def test_the_short_side_is_resized(own_tree):
     pixels = np.zeros((64, 128, 3), np.uint8)  # halved, 32 × 64: the centre, columns 18 … 45, is of columns 36 … 91
     pixels[:, 64:] = 255
     Image.fromarray(pixels).save(own_tree / "val" / "n01" / "a.png")
-    image = load(own_tree).images("test", np.array([0]), augment=False)[0] * STD + MEAN
+    image = load(own_tree).inputs("test", np.array([0]), augment=False)[0] * STD + MEAN
     assert image[:, :, :12].abs().max() < 1e-5
     assert (image[:, :, 16:] - 1).abs().max() < 1e-5
 
@@ -91,7 +91,7 @@ def test_the_short_side_is_resized(own_tree):
 )
 def test_images_of_every_mode_come_in_colour(own_tree, mode, suffix):
     Image.new("RGB", (40, 40), (255, 255, 255)).convert(mode).save(own_tree / "val" / "n01" / f"a.{suffix}")
-    image = load(own_tree).images("test", np.array([0]), augment=False)[0]
+    image = load(own_tree).inputs("test", np.array([0]), augment=False)[0]
     torch.testing.assert_close(image * STD + MEAN, torch.ones(3, 28, 28), atol=0.01, rtol=0)
 
 
@@ -100,13 +100,13 @@ def test_augmentation_is_by_the_seed_alone(tree):
 
     def draw(seed):
         torch.manual_seed(seed)
-        return dataset.images("train", np.array([3, 3]), augment=True)
+        return dataset.inputs("train", np.array([3, 3]), augment=True)
 
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))
     assert not torch.equal(*draw(0))  # each image on its own
     before = torch.random.get_rng_state()
-    dataset.images("train", np.array([3]), augment=False)
+    dataset.inputs("train", np.array([3]), augment=False)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -139,7 +139,7 @@ def test_an_unreadable_image_is_named_when_it_is_asked_for(own_tree, damage, suf
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     dataset = load(own_tree)  # reads no image
     with pytest.raises(ValueError, match="unreadable image") as error:
-        dataset.images("test", np.array([2]), augment=False)
+        dataset.inputs("test", np.array([2]), augment=False)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -6,13 +8,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from offramp.costs import exit_costs
-from offramp.models import MODELS, MultiExitModel, build_model
+from offramp.datasets import Vocabulary
+from offramp.models import MODELS, LayeredModel, MultiExitModel, build_model
+from offramp.models.encoder import Encoder
 from offramp.models.msdnet import PRESETS, MSDNetConfig, _Layer
 
 torch.set_num_threads(1)
 
 DIGITS = (1, 8, 8)
+WORDS = Vocabulary(size=30522, pad=0, separator=102, tokenizer="minilm-l6", max_tokens=12)
+INPUTS = {"encoder": {"vocabulary": WORDS}, "msdnet": {"image_shape": DIGITS}, "vit": {"image_shape": DIGITS}}
 SMALL = {
+    "encoder": {"layers": 3},
     "msdnet": {
         "exits": 3,
         "step_mode": "even",
@@ -28,7 +35,17 @@ SMALL = {
 
 
 def small(name, **changes):
-    return build_model(name, classes=10, image_shape=DIGITS, **(SMALL[name] | changes))
+    return build_model(name, classes=10, **(INPUTS[name] | SMALL[name] | changes))
+
+
+def examples(model, n):
+    return torch.randint(1, WORDS.size, (n, 6)) if isinstance(model, Encoder) else torch.randn(n, *DIGITS)
+
+
+def blocks_of(model):
+    if hasattr(model, "blocks"):
+        return model.blocks
+    return model.vit.blocks if hasattr(model, "vit") else model.backbone["layers"]
 
 
 @pytest.fixture(params=MODELS)
@@ -39,7 +56,7 @@ def model(request):
 
 def test_forward_stacks_the_exits(model):
     model.eval()
-    x = torch.randn(5, *DIGITS)
+    x = examples(model, 5)
     logits = model(x)
     assert logits.shape == (5, model.n_exits, 10)
     assert model.n_exits == 3
@@ -49,11 +66,10 @@ def test_forward_stacks_the_exits(model):
 
 def test_stopping_early_computes_no_later_layer(model):
     ran = []
-    blocks = model.blocks if hasattr(model, "blocks") else model.vit.blocks
-    for kind, modules in {"block": blocks, "head": model.heads}.items():
+    for kind, modules in {"block": blocks_of(model), "head": model.heads}.items():
         for i, module in enumerate(modules):
             module.register_forward_hook(lambda *_, name=(kind, i): ran.append(name))
-    exits = model.exits(torch.randn(2, *DIGITS))
+    exits = model.exits(examples(model, 2))
     next(exits)
     assert ran == [("block", 0), ("head", 0)]
     next(exits)
@@ -61,15 +77,63 @@ def test_stopping_early_computes_no_later_layer(model):
 
 
 def test_gradients_reach_every_parameter(model):
-    model(torch.randn(4, *DIGITS)).square().sum().backward()
+    model(examples(model, 4)).square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
 
 def test_an_exit_does_not_depend_on_later_parameters(model):
-    next(model.exits(torch.randn(4, *DIGITS))).sum().backward()
+    next(model.exits(examples(model, 4))).sum().backward()
     assert all(p.grad is None for head in list(model.heads)[1:] for p in head.parameters())
     assert all(p.grad is not None for p in model.heads[0].parameters())
+
+
+@pytest.mark.parametrize("name", ["encoder", "vit"])
+def test_exits_are_heads_on_the_states_of_the_layers(name):
+    torch.manual_seed(0)
+    model = small(name).eval()
+    assert isinstance(model, LayeredModel)
+    ran = []
+    for i, block in enumerate(blocks_of(model)):
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+    x = examples(model, 5)
+    logits = model(x)
+    ran.clear()
+    states = model.states(x)
+    before = next(states)
+    assert ran == []
+    for i, state in enumerate(states):
+        assert ran == list(range(i + 1))
+        assert state.shape == before.shape == (5, 12 if name == "vit" else 384)
+        assert not torch.equal(state, before)
+        assert torch.equal(model.head(i, state), logits[:, i])
+        before = state
+    assert i == 2
+
+
+def test_a_blank_input_fits_the_model(model):
+    shape = (6,) if isinstance(model, Encoder) else DIGITS
+    blank = model.double().blank(shape)
+    assert blank.shape == (1, *shape)
+    assert blank.dtype == (torch.int64 if isinstance(model, Encoder) else torch.float64)
+    assert model.eval()(blank).shape == (1, 3, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_dataset_says_of_its_inputs_is_no_option(name):
+    assert {"classes", "image_shape", "vocabulary"}.isdisjoint(MODELS[name].options())
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("vit", {"vocabulary": WORDS}, "vit takes images (image_shape), but the dataset gives texts (vocabulary)"),
+        ("encoder", {"image_shape": DIGITS}, "encoder takes texts (vocabulary), but the dataset gives images"),
+    ],
+)
+def test_the_model_takes_other_inputs(name, inputs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_model(name, classes=10, **inputs)
 
 
 def test_a_registry_line_adds_a_model(monkeypatch):
@@ -92,7 +156,7 @@ def test_a_registry_line_adds_a_model(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet': expected one of msdnet, vit"),
+        ("resnet", {}, "unknown model 'resnet': expected one of encoder, msdnet, vit"),
         ("msdnet", {"depth": 3}, "msdnet: unknown option depth: expected some of preset, exits, base, step,"),
         ("vit", {"exits": 3}, "vit: unknown option exits: expected some of backbone, patch_size"),
         ("msdnet", {"preset": "tiny"}, "msdnet: unknown preset 'tiny': expected one of cifar-small,"),

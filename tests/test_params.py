@@ -199,3 +199,28 @@ def test_the_parameters_are_left_as_they_were():
     params = deepcopy(PARAMS)
     select_study(params, SCHEMA)
     assert params == PARAMS
+
+
+def test_a_policy_may_be_for_some_models_only():
+    params = changed("policies", "mine", {"policy": "hidden-similarity", "models": [VIT]})
+    assert select_study(params, SCHEMA)["policies"]["mine"]["models"] == [VIT]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "pieces"),
+    [
+        (("policies", "mine"), {"policy": "beem-a", "models": ["vti"]}, ["policies.mine.models", "'vti'", MSDNET]),
+        (("policies", "mine"), {"policy": "beem-a", "models": []}, ["policies.mine.models"]),
+        (("policies", "mine"), {"policy": "beem-a", "on_disagree": "two"}, ["policies.mine", "own", "zero"]),
+        (("comparison", "duels"), [["pcee", "beem-z"]], ["comparison.duels", "'beem-z'", "beem-a"]),
+        (("comparison", "duels"), [["pcee", "pcee"]], ["comparison.duels", "beside itself"]),
+        (("comparison", "duels"), [["pcee"]], ["comparison.duels"]),
+        (("training", "distillation"), -1, ["training.distillation"]),
+        (("training", "schedule"), "line", ["training.schedule", "linear"]),
+        (("dataset",), {"name": "glue", "task": "stsb"}, ["dataset"]),
+        (("dataset",), {"name": "reviews", "min_rating": 0}, ["dataset.min_rating"]),
+        (("models", "text"), {"model": "encoder", "layer": 3}, ["models.text", "'layer'", "layers"]),
+    ],
+)
+def test_what_texts_and_duels_need(path, value, pieces):
+    check_refused(changed(*path, value), *pieces)

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from offramp import ExitRecord
+from offramp.confidence import MEASURES
 from offramp.costs import exit_costs
-from offramp.datasets import load_dataset, make_splits
-from offramp.models import MultiExitModel
+from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits
+from offramp.models import MultiExitModel, build_model
 from offramp.recording import record
 
 torch.set_num_threads(1)
@@ -54,7 +55,7 @@ def test_a_record_is_each_sample_run_by_itself(digits, splits, model):
     model.eval()
     with torch.no_grad():
         for i, place in enumerate(index):
-            image = digits.images("all", np.array([place]), augment=False)
+            image = digits.inputs("all", np.array([place]), augment=False)
             expected = np.stack([logits[0].numpy() for logits in model.exits(image)])  # (L, C)
             np.testing.assert_allclose(made.logits[i], expected, atol=1e-5, rtol=1e-4)
     assert made.logits.dtype == np.float32
@@ -67,6 +68,7 @@ def test_a_record_is_each_sample_run_by_itself(digits, splits, model):
         "system": "tiny",
         "seed": 3,
         "classes": 10,
+        "metric": "accuracy",
         "unit": "MAC",
         "exit_parameters": exit_costs(model, (1, 8, 8)).parameters.tolist(),
         "parameters": {"width": 4},
@@ -103,3 +105,128 @@ def test_logits_that_are_not_finite_are_refused(digits, splits):
     nn.init.constant_(broken.heads[1].bias, float("nan"))
     with pytest.raises(ValueError, match="logits"):
         record(broken, digits, splits, "test", system="tiny", seed=0, progress=False)
+
+
+# Texts, each of its own length
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """60 texts of 3 to 12 tokens in a pool, in no order, with a separator at the end; some of two sentences."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(3, 13, 60)
+    ids = [np.append(random.integers(4, 40, length - 1), 3).astype(np.int32) for length in lengths]
+    for one in ids[::7]:
+        one[1] = 3
+    return TextDataset(
+        name="made-up",
+        classes=2,
+        labels={"all": random.integers(0, 2, 60)},
+        metric="f1",
+        vocabulary=Vocabulary(size=40, pad=0, separator=3, tokenizer="none", max_tokens=12),
+        tokens={"all": np.concatenate(ids)},
+        offsets={"all": np.append(0, lengths.cumsum())},
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(texts, tmp_path_factory):
+    from transformers import BertConfig
+
+    folder = tmp_path_factory.mktemp("bert")
+    BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        max_position_embeddings=20,
+        initializer_range=0.3,  # layers that do something, for all that they are untrained
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    return build_model("encoder", classes=2, backbone=str(folder), **texts.input_options)
+
+
+@pytest.fixture(scope="module")
+def texts_split(texts):
+    return make_splits(texts, validation=20, test=25, seed=0)
+
+
+def recorded(model, dataset, splits, **changes):
+    return record(model, dataset, splits, "test", **{"system": "s", "seed": 0, "progress": False} | changes)
+
+
+def cosine(a, b):
+    a, b = (np.asarray(each, np.float64) for each in (a, b))
+    return (a @ b) / (np.sqrt(a @ a) * np.sqrt(b @ b))
+
+
+def check_states(made, n, model, sample):
+    """Logits and similarity of the record's sample `n` against those of the model, run on it alone."""
+    with torch.no_grad():
+        logits = model(sample)[0]  # (L, C)
+        states = [state[0].numpy() for state in model.states(sample)]
+    np.testing.assert_allclose(made.logits[n], logits, atol=1e-5, rtol=1e-4)
+    expected = [cosine(one, other) for one, other in zip(states[1:], states)]
+    np.testing.assert_allclose(made.measure("similarity")[n], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [4, 1000])
+def test_texts_are_recorded_in_their_order_each_at_its_own_length(batch_size, texts, texts_split, encoder):
+    encoder.train()
+    made = recorded(encoder, texts, texts_split, batch_size=batch_size)
+    assert not encoder.training
+    index = texts_split[texts_split["split"] == "test"]["index"].to_numpy()
+    np.testing.assert_array_equal(made.index, index)
+    np.testing.assert_array_equal(made.labels, texts.labels["all"][index])
+    tokens, offsets = texts.tokens["all"], texts.offsets["all"]
+    lengths = []
+    for n, place in enumerate(index):
+        ids = tokens[offsets[place] : offsets[place + 1]]
+        lengths.append(len(ids))
+        check_states(made, n, encoder, torch.from_numpy(ids.astype(np.int64))[None])
+        np.testing.assert_array_equal(made.sample_cost[n], exit_costs(encoder, (len(ids),)).macs)
+    assert len(set(lengths)) > 5
+    assert lengths != sorted(lengths)  # batches are by length, so the order is not theirs
+    assert made.metric == "f1"
+    assert made.metadata["exit_parameters"] == exit_costs(encoder, (max(lengths),)).parameters.tolist()
+    np.testing.assert_allclose(made.cost, made.sample_cost.mean(0))
+
+
+def test_a_record_of_texts_is_kept_whole(texts, texts_split, encoder, tmp_path):
+    made = recorded(encoder, texts, texts_split)
+    made.save(tmp_path / "r")
+    loaded = ExitRecord.load(tmp_path / "r")
+    for field in ("logits", "sample_cost", "index", "labels"):
+        np.testing.assert_array_equal(getattr(loaded, field), getattr(made, field))
+    np.testing.assert_array_equal(loaded.measure("similarity"), made.measure("similarity"))
+    assert loaded.metadata == made.metadata
+
+
+def test_a_vision_transformer_has_similarities(digits, splits):
+    torch.manual_seed(0)
+    vit = build_model(
+        "vit", classes=10, image_shape=(1, 8, 8), patch_size=2, embed_dim=12, depth=3, num_heads=3, weight_init="moco"
+    )
+    made = recorded(vit, digits, splits, batch_size=30)
+    assert made.sample_cost is None
+    assert made.measures == (*MEASURES, "similarity")
+    for n in range(0, 97, 9):
+        check_states(made, n, vit, digits.inputs("all", made.index[[n]], augment=False))
+
+
+def test_layers_of_several_widths_have_none(digits, splits, model):
+    msdnet = build_model(
+        "msdnet",
+        classes=10,
+        image_shape=(1, 8, 8),
+        exits=2,
+        channels=4,
+        growth=2,
+        growth_factors=[1, 2],
+        bottleneck_factors=[1, 2],
+        head_width=8,
+        head_strides=[2],
+    )
+    for each in (msdnet, model):
+        assert recorded(each, digits, splits).measures == MEASURES

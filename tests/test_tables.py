@@ -16,6 +16,7 @@ from offramp.tables import TABLES, claims, write
 from offramp.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
+WRITTEN = [name for name in TABLES if name not in ("beem-claims", "duels", "speedup", "per-exit")]  # test_speedup.py
 
 
 VARIANTS = [
@@ -77,7 +78,7 @@ def inputs(name, study):
     return [study / f"{kind}.parquet" for kind in kinds.get(name, [name])]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_every_table_is_written_three_ways_and_always_the_same(name, study, tmp_path):
     for out in ("once", "again"):
         write(name, inputs(name, study), tmp_path / out / name)

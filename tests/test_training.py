@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from offramp import training
 from offramp.checkpoints import load_weights, read_parameters
-from offramp.datasets import load_dataset, make_splits
-from offramp.datasets.batches import ShuffledBatches
+from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits
+from offramp.datasets.batches import ShuffledBatches, batches_in_order
 from offramp.models import build_model
 from offramp.processes import Parts, Place
 from offramp.training import TrainingOptions, exit_losses, joint_loss, train
@@ -29,6 +31,7 @@ SGD = TrainingOptions(epochs=EPOCHS, batch_size=32, learning_rate=0.05, mileston
 ADAMW = TrainingOptions(
     epochs=EPOCHS, batch_size=32, optimizer="adamw", learning_rate=1e-3, schedule="cosine", exit_weights="linear"
 )
+BEEM = replace(ADAMW, schedule="linear", distillation=0.5)
 
 
 class Tiny(nn.Module):
@@ -44,6 +47,46 @@ class Tiny(nn.Module):
         first = self.stem(x)
         second = self.body(first)
         return torch.stack([self.heads[0](first.flatten(1)), self.heads[1](second.flatten(1))], 1)
+
+
+class Words(nn.Module):
+    """Two exits over the mean of a text's tokens, 0 being none: it does not matter how far a batch is padded."""
+
+    def __init__(self, dropout=0.2):
+        super().__init__()
+        self.tokens = nn.Embedding(20, 8, padding_idx=0)
+        self.body = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Dropout(dropout))
+        self.heads = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3)])
+
+    def forward(self, x):
+        first = self.tokens(x).sum(1) / (x > 0).sum(1, keepdim=True)
+        return torch.stack([self.heads[0](first), self.heads[1](self.body(first))], 1)
+
+
+def make_texts():
+    """Of 2 to 30 tokens; as many as there are digits."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(2, 31, 1797)
+    return TextDataset(
+        name="texts",
+        classes=3,
+        labels={"all": random.integers(3, size=1797)},
+        vocabulary=Vocabulary(size=20, pad=0, separator=1, tokenizer="none", max_tokens=30),
+        tokens={"all": random.integers(1, 20, lengths.sum(), dtype=np.int32)},
+        offsets={"all": np.concatenate([[0], lengths.cumsum()])},
+    )
+
+
+def stopping(model, step):
+    """The model, made to stop at a training step, counted from 0."""
+    left = iter(range(step))
+
+    def count(module, _):
+        if module.training and next(left, None) is None:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(count)
+    return model
 
 
 class Failing(Tiny):
@@ -93,11 +136,11 @@ def splits(digits):
 def run(digits, tmp_path):
     """Train in a folder of its own; gives the bytes of the weights and the history less its seconds."""
 
-    def go(folder, options=SGD, build=Tiny, seed=0, splits_seed=0, **changes):
+    def go(folder, options=SGD, build=Tiny, seed=0, splits_seed=0, dataset=digits, **changes):
         folder = tmp_path / folder
-        splits = make_splits(digits, validation=200, test=1437, seed=splits_seed)
+        splits = make_splits(dataset, validation=200, test=1437, seed=splits_seed)
         out, history = folder / "weights.safetensors", folder / "history.csv"
-        train(build, digits, splits, options, seed=seed, out=out, history=history, progress=False, **changes)
+        train(build, dataset, splits, options, seed=seed, out=out, history=history, progress=False, **changes)
         left = {name for name in os.listdir(folder) if not name.endswith(".old")}
         assert left == {"history.csv", "weights.safetensors"}
         return out.read_bytes(), pd.read_csv(history).drop(columns="seconds").to_csv()
@@ -124,6 +167,15 @@ def test_a_stopped_training_ends_with_the_same_bits(run, tmp_path, options, step
     Counting.steps = 0
     assert run("stopped", options, Counting) == whole
     assert Counting.steps == (EPOCHS - step // 5) * 5  # only the epochs that were not done
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_texts_train_the_same_in_workers_and_when_stopped(run, step):
+    whole = run("whole", BEEM, Words, dataset=make_texts(), workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", BEEM, lambda: stopping(Words(), step), dataset=make_texts())
+    assert run("stopped", BEEM, Words, dataset=make_texts()) == whole
+    assert run("cosine", replace(BEEM, schedule="cosine"), Words, dataset=make_texts()) != whole
 
 
 @pytest.mark.parametrize("file", ["history.csv", "weights.safetensors"])
@@ -255,19 +307,29 @@ def test_a_training_learns(digits, tmp_path):
     assert table["validation_accuracy_1"].iloc[-1] > 0.8
 
 
-def test_one_epoch_is_plain_sgd(digits, splits, tmp_path):
-    """What training does, written out: SGD on the sum of the exits' cross-entropies, without augmentation."""
+@pytest.mark.parametrize("distillation", [0.0, 0.5])
+def test_one_epoch_is_plain_sgd(digits, splits, tmp_path, distillation):
+    """What training does, written out: SGD on the sum of the exits' losses, without augmentation."""
     still = load_dataset("digits", shift=0)
     options = TrainingOptions(epochs=1, batch_size=160, learning_rate=0.05, momentum=0, weight_decay=0)
+    options = replace(options, distillation=distillation)
     build = lambda: Tiny().apply(without_dropout)  # noqa: E731
-    train(build, still, splits, options, seed=0, out=tmp_path / "w", history=tmp_path / "h", progress=False)
+    table = train(build, still, splits, options, seed=0, out=tmp_path / "w", history=tmp_path / "h", progress=False)
+
+    def loss(model, split, n):
+        images, labels = still.samples(splits, split)[np.arange(n)]
+        logits = model(images)
+        first, final = logits.softmax(2).unbind(1)
+        divergence = (final.detach() * (final.detach() / first).log()).sum(1).mean()
+        return cross_entropy(logits[:, 0], labels) + cross_entropy(logits[:, 1], labels) + distillation * divergence
+
     torch.manual_seed(0)
     model = build()
-    images, labels = still.samples(splits, "train")[np.arange(160)]
-    logits = model(images)
-    (cross_entropy(logits[:, 0], labels) + cross_entropy(logits[:, 1], labels)).backward()
+    loss(model, "train", 160).backward()
     trained = Tiny()
-    load_weights(tmp_path / "w", trained)
+    told = load_weights(tmp_path / "w", trained)
+    assert told["training"].get("distillation", 0.0) == distillation
+    np.testing.assert_allclose(table["validation_loss"], loss(trained.eval(), "validation", 200).item(), rtol=1e-5)
     for (name, before), after in zip(model.named_parameters(), trained.parameters(), strict=True):
         expected = before - 0.05 * before.grad
         torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
@@ -280,17 +342,9 @@ def without_dropout(module):
 
 @pytest.mark.parametrize("options", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_only_the_exits_of_a_frozen_backbone_are_trained(run, tmp_path, options):
-    def build(stop_at=None):
+    def build():
         options = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "frozen": True}
-        model = build_model("vit", classes=10, image_shape=(1, 8, 8), **options)
-        steps = iter(range(stop_at or 1000))
-
-        def count(module, _):
-            if module.training and next(steps, None) is None:
-                raise KeyboardInterrupt
-
-        model.register_forward_pre_hook(count)
-        return model
+        return build_model("vit", classes=10, image_shape=(1, 8, 8), **options)
 
     whole = run("whole", options, build)
     trained = build()
@@ -300,7 +354,7 @@ def test_only_the_exits_of_a_frozen_backbone_are_trained(run, tmp_path, options)
     for name, value in trained.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("vit."), name
     with pytest.raises(KeyboardInterrupt):
-        run("stopped", options, lambda: build(stop_at=7))
+        run("stopped", options, lambda: stopping(build(), 7))
     assert run("stopped", options, build) == whole
 
 
@@ -326,7 +380,8 @@ def test_precision_is_that_of_the_model_in_training(run, tmp_path):
     }
 
 
-def test_a_compiled_step_is_compiled_once_and_does_the_same(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize("texts", [False, True], ids=["images", "texts"])
+def test_a_compiled_step_is_compiled_once_and_does_the_same(run, monkeypatch, tmp_path, texts):
     compile, graphs = torch.compile, []
 
     def count(graph, _):
@@ -335,7 +390,8 @@ def test_a_compiled_step_is_compiled_once_and_does_the_same(run, monkeypatch, tm
 
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=count))
     options = replace(SGD, batch_size=30)  # 160 samples in batches of 27 and 26
-    plain, compiled = run("plain", options), run("compiled", replace(options, compile=True))
+    made = {"dataset": make_texts(), "build": Words} if texts else {}
+    plain, compiled = run("plain", options, **made), run("compiled", replace(options, compile=True), **made)
     assert len(graphs) == 1
     assert compiled[1] == plain[1]
     assert read_parameters(tmp_path / "compiled" / "weights.safetensors")["training"]["compile"] is True
@@ -369,6 +425,7 @@ def run(name, digits, build):
 
 with joined(torch.device("cpu")):
     run("plain", still, Plain)
+    run("texts", make_texts(), lambda: Words(dropout=0))
     run("whole", moving, Tiny)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", moving, lambda: Failing(10))
@@ -378,9 +435,10 @@ with joined(torch.device("cpu")):
 ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 22, which two cannot share equally
 
 
+@pytest.mark.parametrize("lengths", [None, np.arange(11) % 4], ids=["images", "texts"])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_share_every_batch(processes):
-    order = ShuffledBatches(11, 5, seed=0)
+def test_processes_share_every_batch(processes, lengths):
+    order = ShuffledBatches(11, 5, seed=0, lengths=lengths)
     parts = [list(Parts(order, rank, processes)) for rank in range(processes)]
     for whole, *shared in zip(order, *parts):
         np.testing.assert_array_equal(np.concatenate([positions for positions, _ in shared]), whole[0])
@@ -406,17 +464,18 @@ def test_two_processes_train_one_model(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "KeyboardInterrupt" in done.stderr
     assert [path.name for path in tmp_path.glob("lost*")] == ["lost.safetensors.checkpoint"]
-    assert done.stderr.count("training: 100%") == 3  # one bar for both
+    assert done.stderr.count("training: 100%") == 4  # one bar for both
 
     still = load_dataset("digits", shift=0)
     splits = make_splits(still, validation=200, test=1437, seed=0)
     out, history = tmp_path / "one.safetensors", tmp_path / "one.csv"
-    train(Plain, still, splits, ODD, seed=0, out=out, history=history, progress=False)
-    alone, together = load_file(out), load_file(tmp_path / "plain.safetensors")
-    for name, value in alone.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
-    expected, found = (pd.read_csv(path).drop(columns="seconds") for path in (history, tmp_path / "plain.csv"))
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    for kind, dataset, build in ("plain", still, Plain), ("texts", make_texts(), lambda: Words(dropout=0)):
+        train(build, dataset, splits, ODD, seed=0, out=out, history=history, progress=False)
+        alone, together = load_file(out), load_file(tmp_path / f"{kind}.safetensors")
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+        expected, found = (pd.read_csv(path).drop(columns="seconds") for path in (history, tmp_path / f"{kind}.csv"))
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
     assert read_parameters(tmp_path / "plain.safetensors")["processes"] == 2
 
     whole, stopped = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("whole", "stopped"))
@@ -440,6 +499,98 @@ def test_joint_losses_of_exits():
     np.testing.assert_allclose(joint_loss(losses, "linear"), np.average(means, weights=[1, 2, 3]), rtol=1e-6)
 
 
+def test_exits_are_drawn_to_the_final_one_which_stays():
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(7, 3, 5, requires_grad=True), torch.randint(5, (7,))
+    logits.retain_grad()
+    losses = exit_losses(logits, labels, 0.7)
+    losses.sum().backward()
+    p = logits.detach().double().softmax(2).numpy()  # (N, L, C)
+    right = np.eye(5)[labels][:, None]  # (N, 1, C)
+    q = p[:, -1:]
+    expected = -(right * np.log(p)).sum(2) + 0.7 * (q * np.log(q / p)).sum(2)
+    np.testing.assert_allclose(losses.detach(), expected, rtol=1e-5)
+    gradient = (
+        p - right + 0.7 * (p - q)
+    )  # of an exit's logits; the final one's is p − right: nothing reaches the teacher
+    np.testing.assert_allclose(logits.grad, gradient, atol=1e-6)
+    assert torch.equal(losses[:, -1], exit_losses(logits, labels)[:, -1])
+    assert torch.equal(exit_losses(logits[:, :1], labels, 0.7), exit_losses(logits[:, :1], labels))  # only one exit
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 99))
+def test_batches_of_texts_hold_each_once_and_are_as_large_as_others(n, batch_size, epoch):
+    lengths = np.random.default_rng(epoch).geometric(0.2, n)
+    order = ShuffledBatches(n, batch_size, 0, lengths)
+    order.epoch = epoch
+    sizes = [len(batch) for batch in batches_in_order(n, batch_size)]
+    shuffled, by_length = [batch for batch, _ in order], batches_in_order(n, batch_size, lengths)
+    for batches in shuffled, by_length:
+        np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(n))
+        assert [len(batch) for batch in batches] == sizes
+    assert (np.diff(lengths[np.concatenate(by_length)]) >= 0).all()
+
+
+def test_batches_of_texts_are_little_padded_and_new_in_every_epoch():
+    lengths = np.random.default_rng(0).geometric(0.05, 2000)
+
+    def batches(lengths_known=None, epoch=0):
+        order = ShuffledBatches(2000, 20, 0, lengths_known)  # 100 batches, in two stretches
+        order.epoch = epoch
+        return list(order)
+
+    def padding(batches):
+        return sum(len(batch) * lengths[batch].max() for batch, _ in batches) - lengths.sum()
+
+    first = batches(lengths)
+    assert padding(first) < padding(batches()) / 5
+    again, other = batches(lengths), batches(lengths, epoch=1)
+    for (batch, seed), (same, same_seed), (different, _) in zip(first, again, other):
+        np.testing.assert_array_equal(batch, same)
+        assert seed == same_seed
+        assert set(batch) != set(different)
+    longest = [lengths[batch].max() for batch, _ in first]
+    assert 30 < (np.diff(longest) > 0).sum() < 70  # neither from short to long nor back
+
+
+def test_batches_of_images_are_what_they_were():
+    (first, seed), (second, _) = ShuffledBatches(7, 4, 3)
+    assert (first.tolist(), second.tolist(), seed) == ([5, 6, 2, 1], [4, 3, 0], 3994890908985562243)
+
+
+def test_texts_are_validated_each_with_its_label(run, tmp_path):
+    texts = make_texts()
+    run("texts", BEEM, Words, dataset=texts)
+    model = Words().eval()
+    load_weights(tmp_path / "texts" / "weights.safetensors", model)
+    samples = texts.samples(make_splits(texts, validation=200, test=1437, seed=0), "validation")
+    logits = torch.stack([model(text[None])[0] for text, _ in samples])  # (N, L, C)
+    labels = torch.from_numpy(samples.labels)
+    last = pd.read_csv(tmp_path / "texts" / "history.csv").iloc[-1]
+    accuracy = (logits.argmax(2) == labels[:, None]).double().mean(0)
+    np.testing.assert_allclose(last[["validation_accuracy_1", "validation_accuracy_2"]], accuracy)
+    loss = joint_loss(exit_losses(logits, labels, 0.5), "linear").item()
+    np.testing.assert_allclose(last["validation_loss"], loss, rtol=1e-5)
+
+
+def test_the_linear_schedule_falls_at_every_step(run, monkeypatch, tmp_path):
+    make, rates = training.make_optimizer, []
+
+    def watched(*args):
+        optimizer = make(*args)
+        optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(training, "make_optimizer", watched)
+    run("linear", BEEM)
+    np.testing.assert_allclose(rates, [1e-3 * (1 - step / 15) for step in range(15)])  # 5 steps an epoch
+    table = pd.read_csv(tmp_path / "linear" / "history.csv")
+    np.testing.assert_allclose(table["learning_rate"], rates[::5])
+    rates.clear()
+    run("multistep", SGD)
+    np.testing.assert_allclose(rates, np.repeat([0.05, 0.005, 0.0005], 5))
+
+
 def test_learning_rates():
     cosine = TrainingOptions(epochs=4, learning_rate=1.0, schedule="cosine")
     expected = [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
@@ -453,11 +604,13 @@ def test_learning_rates():
     ("options", "message"),
     [
         ({"optimizer": "adam"}, "unknown optimizer 'adam': expected one of sgd, adamw"),
-        ({"schedule": "step"}, "unknown schedule 'step': expected one of multistep, cosine"),
+        ({"schedule": "step"}, "unknown schedule 'step': expected one of multistep, cosine, linear"),
         ({"exit_weights": "mean"}, "unknown exit_weights 'mean': expected one of sum, linear"),
         ({"precision": "float16"}, "unknown precision 'float16': expected one of auto, float32, bfloat16"),
         ({"epochs": 0}, "epochs=0, expected more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan, expected more than 0"),
+        ({"distillation": -0.5}, "distillation=-0.5, expected 0 or more"),
+        ({"distillation": float("nan")}, "distillation=nan, expected 0 or more"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -111,6 +111,9 @@ def test_ends_with_a_report_of_everything(finished):
     figures = [
         "error-cost",
         "control",
+        "speedup",
+        "exit-histogram",
+        "agreement",
         "reliability-net-large",
         "overconfidence-vit",
         "oracle-heatmap-vit",
@@ -120,9 +123,10 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
         assert (folder / f"reports/tiny/figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
+    tables += ["speedup", "per-exit"]
     for name in tables:
         assert all((folder / f"reports/tiny/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
-    assert page.count("data:image/png;base64") == 6
+    assert page.count("data:image/png;base64") == 9
     assert "PCEE-WS" in page
 
 
@@ -229,3 +233,24 @@ def test_a_failed_job_says_why_and_leaves_no_output(tmp_path):
     assert stopped.returncode != 0
     assert "offramp: error:" in stopped.stdout + stopped.stderr
     assert not (tmp_path / "artifacts/tiny/data/splits.csv").exists()
+
+
+def test_text_from_the_registry_to_the_report(tmp_path):
+    import pandas as pd
+
+    checkout = Checkout(tmp_path)
+    checkout.write(yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]["reviews_small"])
+    done = checkout.run("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    record = ExitRecord.load(tmp_path / "artifacts/tiny/records/minilm-s0/test.safetensors")
+    assert (record.n_samples, record.n_exits, record.sample_cost.shape) == (400, 3, (400, 3))
+    assert record.correct[:, -1].mean() > 0.55  # it has learnt something
+    assert record.confidence("similarity").max() <= 1 + 1e-6
+    tables = tmp_path / "reports/tiny/tables"
+    speedup = pd.read_csv(tables / "speedup.csv")
+    assert {"beem-a", "beem-c", "patience", "hidden-similarity", "ztw", "pcee"} <= set(speedup["policy"])
+    assert (speedup.loc[speedup["choice"] == "per exit, same samples", "validation_loss"] >= 0).all()
+    assert pd.read_csv(tables / "duels.csv")["policy"].isin(["beem-a", "beem-c", "pcee-ws"]).all()
+    page = (tmp_path / "reports/tiny/index.html").read_text()
+    assert "BEEM-A" in page
+    assert page.count("data:image/png;base64") == len(list((tmp_path / "reports/tiny/figures").glob("*.png")))

@@ -172,10 +172,10 @@ def data(dataset, out, **options) -> None:
 @click.option("--epochs", type=click.IntRange(1), help="Default: 300, as for MSDNet on CIFAR; so are the next.")
 @click.option("--batch-size", type=click.IntRange(1), help="Default: 64.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="Default: sgd.")
-@click.option("--learning-rate", type=float, help="Of the first epoch. Default: 0.1.")
+@click.option("--learning-rate", type=float, help="Of the first step. Default: 0.1.")
 @click.option("--momentum", type=float, help="Of SGD. Default: 0.9.")
 @click.option("--weight-decay", type=float, help="Default: 0.0001.")
-@click.option("--schedule", type=click.Choice(["multistep", "cosine"]), help="Default: multistep.")
+@click.option("--schedule", type=click.Choice(["multistep", "cosine", "linear"]), help="Default: multistep.")
 @click.option(
     "--milestone",
     "milestones",
@@ -187,6 +187,7 @@ def data(dataset, out, **options) -> None:
 @click.option(
     "--exit-weights", type=click.Choice(["sum", "linear"]), help="Weight of exit i in the loss: 1 (the default), or i."
 )
+@click.option("--distillation", type=float, help="Weight of KL(final exit ‖ exit) in an exit's loss. Default: 0.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -209,11 +210,11 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
     from offramp.training import TrainingOptions, train
 
     (data_name, data_options), (model_name, model_options) = dataset, model
-    images = load_dataset(data_name, **data_options)
+    source = load_dataset(data_name, **data_options)
     train(
-        lambda: build_model(model_name, classes=images.classes, image_shape=images.image_shape, **model_options),
-        images,
-        load_splits(splits, images),
+        lambda: build_model(model_name, classes=source.classes, **source.input_options, **model_options),
+        source,
+        load_splits(splits, source),
         TrainingOptions(**{key: value for key, value in training.items() if value not in (None, ())}),
         seed=seed,
         out=out,
@@ -246,16 +247,16 @@ def record(weights, splits, validation, test, batch_size, threads, workers) -> N
     from offramp.recording import record
 
     made = read_parameters(weights)
-    images = load_dataset(made["dataset"], **made["dataset_options"])
+    source = load_dataset(made["dataset"], **made["dataset_options"])
     options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
-    model = build_model(made["model"], classes=images.classes, image_shape=images.image_shape, **options)
+    model = build_model(made["model"], classes=source.classes, **source.input_options, **options)
     load_weights(weights, model)
-    table = load_splits(splits, images)
+    table = load_splits(splits, source)
     for split, out in (("validation", validation), ("test", test)):
         if out is not None:
             record(
                 model,
-                images,
+                source,
                 table,
                 split,
                 system=made["system"],
@@ -382,6 +383,9 @@ def _about(record: ExitRecord, table):
     "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: systems to set side by side. Repeat."
 )
 @click.option(
+    "--duel", "chosen_duels", nargs=2, multiple=True, help="POLICY RIVAL: policies to set side by side. Repeat."
+)
+@click.option(
     "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
 )
 @click.option(
@@ -395,23 +399,44 @@ def _about(record: ExitRecord, table):
 @click.option("--targets-out", type=TABLE, required=True, help="Accuracy and cost of every policy at the targets.")
 @click.option("--pairs-out", type=TABLE, required=True, help="Large systems with exits against small full ones.")
 @click.option("--control-out", type=TABLE, required=True, help="How closely accuracy follows δ.")
-def compare(files, targets, chosen_pairs, grid, baseline, resamples, seed, targets_out, pairs_out, control_out) -> None:
+@click.option("--speedup-out", type=TABLE, help="Also speed-up of every policy at matched accuracy.")
+@click.option("--duels-out", type=TABLE, help="Also each --duel, at matched accuracy and at matched cost.")
+def compare(
+    files,
+    targets,
+    chosen_pairs,
+    chosen_duels,
+    grid,
+    baseline,
+    resamples,
+    seed,
+    targets_out,
+    pairs_out,
+    control_out,
+    speedup_out,
+    duels_out,
+) -> None:
     """Put the runs of a study together: means over seeds, an interval with every number.
 
     FILES are the validation and test records of all runs and the policies fitted on them, in any order: each says
     itself what it is.
     """
-    from offramp import comparison
+    from offramp import comparison, matching
 
     runs = comparison.load_runs(files)
     bootstrap = comparison.Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
-    _write_all(
-        {
-            targets_out: comparison.at_targets(runs, targets, bootstrap),
-            pairs_out: comparison.pairs(runs, chosen_pairs, bootstrap),
-            control_out: comparison.control(runs, grid, baseline, bootstrap),
-        }
-    )
+    tables = {
+        targets_out: comparison.at_targets(runs, targets, bootstrap),
+        pairs_out: comparison.pairs(runs, chosen_pairs, bootstrap),
+        control_out: comparison.control(runs, grid, baseline, bootstrap),
+    }
+    if speedup_out or duels_out:
+        matched = matching.match(runs)
+        if speedup_out:
+            tables[speedup_out] = matching.speedup(matched, bootstrap)
+        if duels_out:
+            tables[duels_out] = matching.duels(matched, chosen_duels, bootstrap)
+    _write_all(tables)
 
 
 @cli.command()
@@ -462,8 +487,9 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
 def import_(outputs, record, **about) -> None:
     """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz).
 
-    The file has labels (N,), cost (L,) — cumulative, one an exit — and either logits (N, L, C), or prediction (N, L)
-    with max_softmax, margin or entropy (N, L). index (N,), the samples' places in their split, is optional.
+    The file has labels (N,), cost (L,) — cumulative, one an exit — or (N, L), and either logits (N, L, C), or
+    prediction (N, L) with max_softmax, margin or entropy (N, L). Optional: index (N,), the samples' places in their
+    split; similarity (N, L), the cosine of each exit's hidden state with the one before it.
     """
     made = import_outputs(outputs)
     made.metadata |= {key: value for key, value in about.items() if value is not None}
@@ -483,21 +509,28 @@ def policies() -> None:
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option("--pair", "pairs", nargs=2, multiple=True, help="error-cost: SMALL LARGE, a panel each. Repeat.")
-@click.option("--policy", "policies", multiple=True, help="error-cost, control: label of a policy to show. Repeat.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    help="error-cost, control, speedup, exit-histogram: label of a policy to show. Repeat.",
+)
 @click.option("--exit", "exits", type=int, multiple=True, help="reliability: exit to show, from 1. Repeat.")
 @click.option("--seed", type=click.IntRange(0), help="oracle-heatmap: seed of the choice of samples.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="STEM", required=True, help="Writes STEM.pdf and STEM.png."
 )
 def figure(name, files, out, **options) -> None:
-    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence, oracle-heatmap or
-    sensitivity.
+    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence, oracle-heatmap, sensitivity,
+    speedup, exit-histogram or agreement.
 
     \b
-    error-cost, control               curves and exits of all runs (evaluate --out, --exits)
+    error-cost, control, speedup      curves and exits of all runs (evaluate --out, --exits)
     reliability                       bins of one system's runs (calibrate --reliability)
     overconfidence, oracle-heatmap    one test record
     sensitivity                       the sensitivity table (sensitivity --out)
+    exit-histogram                    the speed-up table (compare --speedup-out)
+    agreement                         exits of all runs (evaluate --exits)
     """
     from offramp.figures import draw
 
@@ -507,7 +540,7 @@ def figure(name, files, out, **options) -> None:
 @cli.command()
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--policy", "policies", multiple=True, help="claims: label of a policy to judge. Repeat.")
+@click.option("--policy", "policies", multiple=True, help="claims, beem-claims: label of a policy to judge. Repeat.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -516,8 +549,8 @@ def figure(name, files, out, **options) -> None:
     help="Writes STEM.csv, STEM.md and STEM.tex.",
 )
 def table(name, files, out, **options) -> None:
-    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits or
-    sensitivity.
+    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity,
+    beem-claims, duels, speedup or per-exit.
 
     \b
     claims                      the pairs and the control table (compare --pairs-out, --control-out)
@@ -527,6 +560,9 @@ def table(name, files, out, **options) -> None:
     targets                     the targets table (compare --targets-out)
     exits                       exits of all runs (evaluate --exits)
     sensitivity                 the sensitivity table (sensitivity --out)
+    beem-claims                 the speed-up table and the duels (compare --speedup-out, --duels-out)
+    duels                       the duels (compare --duels-out)
+    speedup, per-exit           the speed-up table (compare --speedup-out)
     """
     from offramp.tables import write
 

@@ -105,7 +105,8 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
     Raises
     ------
     ValueError
-        If a file is neither, a run lacks a part, or the runs' test samples differ.
+        If a file is neither, a run lacks a part, the runs' test samples differ, or a system's seeds have different
+        policies.
     """
     expected = ("validation", "test", "policies") if fitted else ("validation", "test")
     kinds = (records.FORMAT, policies.FORMAT) if fitted else (records.FORMAT,)
@@ -136,8 +137,9 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
         for what in ("index", "labels"):
             if not np.array_equal(getattr(runs[-1].test, what), getattr(first.test, what)):
                 raise ValueError(f"{name}: another {what} in its test record than {first.system} seed {first.seed}")
-        if runs[-1].policies.keys() != first.policies.keys():
-            raise ValueError(f"{name}: other policies than {first.system} seed {first.seed}; fit the same for all")
+        like = next(run for run in runs if run.system == system)
+        if runs[-1].policies.keys() != like.policies.keys():
+            raise ValueError(f"{name}: other policies than {system} seed {like.seed}; fit the same for all seeds")
     return runs
 
 

@@ -26,7 +26,7 @@ class ExitCosts:
     Attributes
     ----------
     macs : ndarray
-        Multiply-accumulates for one image, float64 (L,).
+        Multiply-accumulates for one image or text, float64 (L,).
     parameters : ndarray
         Parameters needed, int64 (L,).
     """
@@ -36,9 +36,9 @@ class ExitCosts:
 
 
 def exit_costs(
-    model: MultiExitModel, image_shape: tuple[int, int, int], convention: Literal["mac", "msdnet"] = "mac"
+    model: MultiExitModel, input_shape: tuple[int, ...], convention: Literal["mac", "msdnet"] = "mac"
 ) -> ExitCosts:
-    """Count what each exit of `model` costs by running it once, on one black image.
+    """Count what each exit of `model` costs by running it once, on one black image or one text without padding.
 
     The counter sees operations, not layers, so any model counts. The model is left as it was. One that
     was built on torch's "meta" device is counted without computing anything.
@@ -47,8 +47,8 @@ def exit_costs(
     ----------
     model : MultiExitModel
         A model with L exits.
-    image_shape : tuple of int
-        Channels, height, width of an image.
+    input_shape : tuple of int
+        Channels, height, width of an image; or (T,), the tokens of a text.
     convention : {"mac", "msdnet"}
         "mac": multiply-accumulates of convolutions, linear layers and matrix products (attention), biases
         left out. "msdnet": what the published MSDNet logs count, which adds to those one for each output
@@ -67,12 +67,12 @@ def exit_costs(
     if convention not in _CONVENTIONS:
         raise ValueError(f"convention={convention!r}, expected one of {', '.join(_CONVENTIONS)}")
     parameters = list(model.parameters())
-    image = torch.zeros(1, *image_shape, dtype=parameters[0].dtype, device=parameters[0].device)
+    blank = model.blank(input_shape)
     macs, needed = [], []
     counter = FlopCounterMode(display=False, custom_mapping=_CONVENTIONS[convention])
     reader = _Reader(parameters)
-    with _undisturbed(model, image.device), torch.no_grad(), _plain_attention(), counter, reader:
-        for _ in model.exits(image):
+    with _undisturbed(model, blank.device), torch.no_grad(), _plain_attention(), counter, reader:
+        for _ in model.exits(blank):
             macs.append(counter.get_total_flops() / 2)
             needed.append(sum(p.numel() for p in parameters if p.untyped_storage() in reader.read))
     return ExitCosts(np.array(macs, dtype=np.float64), np.array(needed, dtype=np.int64))

@@ -19,6 +19,8 @@ _KINDS = {
     "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
     "pairs": ({"small", "large", "policy", "match", "gain", "cost_ratio"}, "compare --pairs-out"),
     "control": ({"system", "policy", "baseline", "error", "worst", "short", "excess"}, "compare --control-out"),
+    "speedup": ({"system", "policy", "choice", "drop", "speedup", "cost", "loss", "worse"}, "compare --speedup-out"),
+    "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
 }
 
@@ -30,7 +32,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
     ----------
     files : sequence of paths
         .parquet or .csv.
-    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "sensitivity"}
+    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity"}
 
     Raises
     ------

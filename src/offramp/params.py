@@ -68,8 +68,7 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
     """What a schema cannot see: names that refer to nothing, and policies' options."""
     policies = {}
     for label, options in study["policies"].items():
-        options = dict(options)
-        options.pop("delta", None)
+        options = {key: value for key, value in options.items() if key not in ("delta", "models")}
         try:
             policies[label] = make_policy(options.pop("policy"), **options)
         except ValueError as error:
@@ -105,9 +104,19 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
     for small, large in study["comparison"]["pairs"]:
         if small == large:
             yield f"comparison.pairs sets {small!r} beside itself: expected two models"
+    for duel in study["comparison"].get("duels", []):
+        if unknown := [label for label in duel if label not in study["policies"]]:
+            yield f"comparison.duels names {unknown[0]!r}: expected one of the policies {', '.join(study['policies'])}"
+        if duel[0] == duel[1]:
+            yield f"comparison.duels sets {duel[0]!r} beside itself: expected two policies"
     models = study["models"]
     named = [("comparison.pairs", model) for pair in study["comparison"]["pairs"] for model in pair]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
+    named += [
+        (f"policies.{label}.models", model)
+        for label, options in study["policies"].items()
+        for model in options.get("models", [])
+    ]
     for where, model in named:
         if model not in models:
             yield f"{where} names {model!r}: expected one of the models {', '.join(models)}"

@@ -1,22 +1,25 @@
 """Recording: what a trained model says about every sample of a split, at every exit, in one pass."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import cosine_similarity
 
 from offramp.costs import exit_costs
-from offramp.datasets import ImageDataset
+from offramp.datasets import Dataset, Samples
 from offramp.datasets.batches import batch_loader, batches_in_order
-from offramp.models import MultiExitModel
+from offramp.models import LayeredModel, MultiExitModel
 from offramp.records import ExitRecord
 from offramp.training import default_device, progress_bar, torch_settings
 
 
 def record(
     model: MultiExitModel,
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: pd.DataFrame,
     split: str,
     *,
@@ -34,7 +37,7 @@ def record(
     Parameters
     ----------
     model : MultiExitModel
-    dataset : ImageDataset
+    dataset : Dataset
     splits : DataFrame
         From `make_splits`.
     split : {"train", "validation", "test"}
@@ -51,14 +54,17 @@ def record(
     Returns
     -------
     ExitRecord
-        Logits (N, L, C) float32; the index is the samples' place in their source pool; the cost is in MACs.
+        Logits (N, L, C) float32; the index is the samples' place in their source pool; the cost is in MACs, for texts
+        that of each at its own length, without padding. Of models whose layers are of one width also the cosine of the
+        state that an exit reads with the one before it.
     """
     device = torch.device(device or default_device())
     samples = dataset.samples(splits, split)
-    costs = exit_costs(model, dataset.image_shape)
-    cuda = device.type == "cuda"
-    logits = torch.empty(len(samples), model.n_exits, dataset.classes, pin_memory=cuda)  # (N, L, C)
-    batches = batches_in_order(len(samples), batch_size)
+    cost, parameters_needed = _costs(model, dataset, samples)
+    n, n_exits = len(samples), model.n_exits
+    logits = torch.empty(n, n_exits, dataset.classes)  # (N, L, C)
+    similarity = torch.empty(n, n_exits) if isinstance(model, LayeredModel) else None  # (N, L)
+    batches = batches_in_order(n, batch_size, samples.lengths)
     model.to(device, memory_format=torch.channels_last).eval()
     with (
         torch_settings(threads),
@@ -66,16 +72,20 @@ def record(
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         progress_bar(len(batches), f"{system} seed {seed} {split}", shown=progress) as bar,
     ):
-        for positions, (images, _) in zip(batches, batch_loader(samples, batches, workers, device)):
-            here = slice(positions[0], positions[-1] + 1)
-            logits[here].copy_(model(images.to(device, non_blocking=True)), non_blocking=True)
+        for positions, (inputs, _) in zip(batches, batch_loader(samples, batches, workers, device)):
+            inputs = inputs.to(device, non_blocking=True)
+            if similarity is None:
+                logits[positions] = model(inputs).cpu()  # (B, L, C)
+            else:
+                states = list(model.states(inputs))  # L + 1 of (B, D)
+                logits[positions] = torch.stack([model.head(i, h) for i, h in enumerate(states[1:])], dim=1).cpu()
+                pairs = pairwise(states)
+                similarity[positions] = torch.stack([cosine_similarity(*pair) for pair in pairs], dim=1).cpu()
             bar.update()
-        if cuda:
-            torch.cuda.synchronize(device)  # the copies overlap with the batches after them
     return ExitRecord(
         logits=logits.numpy(),
         labels=samples.labels,
-        cost=costs.macs,
+        cost=cost,
         index=samples.index,
         metadata={
             "dataset": dataset.name,
@@ -83,8 +93,20 @@ def record(
             "system": system,
             "seed": seed,
             "classes": dataset.classes,
+            "metric": dataset.metric,
             "unit": "MAC",
-            "exit_parameters": costs.parameters.tolist(),
+            "exit_parameters": parameters_needed.tolist(),
             "parameters": dict(parameters or {}),
         },
+        similarity=None if similarity is None else similarity.numpy(),
     )
+
+
+def _costs(model: MultiExitModel, dataset: Dataset, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """MACs, (L,) for images, (N, L) for texts at their own lengths; and the parameters that each exit needs, (L,)."""
+    if samples.lengths is None:
+        costs = exit_costs(model, dataset.input_options["image_shape"])
+        return costs.macs, costs.parameters
+    lengths, place = np.unique(samples.lengths, return_inverse=True)  # (U,), (N,)
+    each = [exit_costs(model, (int(length),)) for length in lengths]
+    return np.stack([costs.macs for costs in each])[place], each[-1].parameters

@@ -15,8 +15,9 @@ from offramp.figures import FIGURES
 from offramp.files import write_text
 from offramp.naming import system_name, title_and_caption
 from offramp.tables import TABLES
-from offramp.tables.claims import VERDICTS
 from offramp.tables.writing import is_numeric
+
+_LOOKS = {"holds": "holds", "better": "holds", "does not hold": "fails", "worse": "fails", "undecided": "open"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def write_report(
             tables=[block for block in tables if not block.findings],
             parameters=parameters,
             command=command,
-            verdicts={verdict: f"verdict {look}" for verdict, look in zip(VERDICTS, ("holds", "fails", "open"))},
+            verdicts={verdict: f"verdict {look}" for verdict, look in _LOOKS.items()},
             environment=environment,
         )
         + "\n",

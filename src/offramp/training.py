@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from tqdm import tqdm
 
 from offramp.checkpoints import fingerprint, resume, save_checkpoint, save_weights
-from offramp.datasets import ImageDataset
+from offramp.datasets import Dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.files import write_text
 from offramp.processes import Parts, first_before_others, joined, of_all, part, place, take_from_first
@@ -38,20 +38,25 @@ class TrainingOptions:
         The most samples in a batch; an epoch is cut into equal ones.
     optimizer : {"sgd", "adamw"}
     learning_rate : float
-        Of the first epoch.
+        Of the first step.
     momentum : float
         Of SGD; AdamW keeps torch's betas.
     weight_decay : float
         On all parameters.
-    schedule : {"multistep", "cosine"}
-        How the learning rate falls from epoch to epoch. "multistep": times `gamma` after each of the
-        `milestones`. "cosine": to 0, along half a cosine over all epochs.
+    schedule : {"multistep", "cosine", "linear"}
+        How the learning rate falls. "multistep": from epoch to epoch, times `gamma` after each of the
+        `milestones`. "cosine": from epoch to epoch to 0, along half a cosine over all epochs. "linear": from step
+        to step to 0, along a line over all steps, as BEEM fine-tunes.
     milestones : sequence of int
         After how many epochs.
     gamma : float
     exit_weights : {"sum", "linear"}
         How the exits' cross-entropies make one loss. "sum": their plain sum (MSDNet). "linear": their mean,
         exit i weighted by i (PABEE).
+    distillation : float
+        How much each exit is to follow the final one (BEEM): to its cross-entropy comes so many times
+        KL(final ‖ exit). The paper leaves the direction and the weight open; that the final exit is not
+        moved by it is our choice.
     precision : {"auto", "float32", "bfloat16"}
         What the model computes in while it trains; weights and losses are float32 always. "auto": bfloat16 on
         CUDA, else float32.
@@ -70,10 +75,11 @@ class TrainingOptions:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["multistep", "cosine"] = "multistep"
+    schedule: Literal["multistep", "cosine", "linear"] = "multistep"
     milestones: tuple[int, ...] = (150, 225)
     gamma: float = 0.1
     exit_weights: Literal["sum", "linear"] = "sum"
+    distillation: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
 
@@ -85,9 +91,13 @@ class TrainingOptions:
         for name in "epochs", "batch_size", "learning_rate":
             if not (value := getattr(self, name)) > 0:
                 raise ValueError(f"{name}={value}, expected more than 0")
+        if not self.distillation >= 0:
+            raise ValueError(f"distillation={self.distillation}, expected 0 or more")
 
-    def learning_rate_of(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+    def learning_rate_of(self, epoch: int, done: float = 0.0) -> float:
+        """The learning rate in an epoch, counted from 0, of which the share `done` is over."""
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - (epoch + done) / self.epochs)
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.learning_rate * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
@@ -98,13 +108,13 @@ class TrainingOptions:
 
     def told(self) -> dict[str, Any]:
         """What is kept with the weights: of the later options only those in use, so that earlier runs stay the same."""
-        unused = [("precision", "auto"), ("compile", False)]
+        unused = [("distillation", 0.0), ("precision", "auto"), ("compile", False)]
         return {name: value for name, value in asdict(self).items() if (name, value) not in unused}
 
 
 def train(
     build: Callable[[], nn.Module],
-    dataset: ImageDataset,
+    dataset: Dataset,
     splits: pd.DataFrame,
     options: TrainingOptions,
     *,
@@ -139,18 +149,18 @@ def train(
     Parameters
     ----------
     build : callable
-        Returns a new model, from images (B, C, H, W) to logits (B, L, classes). Called once torch is seeded.
-    dataset : ImageDataset
+        Returns a new model, from the dataset's inputs (B, …) to logits (B, L, classes). Called once torch is seeded.
+    dataset : Dataset
     splits : DataFrame
-        From `make_splits`. "train" is augmented, "validation" is not.
+        From `make_splits`. "train" is augmented, "validation" is not. Texts come in batches of similar length.
     options : TrainingOptions
     seed : int
         Of the initial weights, the order of the samples, augmentation and dropout; not negative.
     out : path
         Weights, for `load_weights`.
     history : path
-        CSV, a row an epoch: epoch, learning_rate, train_loss, validation_loss, validation_accuracy_1 …
-        validation_accuracy_L, seconds. All but the seconds are the same every time.
+        CSV, a row an epoch: epoch, learning_rate (of its first step), train_loss, validation_loss,
+        validation_accuracy_1 … validation_accuracy_L, seconds. All but the seconds are the same every time.
     parameters : mapping, optional
         What else makes the model: its name and options, the dataset's options; JSON values. Kept with the
         weights, beside dataset, splits, training options, seed, and the number of processes if there are several.
@@ -180,8 +190,8 @@ def train(
         rank, processes = place()
         train_set = dataset.samples(splits, "train", augment=True)
         validation_set = dataset.samples(splits, "validation")
-        order = ShuffledBatches(len(train_set), options.batch_size, seed)
-        in_order = batches_in_order(len(validation_set), options.batch_size)
+        order = ShuffledBatches(len(train_set), options.batch_size, seed, train_set.lengths)
+        in_order = batches_in_order(len(validation_set), options.batch_size, validation_set.lengths)
         sizes = [len(batch) for batch in batches_in_order(len(train_set), options.batch_size)]  # those of `order` too
         if (least := min(sizes + [len(batch) for batch in in_order])) < processes:
             raise ValueError(
@@ -214,9 +224,6 @@ def train(
             postfix: dict[str, str] = {}
             for epoch in range(len(rows), options.epochs):
                 start = time.monotonic()
-                rate = options.learning_rate_of(epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
                 order.epoch = epoch
                 torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)) + rank)  # dropout
                 train_loss = train_epoch(stepping, train_batches, sizes, optimizer, options, epoch, bar, postfix)
@@ -224,7 +231,7 @@ def train(
                 rows.append(
                     {
                         "epoch": epoch + 1,
-                        "learning_rate": rate,
+                        "learning_rate": options.learning_rate_of(epoch),
                         "train_loss": train_loss,
                         "validation_loss": validation_loss,
                         **{f"validation_accuracy_{i}": share for i, share in enumerate(accuracy, 1)},
@@ -242,11 +249,20 @@ def train(
     return table
 
 
-def exit_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sample at each exit, (B, L), from logits (B, L, C) and labels (B,)."""
+def exit_losses(logits: Tensor, labels: Tensor, distillation: float = 0.0) -> Tensor:
+    """Loss of each sample at each exit, (B, L), from logits (B, L, C) and labels (B,).
+
+    The cross-entropy, and `distillation` times KL(final exit ‖ this exit), in nats.
+    """
+    logits = logits.float()
     labels = labels[:, None].expand(logits.shape[:2])  # (B, L)
-    losses = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")  # (B·L,)
-    return losses.view(labels.shape)
+    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)  # (B, L)
+    if distillation:
+        earlier, final = log_softmax(logits, 2).tensor_split([-1], 1)  # (B, L − 1, C), (B, 1, C)
+        teacher = final.detach().expand_as(earlier)  # the final exit learns nothing from those before it
+        divergence = kl_div(earlier, teacher, reduction="none", log_target=True).sum(2)  # (B, L − 1)
+        losses = losses + distillation * pad(divergence, (0, 1))
+    return losses
 
 
 def joint_loss(losses: Tensor, exit_weights: Literal["sum", "linear"]) -> Tensor:
@@ -288,13 +304,16 @@ def train_epoch(
     model.train()
     device = next(model.parameters()).device
     losses, counts = [], []
-    for (images, labels), size in zip(batches, sizes):
-        images = images.to(device, non_blocking=True)  # (B, C, H, W)
-        if options.compile:
-            torch._dynamo.mark_dynamic(images, 0)  # batches differ by a sample: compile once for all
+    for step, ((inputs, labels), size) in enumerate(zip(batches, sizes)):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate_of(epoch, step / len(batches))
+        inputs = inputs.to(device, non_blocking=True)  # (B, …)
+        labels = labels.to(device, non_blocking=True)  # (B,)
+        if options.compile:  # once for all: batches differ by a sample, those of tokens (B, T) also in length
+            torch._dynamo.mark_dynamic(inputs, 0 if inputs.is_floating_point() else (0, 1))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.in_bfloat16(device)):
-            logits = model(images)  # (B, L, C)
-        loss = joint_loss(exit_losses(logits, labels.to(device, non_blocking=True)), options.exit_weights)
+            logits = model(inputs)  # (B, L, C)
+        loss = joint_loss(exit_losses(logits, labels, options.distillation), options.exit_weights)
         optimizer.zero_grad()
         # The processes' gradients are averaged as if all had as many samples; alone, this is 1
         (loss * (place().processes * len(labels) / size)).backward()
@@ -325,10 +344,10 @@ def _validate(
     take_from_first(model.buffers())  # batch norm's averages: the first process's are saved
     device = next(model.parameters()).device
     losses, correct = [], []
-    for images, labels in batches:
-        logits = model(images.to(device, non_blocking=True))  # (B, L, C)
+    for inputs, labels in batches:
+        logits = model(inputs.to(device, non_blocking=True))  # (B, L, C)
         labels = labels.to(device, non_blocking=True)  # (B,)
-        losses.append(exit_losses(logits, labels))
+        losses.append(exit_losses(logits, labels, options.distillation))
         correct.append(logits.argmax(2) == labels[:, None])
     loss = joint_loss(of_all(torch.cat(losses).cpu().double()), options.exit_weights).item()
     if not math.isfinite(loss):

@@ -16,9 +16,9 @@ rule calibrate:
         mem_mb=2000,
         runtime=10,
     params:
-        policies=" ".join(
-            f"--policy {label}={spec(options['policy'], without(options, 'policy', 'delta'))}"
-            for label, options in STUDY["policies"].items()
+        policies=lambda wildcards: " ".join(
+            f"--policy {label}={spec(options['policy'], without(options, 'policy', 'delta', 'models'))}"
+            for label, options in policies_of(wildcards.system).items()
         ),
         calibration=flags(**STUDY["calibration"]),
     shell:

@@ -30,13 +30,15 @@ def code(*modules):
     return [f"src/offramp/{module}.py" for module in modules]
 
 
-RECORDS = code("records", "confidence", "_kernels", "files")
+RECORDS = code("records", "confidence", "_kernels", "metrics", "files")
 FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]*.py"))
 POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
-# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one
-DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}")
+# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a tokenizer
+DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}") + (
+    code("datasets/text", "pretrained") if STUDY["dataset"]["name"] in ("reviews", "glue", "text_files") else []
+)
 
 
 def spec(name, options):
@@ -100,7 +102,13 @@ def grid(delta):
     return "{start}:{stop}:{step}".format(**delta)
 
 
-# The study's δ, and those of policies whose signal is on another scale
-GRIDS = [grid(STUDY["delta"])] + [
-    f"{label}={grid(options['delta'])}" for label, options in STUDY["policies"].items() if "delta" in options
-]
+def policies_of(system):
+    """The study's policies, but for those that are not for this system."""
+    return {label: options for label, options in STUDY["policies"].items() if system in options.get("models", [system])}
+
+
+def grids(policies):
+    """The study's δ, and those of policies whose signal is on another scale."""
+    return [grid(STUDY["delta"])] + [
+        f"{label}={grid(options['delta'])}" for label, options in policies.items() if "delta" in options
+    ]

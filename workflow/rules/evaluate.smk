@@ -18,7 +18,7 @@ rule evaluate:
         mem_mb=2000,
         runtime=10,
     params:
-        grids=flags(thresholds=GRIDS),
+        grids=lambda wildcards: flags(thresholds=grids(policies_of(wildcards.system))),
         calibration=flags(**STUDY["calibration"]),
     shell:
         "offramp evaluate --policies {input.policies} --test {input.test} {params.grids}"
@@ -29,11 +29,13 @@ rule compare:
     input:
         records=rules.records.input,
         policies=expand(f"{ROOT}/calibrate/{{run}}.safetensors", run=RUNS),
-        code=POLICIES + code("evaluation", "comparison"),
+        code=POLICIES + code("evaluation", "comparison", "matching"),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
         control=f"{ROOT}/evaluate/control.parquet",
+        speedup=f"{ROOT}/evaluate/speedup.parquet",
+        duels=f"{ROOT}/evaluate/duels.parquet",
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -42,14 +44,15 @@ rule compare:
         mem_mb=4000,
         runtime=20,
     params:
-        grid=GRIDS[0],
+        grid=grid(STUDY["delta"]),
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
+        duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["comparison"].get("duels", [])),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
-        " {params.others} --targets-out {output.targets} --pairs-out {output.pairs} --control-out {output.control}"
-        " 2>&1 | tee {log}"
+        " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
+        " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels} 2>&1 | tee {log}"
 
 
 # One factor at a time: FACTOR/SETTING=POLICY:options, for each setting of each factor
@@ -76,7 +79,7 @@ rule sensitivity:
         mem_mb=6000,
         runtime=60,
     params:
-        grid=GRIDS[0],
+        grid=grid(STUDY["delta"]),
         draws=STUDY.get("sensitivity", {}).get("draws"),
         resamples=STUDY["comparison"]["resamples"],
         variants=" ".join(VARIANTS),

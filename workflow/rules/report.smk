@@ -8,9 +8,14 @@ LAYERS_OF = STUDY["report"]["oracle"]
 DIAGRAMS_OF = STUDY["report"]["reliability"]
 PAIRS = STUDY["comparison"]["pairs"]
 CLAIMING = [label for label, options in STUDY["policies"].items() if options["policy"] in ("pcee", "pcee-ws")]
+BEEM = [label for label, options in STUDY["policies"].items() if options["policy"] in ("beem-c", "beem-a")]
+DUELS = STUDY["comparison"].get("duels", [])
 PICTURES = [
     *(["error-cost"] if PAIRS else []),
     "control",
+    "speedup",
+    "exit-histogram",
+    "agreement",
     f"reliability-{DIAGRAMS_OF}",
     f"overconfidence-{LAYERS_OF}",
     f"oracle-heatmap-{LAYERS_OF}",
@@ -18,6 +23,10 @@ PICTURES = [
 ]
 LISTS = [
     *(["claims"] if CLAIMING else []),
+    *(["beem-claims"] if BEEM else []),
+    *(["duels"] if DUELS else []),
+    "speedup",
+    "per-exit",
     *(["equal-cost", "equal-accuracy"] if PAIRS else []),
     "control",
     "calibration",
@@ -42,6 +51,48 @@ rule figure_error_cost:
         stem=stem,
     shell:
         "offramp figure error-cost {input.curves} {params.pairs} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_speedup:
+    input:
+        curves=CURVES,
+        code=FIGURE_CODE + code("figures/speedup", "figures/error_cost"),
+    output:
+        stems(FIGURES, "speedup", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/speedup.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure speedup {input.curves} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_exit_histogram:
+    input:
+        speedup=rules.compare.output.speedup,
+        code=FIGURE_CODE + code("figures/exit_histogram"),
+    output:
+        stems(FIGURES, "exit-histogram", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/exit-histogram.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure exit-histogram {input.speedup} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_agreement:
+    input:
+        exits=of_runs(rules.evaluate.output.exits),
+        code=FIGURE_CODE + code("figures/agreement"),
+    output:
+        stems(FIGURES, "agreement", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/agreement.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure agreement {input.exits} --out {params.stem} 2>&1 | tee {log}"
 
 
 rule figure_control:
@@ -116,6 +167,63 @@ rule table_claims:
         stem=stem,
     shell:
         "offramp table claims {input.tables} {params.policies} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_beem_claims:
+    input:
+        tables=[rules.compare.output.speedup, rules.compare.output.duels],
+        code=TABLE_CODE + code("tables/beem_claims", "tables/claims", "tables/duels"),
+    output:
+        stems(TABLES, "beem-claims", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/beem-claims.log",
+    params:
+        policies=flags(policy=BEEM),
+        stem=stem,
+    shell:
+        "offramp table beem-claims {input.tables} {params.policies} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_duels:
+    input:
+        duels=rules.compare.output.duels,
+        code=TABLE_CODE + code("tables/duels"),
+    output:
+        stems(TABLES, "duels", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/duels.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table duels {input.duels} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_speedup:
+    input:
+        speedup=rules.compare.output.speedup,
+        code=TABLE_CODE + code("tables/speedup"),
+    output:
+        stems(TABLES, "speedup", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/speedup.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table speedup {input.speedup} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_per_exit:
+    input:
+        speedup=rules.compare.output.speedup,
+        code=TABLE_CODE + code("tables/per_exit"),
+    output:
+        stems(TABLES, "per-exit", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/per-exit.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table per-exit {input.speedup} --out {params.stem} 2>&1 | tee {log}"
 
 
 rule table_pairs:
@@ -244,7 +352,7 @@ rule report:
         linked=stems(FIGURES, PICTURES, ["pdf"]) + stems(TABLES, LISTS, ["md", "tex"]),
         parameters=rules.settings.output,
         environment=rules.environment.output,
-        code=FIGURE_CODE + TABLE_CODE + code("report", "tables/claims"),
+        code=FIGURE_CODE + TABLE_CODE + code("report"),
     output:
         f"{REPORT}/index.html",
     log:

@@ -1,8 +1,9 @@
-"""What every dataset offers: labels, images by their place in a pool, and torch datasets of a split."""
+"""What every dataset offers: labels, inputs by their place in a pool, and torch datasets of a split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageDataset(ABC):
-    """Labelled images in one or more source pools.
+class Dataset(ABC):
+    """Labelled inputs in one or more source pools.
 
     Parameters
     ----------
@@ -20,20 +21,25 @@ class ImageDataset(ABC):
         As the registry calls it.
     classes : int
         Labels are 0 … classes − 1.
-    image_shape : tuple of int
-        (C, H, W), what a model sees.
     labels : mapping of str to ndarray of shape (N,)
         int64, for each pool: "train" and "test" where the source has its own test set, else "all".
+    metric : {"accuracy", "f1", "matthews"}
+        What the source is reported with.
     """
 
     name: str
     classes: int
-    image_shape: tuple[int, int, int]
     labels: Mapping[str, np.ndarray] = field(repr=False)
+    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+
+    @property
+    @abstractmethod
+    def input_options(self) -> dict[str, Any]:
+        """What a model must know of its inputs: keyword arguments of its constructor."""
 
     @abstractmethod
-    def images(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
-        """Normalised images, (B, C, H, W) float32.
+    def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
+        """What a model sees, (B, …).
 
         Parameters
         ----------
@@ -44,8 +50,12 @@ class ImageDataset(ABC):
             Train-time augmentation, drawn from torch's global generator; else test-time transforms.
         """
 
+    def lengths(self, pool: str, index: np.ndarray) -> np.ndarray | None:
+        """How long each input is, (B,) int64; None where all are of one size."""
+        return None
+
     def samples(self, splits: pd.DataFrame, split: str, *, augment: bool = False) -> "Samples":
-        """The images and labels of one split, in the order of its rows.
+        """The inputs and labels of one split, in the order of its rows.
 
         Raises
         ------
@@ -66,21 +76,44 @@ class Samples(torch.utils.data.Dataset):
     index : ndarray of shape (N,), int64
         The samples' places in their pool.
     labels : ndarray of shape (N,), int64
+    lengths : ndarray of shape (N,), int64, or None
+        Tokens of each; None for images.
     """
 
-    def __init__(self, dataset: ImageDataset, pool: str, index: np.ndarray, augment: bool):
+    def __init__(self, dataset: Dataset, pool: str, index: np.ndarray, augment: bool):
         self.dataset, self.pool, self.index, self.augment = dataset, pool, index, augment
         self.labels = dataset.labels[pool][index]
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return self.dataset.lengths(self.pool, self.index)
+
     def __getitem__(self, positions) -> tuple[torch.Tensor, torch.Tensor]:
         if np.ndim(positions) == 0:
-            images, labels = self[[positions]]
-            return images[0], labels[0]
-        images = self.dataset.images(self.pool, self.index[positions], augment=self.augment)  # (B, C, H, W)
-        return images, torch.from_numpy(self.labels[positions])
+            inputs, labels = self[[positions]]
+            return inputs[0], labels[0]
+        inputs = self.dataset.inputs(self.pool, self.index[positions], augment=self.augment)  # (B, …)
+        return inputs, torch.from_numpy(self.labels[positions])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageDataset(Dataset):
+    """Labelled images: normalised, (B, C, H, W) float32.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        (C, H, W), what a model sees.
+    """
+
+    image_shape: tuple[int, int, int]
+
+    @property
+    def input_options(self) -> dict[str, Any]:
+        return {"image_shape": self.image_shape}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,12 +138,68 @@ class InMemoryDataset(ImageDataset):
     shift: int
     flip: bool
 
-    def images(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
+    def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
         pixels = self.pixels[pool][torch.from_numpy(index)]  # (B, C, H, W)
         if augment:
             pixels = shift_and_flip(pixels, self.shift, self.flip)
         mean, std = torch.tensor([self.mean, self.std])[:, :, None, None]  # (C, 1, 1) each
         return (pixels - mean) / std
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model must know of the tokens that it reads.
+
+    Parameters
+    ----------
+    size : int
+        Token ids are 0 … size − 1.
+    pad, separator : int
+        The ids that fill up a batch, and that end a sentence.
+    tokenizer : str
+        The name that `pretrained.source_of` knows.
+    max_tokens : int
+        The most that a text has, the special ones among them.
+    """
+
+    size: int
+    pad: int
+    separator: int
+    tokenizer: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextDataset(Dataset):
+    """Labelled texts as token ids, (B, T) int64: each batch padded to its longest text, on the right. Not augmented.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+    tokens : mapping of str to ndarray of shape (sum of lengths,)
+        int32, for each pool: the ids of all its texts, one text after the other.
+    offsets : mapping of str to ndarray of shape (N + 1,)
+        int64: text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    """
+
+    vocabulary: Vocabulary
+    tokens: Mapping[str, np.ndarray] = field(repr=False)
+    offsets: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def input_options(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary}
+
+    def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
+        starts, lengths = self.offsets[pool][index], self.lengths(pool, index)
+        filled = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, T)
+        batch = np.full(filled.shape, self.vocabulary.pad, np.int64)
+        batch[filled] = self.tokens[pool][(starts[:, None] + np.arange(filled.shape[1]))[filled]]
+        return torch.from_numpy(batch)
+
+    def lengths(self, pool: str, index: np.ndarray) -> np.ndarray:
+        offsets = self.offsets[pool]
+        return offsets[index + 1] - offsets[index]
 
 
 def shift_and_flip(pixels: torch.Tensor, shift: int, flip: bool) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32 × 32, from the archives in binary form."""
 
-import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 
 from offramp.datasets.base import InMemoryDataset
-from offramp.datasets.download import data_folder, fetch, read_checked
+from offramp.datasets.download import data_folder, fetch, read_checked, read_tar
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 
@@ -109,9 +107,3 @@ def load_cifar(dataset: str, shift: int) -> InMemoryDataset:
         shift=shift,
         flip=True,
     )
-
-
-def read_tar(content: bytes) -> dict[str, bytes]:
-    """The regular files of a gzipped tar archive, by name. Nothing is written, so no name can lead anywhere."""
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar if member.isreg()}

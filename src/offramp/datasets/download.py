@@ -1,8 +1,10 @@
 """Fetching a dataset's files: each is one whose sha256 is known, and there whole or not at all."""
 
 import hashlib
+import io
 import os
 import sys
+import tarfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -65,3 +67,9 @@ def read_checked(path: Path, known: Collection[str]) -> bytes:
             f"{path}: damaged or another file (sha256 {found}, expected {' or '.join(known)}); delete it and run again"
         )
     return content
+
+
+def read_tar(content: bytes) -> dict[str, bytes]:
+    """The regular files of a gzipped tar archive, by name. Nothing is written, so no name can lead anywhere."""
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar if member.isreg()}

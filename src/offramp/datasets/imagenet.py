@@ -27,7 +27,7 @@ class ImageFolder(ImageDataset):
 
     paths: Mapping[str, np.ndarray] = field(repr=False)
 
-    def images(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
+    def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
         from torchvision.transforms import v2
 
         size = self.image_shape[1]

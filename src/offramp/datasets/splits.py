@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from offramp.datasets.base import ImageDataset
+from offramp.datasets.base import Dataset
 from offramp.files import write_text
 
 COLUMNS = ["split", "pool", "index"]
@@ -13,13 +13,13 @@ SPLITS = ["train", "validation", "test"]
 
 
 def make_splits(
-    dataset: ImageDataset, *, validation: int, test: int | None = None, train: int | None = None, seed: int
+    dataset: Dataset, *, validation: int, test: int | None = None, train: int | None = None, seed: int
 ) -> pd.DataFrame:
     """Draw the splits, each with the classes in the proportions of the source.
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
     validation : int
         Samples held out for validation. They never train: policies are fitted on them.
     test : int, optional
@@ -79,7 +79,7 @@ def save_splits(splits: pd.DataFrame, path: str | os.PathLike) -> None:
     write_text(path, splits.to_csv(index=False))
 
 
-def load_splits(path: str | os.PathLike, dataset: ImageDataset) -> pd.DataFrame:
+def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
     """Read a table of splits, checked against the dataset it splits.
 
     Raises

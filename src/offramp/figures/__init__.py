@@ -6,7 +6,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from offramp.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, sensitivity, style
+from offramp.figures import (
+    agreement,
+    control,
+    error_cost,
+    exit_histogram,
+    oracle_heatmap,
+    overconfidence,
+    reliability,
+    sensitivity,
+    speedup,
+    style,
+)
 from offramp.files import whole_file
 from offramp.inputs import apply, look_up
 
@@ -17,6 +28,9 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "overconfidence": overconfidence.draw,
     "oracle-heatmap": oracle_heatmap.draw,
     "sensitivity": sensitivity.draw,
+    "speedup": speedup.draw,
+    "exit-histogram": exit_histogram.draw,
+    "agreement": agreement.draw,
 }
 
 

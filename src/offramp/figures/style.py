@@ -62,6 +62,14 @@ _KNOWN = {
     "pcee": (BLUE, "D", "-"),
     "pcee-ws": (GREEN, "P", "--"),
     "budget": (SKY, "X", "-"),
+    "patience": (GREY, "s", ":"),
+    "beem-c": (SKY, "v", "--"),
+    "beem-a": (BLACK, "^", "-"),
+    "ztw": (ORANGE, "<", "-."),
+    "patient-confident": (PURPLE, "^", "--"),
+    "f-pabee": (GREY, "v", (0, (5, 1))),
+    "normalized-entropy": (ORANGE, "^", ":"),
+    "hidden-similarity": (PURPLE, "D", ":"),
     "oracle": (BLACK, "*", ""),
     "random": (GREY, "x", ":"),
 }
@@ -88,6 +96,17 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
     """An empty figure and its axes, row by row. No pyplot, so nothing is kept behind the scenes."""
     figure = Figure(figsize=(width, height))
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def grid_of_panels(panels: int, height: float, **options) -> tuple[Figure, list[Axes], int]:
+    """An empty figure of as many panels, each of that height in inches, their axes row by row, and the number of
+    columns."""
+    columns = panels if panels < 4 else 2 if panels == 4 else 3
+    rows = -(-panels // columns)
+    figure, axes = new_figure(TWO_COLUMNS if columns > 1 else ONE_COLUMN, height * rows + 0.5, rows, columns, **options)
+    for ax in axes[panels:]:
+        ax.remove()
+    return figure, axes[:panels], columns
 
 
 def legend_below(figure: Figure, handles: list, columns: int) -> None:

@@ -1,21 +1,24 @@
 """Models that answer in stages. A new one is a file here and a line in `MODELS`."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from offramp.models.base import MultiExitModel
+from offramp.models.base import INPUTS, LayeredModel, MultiExitModel
+from offramp.models.encoder import Encoder
 from offramp.models.msdnet import MSDNet
 from offramp.models.vit import ViT
 
-__all__ = ["MODELS", "MultiExitModel", "build_model"]
+__all__ = ["MODELS", "LayeredModel", "MultiExitModel", "build_model"]
 
 MODELS: dict[str, Callable[..., MultiExitModel]] = {
+    "encoder": Encoder,
     "msdnet": MSDNet,
     "vit": ViT,
 }
 
 
-def build_model(name: str, *, classes: int, image_shape: tuple[int, int, int], **options: Any) -> MultiExitModel:
+def build_model(name: str, *, classes: int, **options: Any) -> MultiExitModel:
     """Build the model called `name`.
 
     Parameters
@@ -24,19 +27,26 @@ def build_model(name: str, *, classes: int, image_shape: tuple[int, int, int], *
         A key of `MODELS`.
     classes : int
         Number of classes C.
-    image_shape : tuple of int
-        Channels, height, width of an image.
     **options
-        The model's own options.
+        What the dataset says of its inputs (`input_options`: the `image_shape` of images, the `vocabulary` of
+        texts), and the model's own options.
 
     Raises
     ------
     ValueError
-        If the model or one of its options is unknown; the message lists the known ones.
+        If the model or one of its options is unknown, where the message lists the known ones; if the model takes
+        other inputs.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
-    known = MODELS[name].options()
-    if unknown := [option for option in options if option not in known]:
+    model = MODELS[name]
+    known = model.options()
+    if unknown := [option for option in options if option not in known and option not in INPUTS]:
         raise ValueError(f"{name}: unknown option {', '.join(unknown)}: expected some of {', '.join(known)}")
-    return MODELS[name](classes=classes, image_shape=image_shape, **options)
+    given, taken = (
+        [f"{kind} ({key})" for key, kind in INPUTS.items() if key in keys]
+        for keys in (options, inspect.signature(model).parameters)
+    )
+    if given and given != taken:
+        raise ValueError(f"{name} takes {', '.join(taken)}, but the dataset gives {', '.join(given)}")
+    return model(classes=classes, **options)

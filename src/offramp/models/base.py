@@ -3,15 +3,19 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
+
+# What a dataset may have: the constructor's argument that tells a model about it
+INPUTS = {"image_shape": "images", "vocabulary": "texts"}
 
 
 class MultiExitModel(nn.Module, ABC):
     """A classifier that answers at `n_exits` places, each later and dearer than the one before.
 
-    A subclass's constructor takes `classes`, `image_shape` and its own options, all by keyword.
+    A subclass's constructor takes `classes`, one of `INPUTS` and its own options, all by keyword.
     """
 
     n_exits: int
@@ -25,13 +29,18 @@ class MultiExitModel(nn.Module, ABC):
         Parameters
         ----------
         x : Tensor
-            Images (B, channels, H, W).
+            Images (B, channels, H, W), or texts (B, T): the ids of their tokens, padded.
 
         Yields
         ------
         Tensor
             Logits (B, C) of exit 1, 2, … L.
         """
+
+    def blank(self, shape: tuple[int, ...]) -> Tensor:
+        """An input of that shape to count costs with, (1, *shape): a black image."""
+        like = next(self.parameters())
+        return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of all exits, (B, L, C)."""
@@ -40,4 +49,36 @@ class MultiExitModel(nn.Module, ABC):
     @classmethod
     def options(cls) -> list[str]:
         """Return the names of the options that the constructor takes."""
-        return [name for name in inspect.signature(cls).parameters if name not in ("classes", "image_shape")]
+        return [name for name in inspect.signature(cls).parameters if name not in ("classes", *INPUTS)]
+
+
+class LayeredModel(MultiExitModel):
+    """Layers of one width, an exit after each: every exit reads a state (B, D) of its layer."""
+
+    @abstractmethod
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield what the exits read, as soon as it is computed; behind the last state asked for nothing is.
+
+        Parameters
+        ----------
+        x : Tensor
+            As for `exits`.
+
+        Yields
+        ------
+        Tensor
+            (B, D): h_0, where an exit in front of the first layer would read, then h_1 … h_L.
+        """
+
+    @abstractmethod
+    def head(self, i: int, state: Tensor) -> Tensor:
+        """Return the logits (B, C) of exit `i`, counted from 0, from the state h_{i+1} (B, D) that it reads."""
+
+    def exits(self, x: Tensor) -> Iterator[Tensor]:
+        for i, state in enumerate(islice(self.states(x), 1, None)):
+            yield self.head(i, state)
+
+
+def one_line(error: Exception) -> str:
+    """Another library's message, for one of ours."""
+    return " ".join(str(error).split())

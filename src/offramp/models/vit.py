@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from offramp.models.base import MultiExitModel
+from offramp.models.base import LayeredModel, one_line
 
 
-class ViT(MultiExitModel):
+class ViT(LayeredModel):
     """A `VisionTransformer` of timm whose every block is followed by an exit of its own.
 
     An exit is LayerNorm and Linear on the class token, or on the mean of the patch tokens where the
@@ -71,11 +71,11 @@ class ViT(MultiExitModel):
                 weight_init=weight_init,
             )
         except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {_line(error)}") from error
+            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {one_line(error)}") from error
         except OSError as error:  # the hub's own errors among them
             raise ValueError(
-                f"vit: the pretrained weights of {backbone!r} could not be fetched ({_line(error)}); fetch them to the "
-                "hub's cache (HF_HOME) where there is a network, or train from scratch with pretrained: false"
+                f"vit: the pretrained weights of {backbone!r} could not be fetched ({one_line(error)}); fetch them to "
+                "the hub's cache (HF_HOME) where there is a network, or train from scratch with pretrained: false"
             ) from error
         if not isinstance(vit, VisionTransformer):
             raise ValueError(f"vit: {backbone!r} is a {type(vit).__name__}, expected a VisionTransformer")
@@ -87,22 +87,22 @@ class ViT(MultiExitModel):
         self.n_exits = len(vit.blocks)
         self.heads = nn.ModuleList(_head(vit.embed_dim, classes) for _ in vit.blocks)
 
-    def exits(self, x: Tensor) -> Iterator[Tensor]:
+    def states(self, x: Tensor) -> Iterator[Tensor]:
         x = self.vit._pos_embed(self.vit.patch_embed(x))
         x = self.vit.norm_pre(self.vit.patch_drop(x))  # (B, T, D)
-        for block, head in zip(self.vit.blocks, self.heads):
+        yield self.vit.pool(x)
+        for block in self.vit.blocks:
             x = block(x)
-            yield head(self.vit.pool(x))
+            yield self.vit.pool(x)
+
+    def head(self, i: int, state: Tensor) -> Tensor:
+        return self.heads[i](state)
 
     def train(self, mode: bool = True) -> "ViT":
         super().train(mode)
         if self.frozen:
             self.vit.eval()
         return self
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _head(width: int, classes: int) -> nn.Sequential:

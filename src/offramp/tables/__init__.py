@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offramp.inputs import apply, look_up
+from offramp.tables.beem_claims import BEEM_CLAIMS
 from offramp.tables.calibration import CALIBRATION
 from offramp.tables.claims import CLAIMS
 from offramp.tables.control import CONTROL
+from offramp.tables.duels import DUELS
 from offramp.tables.exits import EXITS
 from offramp.tables.pairs import EQUAL_ACCURACY, EQUAL_COST
+from offramp.tables.per_exit import PER_EXIT
 from offramp.tables.sensitivity import SENSITIVITY
+from offramp.tables.speedup import SPEEDUP
 from offramp.tables.targets import TARGETS
 from offramp.tables.writing import Table
 
@@ -22,6 +26,10 @@ TABLES: dict[str, Table] = {
     "targets": TARGETS,
     "exits": EXITS,
     "sensitivity": SENSITIVITY,
+    "beem-claims": BEEM_CLAIMS,
+    "duels": DUELS,
+    "speedup": SPEEDUP,
+    "per-exit": PER_EXIT,
 }
 
 

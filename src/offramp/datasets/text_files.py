@@ -1,0 +1,100 @@
+"""Texts of one's own: a table with a row a text, its label beside it."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+
+from offramp.datasets.base import TextDataset
+from offramp.datasets.text import read_table, text_dataset
+
+FORMATS = {
+    ".csv": {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
+
+
+def load_text_files(
+    train: str,
+    test: str | None = None,
+    text: str = "text",
+    pair: str | None = None,
+    label: str = "label",
+    tokenizer: str = "minilm-l6",
+    max_tokens: int = 128,
+) -> TextDataset:
+    """The texts of one file, as pool "all", or of two, as pools "train" and "test".
+
+    A file is UTF-8 with names of columns in its first line: .csv with commas and quotes, or .tsv with tabs, where a
+    quotation mark is only that. Labels are whole numbers 0 … classes − 1, or names, which get their numbers in sorted
+    order; space around them does not count. A label is needed in each row, a text may be empty.
+
+    Parameters
+    ----------
+    train : str
+        File of the texts to train with; where it is the only one, those to test with are held out of it.
+    test : str, optional
+        File of the texts to test with.
+    text, pair, label : str
+        Names of columns; `pair` is that of the second text, where samples are pairs.
+    tokenizer : str
+        See `pretrained.source_of`.
+    max_tokens : int
+        Longer texts are cut, as `text.tokenize` says.
+
+    Raises
+    ------
+    ValueError
+        If a file is not such a table, its labels are not such labels, or those of `test` are not among those of
+        `train`: one line with file and line.
+    """
+    files = {"all": train} if test is None else {"train": train, "test": test}
+    columns = [label, text] if pair is None else [label, text, pair]
+    rows = {pool: read_file(Path(file).expanduser(), columns) for pool, file in files.items()}
+    names = class_names(train, {name for _, (name, *_) in next(iter(rows.values()))})
+    for line, (name, *_) in rows.get("test", []):
+        if name not in names:
+            raise ValueError(f"{test}, line {line}: label {name!r}, expected one of {train}: {', '.join(names)}")
+    fields = {pool: list(zip(*(row for _, row in rows[pool]))) for pool in rows}  # columns
+    return text_dataset(
+        name="text_files",
+        classes=len(names),
+        labels={pool: np.array([names.index(name) for name in fields[pool][0]], np.int64) for pool in fields},
+        texts={pool: fields[pool][1] for pool in fields},
+        pairs=None if pair is None else {pool: fields[pool][2] for pool in fields},
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+    )
+
+
+def read_file(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
+    """The number of each row's line, and its fields: the label, and one text or two."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")
+    rows = []
+    for line, (label, *texts) in read_table(path.read_bytes(), str(path), columns, **FORMATS[path.suffix]):
+        label = label.strip()
+        if not label:
+            raise ValueError(f"{path}, line {line}: no label")
+        if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", label, re.IGNORECASE):
+            raise ValueError(f"{path}, line {line}: label {label} is a score (regression), expected a class")
+        rows.append((line, [label, *texts]))
+    if not rows:
+        raise ValueError(f"{path}: no rows, expected a line of names of columns and a line a text")
+    return rows
+
+
+def class_names(where: str, labels: set[str]) -> list[str]:
+    """The labels in the order of their numbers."""
+    names = sorted(labels)
+    if len(names) < 2:
+        raise ValueError(f"{where}: all labels are {names[0]!r}, expected two classes or more")
+    if any(re.fullmatch(r"[+-]?\d+", name) for name in names):
+        numbers = [str(number) for number in range(len(names))]
+        if odd := [name for name in names if name not in numbers]:
+            raise ValueError(
+                f"{where}: label {odd[0]!r}, expected the {len(names)} to be 0 to {numbers[-1]}, or all names"
+            )
+        return numbers
+    return names

@@ -1,0 +1,203 @@
+"""A text encoder of the BERT family with a classifier after every layer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from offramp.datasets.base import Vocabulary
+from offramp.models.base import LayeredModel, one_line
+from offramp.pretrained import source_of
+
+# transformers' names of the architectures that are a plain chain of layers, normalised after each
+_FAMILIES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta")
+
+
+class Encoder(LayeredModel):
+    """An encoder of transformers whose every layer is followed by an exit, as BEEM's (section "Training").
+
+    An exit is the backbone's pre-trained pooler (Linear and tanh on the first token's state), which all exits
+    share, dropout, and a Linear of its own. A backbone without a pooler gets an untrained one: our choice.
+    On a frozen backbone every exit trains its own copy of the pooler, as DeeBERT's do: a shared one cannot suit layers
+    that do not adapt to it.
+
+    Token types are 0 up to the first separator, 1 behind it, as BERT's tokenizer has them, where the backbone tells
+    them apart. What is padding is not attended to.
+
+    Parameters
+    ----------
+    classes : int
+        Number of classes C.
+    vocabulary : Vocabulary
+        What the token ids of the texts mean: it must be the backbone's.
+    backbone : str
+        "minilm-l6", a folder, or a name on the Hugging Face hub.
+    pretrained : bool
+        Start from the backbone's weights; the exits' own layers start untrained.
+    frozen : bool
+        Train the exits only: the backbone's embeddings and layers keep their weights and stay in evaluation mode.
+    dropout : float
+        Of the exits, in [0, 1). Inside the backbone it is as its configuration says.
+    pooling : {"first", "mean"}
+        What the exits read of a layer: the state of the first token, as BEEM's, or the mean over all tokens, as
+        sentence encoders such as MiniLM-L6 were trained with: their first token learns late what the text says.
+    layers : int, optional
+        How many of the backbone's layers to keep, the first ones: the number of exits L. All if not given.
+
+    Raises
+    ------
+    ValueError
+        If the backbone or its weights cannot be fetched, its architecture is none of the BERT family, it has fewer
+        layers, another vocabulary or a shorter longest text; if `dropout` is out of range or `pooling` unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        vocabulary: Vocabulary,
+        backbone: str = "minilm-l6",
+        pretrained: bool = False,
+        frozen: bool = False,
+        dropout: float = 0.1,
+        pooling: Literal["first", "mean"] = "first",
+        layers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"encoder: dropout={dropout!r}, expected a number in [0, 1)")
+        if pooling not in ("first", "mean"):
+            raise ValueError(f"encoder: pooling={pooling!r}, expected 'first' or 'mean'")
+        model = _load(backbone, pretrained)
+        config = model.config
+        _check_vocabulary(backbone, model, vocabulary)
+        project, blocks, order = _chain(model)
+        if layers is not None and not 1 <= layers <= len(order):
+            raise ValueError(f"encoder: layers={layers!r}, expected 1 to {len(order)}, as many as {backbone!r} has")
+        self.order = order[:layers]
+        self.backbone = nn.ModuleDict(
+            {"embeddings": model.embeddings, "project": project, "layers": blocks[: self.order[-1] + 1]}
+        ).requires_grad_(not frozen)
+        self.frozen, self.pooling = frozen, pooling
+        self.n_exits = len(self.order)
+        self.pad, self.separator = vocabulary.pad, vocabulary.separator
+        self.has_types = config.type_vocab_size > 1
+
+        def linear(n_out: int) -> nn.Linear:
+            new = nn.Linear(config.hidden_size, n_out)
+            nn.init.normal_(new.weight, std=config.initializer_range)
+            nn.init.zeros_(new.bias)
+            return new
+
+        pooler = getattr(model, "pooler", None)
+        pooler = getattr(pooler, "dense", pooler) or linear(config.hidden_size)
+        self.pooler = nn.ModuleList(deepcopy(pooler) for _ in self.order) if frozen else pooler
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleList(linear(classes) for _ in self.order)
+        self.train()
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        kept = x != self.pad  # (B, T)
+        x = self.backbone["embeddings"](input_ids=x, token_type_ids=self._types(x) if self.has_types else None)
+        x = self.backbone["project"](x)  # (B, T, D)
+        yield self._pool(x, kept)
+        for i in self.order:
+            x = self.backbone["layers"][i](x, kept[:, None, None, :])
+            x = x[0] if isinstance(x, tuple) else x  # as layers of earlier versions return it
+            yield self._pool(x, kept)
+
+    def head(self, i: int, state: Tensor) -> Tensor:
+        pooler = self.pooler[i] if self.frozen else self.pooler
+        return self.heads[i](self.dropout(pooler(state).tanh()))
+
+    def blank(self, shape: tuple[int, ...]) -> Tensor:
+        """Texts of that many tokens, (1, T), none of which is padding."""
+        return torch.full((1, *shape), int(self.pad == 0), device=next(self.parameters()).device)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def _pool(self, x: Tensor, kept: Tensor) -> Tensor:
+        """What the exits read, (B, D), of tokens (B, T, D) of which some are kept (B, T)."""
+        if self.pooling == "first":
+            return x[:, 0]
+        kept = kept[..., None].to(x.dtype)  # (B, T, 1)
+        return (x * kept).sum(1) / kept.sum(1)
+
+    def _types(self, ids: Tensor) -> Tensor:
+        """1 behind the first separator, else 0, as for padding, (B, T)."""
+        separators = (ids == self.separator).long()  # (B, T)
+        behind = separators.cumsum(1) > separators  # (B, T)
+        return (behind & (ids != self.pad)).long()
+
+
+def _load(backbone: str, pretrained: bool) -> nn.Module:
+    """The model of transformers, in float32, with its own weights or new ones."""
+    from transformers import AutoConfig, AutoModel  # takes seconds: only those who build an encoder wait for it
+
+    source = source_of(backbone)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(source)
+            if config.model_type not in _FAMILIES:
+                raise ValueError(f"{backbone!r} is a {config.model_type}, expected one of {', '.join(_FAMILIES)}")
+            if not pretrained:
+                return AutoModel.from_config(config, **options)
+            model, report = AutoModel.from_pretrained(source, config=config, output_loading_info=True, **options)
+    except OSError as error:  # the hub's own errors among them
+        raise ValueError(
+            f"encoder: {backbone!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache (HF_HOME) "
+            "where there is a network, or name a folder that holds it"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"encoder: {one_line(error)}") from error
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(f"encoder: {backbone!r} has no weights for {missing[0]}, expected all but the pooler's")
+    return model
+
+
+def _chain(model: nn.Module) -> tuple[nn.Module, nn.ModuleList, list[int]]:
+    """What brings the embeddings to the layers' width, the layers, and which of them to run, one after another."""
+    depth, encoder = model.config.num_hidden_layers, model.encoder
+    if model.config.model_type == "albert":  # neighbours share their weights, as in `AlbertTransformer.forward`
+        shared = depth / model.config.num_hidden_groups
+        order = [int(i / shared) for i in range(depth)]
+        return encoder.embedding_hidden_mapping_in, encoder.albert_layer_groups, order
+    return getattr(model, "embeddings_project", nn.Identity()), encoder.layer, list(range(depth))
+
+
+def _check_vocabulary(backbone: str, model: nn.Module, vocabulary: Vocabulary) -> None:
+    config, positions = model.config, model.embeddings.position_embeddings
+    if config.vocab_size < vocabulary.size or config.pad_token_id != vocabulary.pad:
+        raise ValueError(
+            f"encoder: the texts have {vocabulary.size} tokens and pad with {vocabulary.pad}, but {backbone!r} has "
+            f"{config.vocab_size} and {config.pad_token_id}: expected dataset.tokenizer to be the backbone's"
+        )
+    first = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa counts on from the padding's
+    if (longest := positions.num_embeddings - first) < vocabulary.max_tokens:
+        raise ValueError(
+            f"encoder: max_tokens={vocabulary.max_tokens}, but {backbone!r} takes at most {longest} tokens"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars, and from reporting that parts of a model start untrained."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
