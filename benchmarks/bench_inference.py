@@ -1,17 +1,26 @@
-"""What deciding costs beside computing: each exit's time in a model, and that of looking its accuracy up.
+"""What deciding costs beside computing, and what it saves: on one thread, in one run.
 
-PCEE's claim is that its table costs nothing to speak of. Times are medians; machines are noisy, so read the ratios.
+On images: each exit's time in a model, and that of looking its accuracy up; PCEE's claim is that its table costs
+nothing to speak of. With --text: what leaving early saves a study's encoder, sentence by sentence, in layers, MACs and
+measured seconds. Times are medians; machines are noisy, so read the ratios.
 """
 
 import argparse
 import time
+from itertools import islice
 
 import numpy as np
 import torch
 
 from offramp import ExitRecord, make_policy
+from offramp.checkpoints import load_weights, read_parameters
 from offramp.costs import exit_costs
+from offramp.datasets import load_dataset
+from offramp.evaluation import choose_threshold
 from offramp.models import build_model
+
+POLICIES = ("confidence", "pcee-ws", "patience", "beem-c", "beem-a")
+SENTENCES = 200
 
 
 def fitted_maps(n_exits, validation):
@@ -47,26 +56,121 @@ def times(model, maps, images, repetitions):
     return np.median(computing, 0), {name: np.median(seconds, 0) for name, seconds in deciding.items()}
 
 
+def on_images(preset, classes, validation, repetitions):
+    """Print what PCEE's decisions cost in an MSDNet."""
+    shape = (3, 224, 224) if preset.startswith("imagenet") else (3, 32, 32)
+    model = build_model("msdnet", classes=classes, image_shape=shape, preset=preset).eval()
+    print(f"MSDNet {preset}, {exit_costs(model, shape).macs[-1] / 1e6:.0f} M MACs, one thread")
+    maps = fitted_maps(model.n_exits, validation)
+    print("\n| batch | all exits (ms) | PCEE's decisions (ms) | share | PCEE-WS's decisions (ms) | share |")
+    print("|---|---|---|---|---|---|")
+    for batch in (1, 64):
+        computing, deciding = times(model, maps, torch.randn(batch, *shape), repetitions)
+        cells = [f"{batch}", f"{1e3 * computing.sum():.2f}"]
+        for seconds in deciding.values():
+            cells += [f"{1e3 * seconds.sum():.3f}", f"{seconds.sum() / computing.sum():.2%}"]
+        print(f"| {' | '.join(cells)} |")
+
+
+def trained_encoder(weights):
+    """The model of a file of weights, its dataset, and the parameters that made them."""
+    made = read_parameters(weights)
+    source = load_dataset(made["dataset"], **made["dataset_options"])
+    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
+    model = build_model(made["model"], classes=source.classes, **source.input_options, **options)
+    load_weights(weights, model)
+    return model.eval(), source, made
+
+
+def run_all(model, text):
+    """The last exit's answer; all exits are computed, none is looked at."""
+    *_, logits = model.exits(text)  # (1, C)
+    return logits.argmax(1).item()
+
+
+def run_early(model, text, exit):
+    """The answer of that exit, counted from 0; at each on the way we take what all policies here look at."""
+    for logits in islice(model.exits(text), exit + 1):  # (1, C)
+        confidence, answer = (each.item() for each in logits.softmax(1).max(1))
+        _ = confidence
+    return answer
+
+
+@torch.inference_mode()
+def text_times(model, texts, exits, repetitions):
+    """Seconds for all texts, (R, 1 + P): with all exits, then as each policy leaves; `exits` are (P, N).
+
+    Each text runs in all ways before the next one, in an order drawn anew: what else the machine does hits all alike.
+    """
+    rng = np.random.default_rng(0)
+    seconds = np.zeros((repetitions, 1 + len(exits)))
+    for r in range(repetitions):
+        for n, text in enumerate(texts):
+            for way in rng.permutation(1 + len(exits)):
+                start = time.perf_counter()
+                if way == 0:
+                    run_all(model, text)
+                else:
+                    run_early(model, text, exits[way - 1, n])
+                seconds[r, way] += time.perf_counter() - start
+    return seconds
+
+
+def on_text(weights, validation, test, repetitions):
+    """Print what leaving early saves a trained encoder that reads sentence by sentence, at no loss on validation."""
+    model, source, made = trained_encoder(weights)
+    validation, test = ExitRecord.load(validation), ExitRecord.load(test)
+    for record, split in ((validation, "validation"), (test, "test")):
+        if (record.metadata.get("parameters"), record.metadata.get("split")) != (made, split):
+            raise ValueError(f"{record}: expected the {split} record of {weights}")
+    last = test.n_exits - 1
+    rows = np.random.default_rng(0).permutation(test.n_samples)[:SENTENCES]  # (N,)
+    timed, accuracy = test.take(rows), validation.correct[:, -1].mean()
+    policies = [make_policy(name).fit(validation) for name in POLICIES]
+    thresholds = [choose_threshold(policy, validation, accuracy=accuracy) for policy in policies]
+    exits = np.stack([policy.exits(timed, threshold) for policy, threshold in zip(policies, thresholds)])  # (P, N)
+    pool = "test" if "test" in source.labels else "all"
+    texts = [source.inputs(pool, timed.index[[n]], augment=False) for n in range(timed.n_samples)]  # (1, T) each
+    with torch.inference_mode():  # also warms up
+        same = sum(run_all(model, text) == answer for text, answer in zip(texts, timed.prediction[:, -1]))
+    seconds = text_times(model, texts, exits, repetitions)  # (R, 1 + P)
+    print(f"{made['system']}, seed {made['seed']}, on {made['dataset']}: {last + 1} exits, one thread, batch 1")
+    print(
+        f"{len(texts)} test sentences of {np.median([text.shape[1] for text in texts]):.0f} tokens (median), "
+        f"{repetitions} times; {same} answers as recorded"
+    )
+    print(f"all exits: {1e3 * np.median(seconds[:, 0]) / len(texts):.2f} ms a sentence")
+    print(f"accuracy of the last exit: validation {accuracy:.4f}, all of test {test.correct[:, -1].mean():.4f}")
+    print("\n| policy | δ | accuracy, all of test | speed-up in layers | in MACs | in seconds (lowest to highest) |")
+    print("|---|---|---|---|---|---|")
+    full = timed.cost_of(np.full(len(texts), last)).sum()
+    for p, (policy, threshold) in enumerate(zip(policies, thresholds)):
+        right = test.correct[np.arange(test.n_samples), policy.exits(test, threshold)].mean()
+        ratios = seconds[:, 0] / seconds[:, 1 + p]  # (R,)
+        cells = [policy.name, f"{threshold:.4g}", f"{right:.4f}", f"{(last + 1) / (1 + exits[p].mean()):.2f}"]
+        cells += [f"{full / timed.cost_of(exits[p]).sum():.2f}"]
+        cells += [f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"]
+        print(f"| {' | '.join(cells)} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="cifar-large", help="of MSDNet")
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--validation", type=int, default=5_000, help="samples that PCEE-WS remembers")
     parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument(
+        "--text",
+        nargs=3,
+        metavar=("WEIGHTS", "VALIDATION", "TEST"),
+        help="instead of images: a trained encoder and its records",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    shape = (3, 224, 224) if args.preset.startswith("imagenet") else (3, 32, 32)
-    model = build_model("msdnet", classes=args.classes, image_shape=shape, preset=args.preset).eval()
-    print(f"MSDNet {args.preset}, {exit_costs(model, shape).macs[-1] / 1e6:.0f} M MACs, one thread")
-    maps = fitted_maps(model.n_exits, args.validation)
-    print("\n| batch | all exits (ms) | PCEE's decisions (ms) | share | PCEE-WS's decisions (ms) | share |")
-    print("|---|---|---|---|---|---|")
-    for batch in (1, 64):
-        computing, deciding = times(model, maps, torch.randn(batch, *shape), args.repetitions)
-        cells = [f"{batch}", f"{1e3 * computing.sum():.2f}"]
-        for seconds in deciding.values():
-            cells += [f"{1e3 * seconds.sum():.3f}", f"{seconds.sum() / computing.sum():.2%}"]
-        print(f"| {' | '.join(cells)} |")
+    if args.text:
+        on_text(*args.text, args.repetitions)
+    else:
+        on_images(args.preset, args.classes, args.validation, args.repetitions)
 
 
 if __name__ == "__main__":
