@@ -228,11 +228,9 @@ def test_what_each_choice_promises_on_validation(run, label):
     for layers in (below, above):
         assert (np.diff(layers) >= 0).all()  # the more is to spend, the later
     assert (below <= above).all()
-    for share in (found.spent, found.layers / run.test.n_exits):
-        assert share.shape == found.exits.shape
-    np.testing.assert_allclose(
-        found.spent[0, 0], np.array(oracles.cost_of(run.test, found.exits[0, 0])) / run.test.cost[-1]
-    )
+    for each in (found.paid, found.layers):
+        assert each.shape == found.exits.shape
+    np.testing.assert_array_equal(found.paid[0, 0], oracles.cost_of(run.test, found.exits[0, 0]))
 
 
 @quick
@@ -280,12 +278,12 @@ def test_the_numbers_are_the_loops(runs, routed, table, resampled):
         if row.system == "full":
             continue  # see below
         group, k, n_exits = group_of(runs, row.system), place % len(CHOICES), EXITS[row.system]
-        samples = []  # of each seed and sample: layers, cost, answer, the final exit's answer, label
+        samples = []  # of each seed and sample: layers, cost, answer, the final exit's answer, label, the full cost
         for run in group:
             exits, answers = routed[row.system, run.seed, row.policy][0][k]
-            cost = [c / run.test.cost[-1] for c in oracles.cost_of(run.test, exits)]
+            cost, full = (oracles.cost_of(run.test, each) for each in (exits, [n_exits - 1] * N))
             last = run.test.prediction[:, -1].tolist()
-            samples.append(list(zip([i + 1 for i in exits], cost, answers, last, run.test.labels.tolist())))
+            samples.append(list(zip([i + 1 for i in exits], cost, answers, last, run.test.labels.tolist(), full)))
 
         def accuracy(rows, answer=2):
             return mean([r[answer] == r[4] for r in rows])
@@ -297,7 +295,7 @@ def test_the_numbers_are_the_loops(runs, routed, table, resampled):
             return f1(truth, answers) - f1(truth, last)
 
         check(row, "speedup", samples, resampled, lambda rows: n_exits * N / sum(column(rows, 0)))  # noqa: B023
-        check(row, "cost", samples, resampled, lambda rows: mean(column(rows, 1)))
+        check(row, "cost", samples, resampled, lambda rows: sum(column(rows, 1)) / sum(column(rows, 5)))
         check(row, "accuracy", samples, resampled, accuracy)
         check(row, "loss", samples, resampled, lambda rows: accuracy(rows) - accuracy(rows, 3))
         check(row, "metric_loss", samples, resampled, metric_loss)
@@ -380,13 +378,14 @@ def test_duels_are_the_loops(runs, routed, fought, resampled):
                 of_each = []  # (choices, N, 3): right, cost, layers
                 for exits, answers in decisions[of_match]:
                     right = [float(a == y) for a, y in zip(answers, run.test.labels)]
-                    cost = [c / run.test.cost[-1] for c in oracles.cost_of(run.test, exits)]
+                    cost = oracles.cost_of(run.test, exits)
                     of_each.append(list(zip(right, cost, [i + 1 for i in exits])))
                 means[label] = np.average(of_each, axis=0, weights=[1] if m < 3 else weights)  # (N, 3)
                 speeds[label].append(means[label][:, 2].mean())
-            samples.append((means[row.policy] - means[row.rival]).tolist())
+            full = oracles.cost_of(run.test, [EXITS[row.system] - 1] * N)
+            samples.append(np.column_stack([means[row.policy] - means[row.rival], full]).tolist())
         check(row, "gain", samples, resampled, lambda rows: mean(column(rows, 0)))
-        check(row, "cost_difference", samples, resampled, lambda rows: mean(column(rows, 1)))
+        check(row, "cost_difference", samples, resampled, lambda rows: sum(column(rows, 1)) / sum(column(rows, 3)))
         for name, label in (("speedup", row.policy), ("rival_speedup", row.rival)):
             assert row[name] == pytest.approx(mean([EXITS[row.system] / layers for layers in speeds[label]]))
 

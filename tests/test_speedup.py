@@ -17,6 +17,7 @@ from offramp.inputs import _KINDS, read_tables
 from offramp.naming import title_and_caption
 from offramp.report import write_report
 from offramp.tables import TABLES, beem_claims, duels, write
+from strategies import quick
 
 SYSTEMS = {"minilm": 3, "bert": 5}  # exits
 SEEDS = (0, 1)
@@ -156,6 +157,7 @@ def test_speedup_is_exits_over_the_mean_number_passed():
         speedup.against_last_exit(curves, exits[(exits["system"] != "bert") | (exits["seed"] == 0)])
 
 
+@quick
 @given(
     st.lists(
         st.tuples(
@@ -292,7 +294,7 @@ def test_speedup_table_lists_drops_then_rules(study):
     of_minilm = text[text["System"] == "MiniLM"]
     choices = ["shared", "per exit, overall", "per exit, same samples", "shared", "shared"]
     assert list(of_minilm["Threshold"]) == [choice for choice in choices for _ in range(3)]
-    assert list(of_minilm["Drop allowed (points)"]) == ["0.0"] * 9 + ["0.5"] * 3 + ["1.0"] * 3
+    assert list(of_minilm["Drop allowed (points)"]) == ["0.0"] * 3 + ["–"] * 6 + ["0.5"] * 3 + ["1.0"] * 3
     assert list(of_minilm["Policy"]) == ["max softmax", "BEEM-C", "BEEM-A"] * 5
     row = text.iloc[2]
     assert row["Speed-up (layers)"] == "1.60 [1.59, 1.61] ± 0.00"
@@ -370,13 +372,13 @@ def test_duels_are_counted_pair_by_pair(tmp_path):
     numbers = TABLES["duels"].numbers([tmp_path / "duels.parquet"])
     assert list(numbers["verdict"]) == ["better", "worse", "undecided", "better", "worse"]
     assert TABLES["duels"].findings(numbers) == [
-        "BEEM-A against max softmax: at an equal loss of accuracy better in 1 of 2 cases, worse in 1, undecided in 0; "
-        "at equal cost better in 1 of 2 cases, worse in 0, undecided in 1.",
+        "BEEM-A against max softmax: at an equal loss of accuracy better in 1 of 2 cases (systems × drops), worse in "
+        "1, undecided in 0; at equal cost better in 1 of 2 cases, worse in 0, undecided in 1.",
         "BEEM-C against patience: at equal cost better in 0 of 1 cases, worse in 1, undecided in 0.",
     ]
     text = TABLES["duels"].readable(numbers)
     assert text["Gain (points)"][0] == "0.00 [−1.00, +1.00] ± 0.10"
-    assert text["Difference of cost (points)"][0] == "−15.0 [−20.0, −10.0] ± 0.1"
+    assert text["Difference of MACs (points)"][0] == "−15.0 [−20.0, −10.0] ± 0.1"
 
 
 # Claims
@@ -399,11 +401,11 @@ def test_verdict_on_claim_1(speed, loss, verdict):
 
 
 @pytest.mark.parametrize(
-    ("beaten", "beaten_by", "verdict"),
-    [(1, 0, "holds"), (0, 0, "undecided"), (2, 1, "does not hold"), (0, 1, "does not hold")],
+    ("beaten_by", "undecided", "verdict"),
+    [(0, 0, "holds"), (0, 1, "undecided"), (1, 0, "does not hold"), (1, 2, "does not hold")],
 )
-def test_verdict_on_claim_2(beaten, beaten_by, verdict):
-    assert beem_claims.verdict_2(beaten, beaten_by) == verdict
+def test_verdict_on_claim_2(beaten_by, undecided, verdict):
+    assert beem_claims.verdict_2(beaten_by, undecided) == verdict
 
 
 @pytest.fixture
@@ -417,10 +419,11 @@ def judged(tmp_path):
     write_table(table, tmp_path / "speedup.csv")
     rows = [
         make_duel("minilm", "beem-a", "confidence", gain=(0.01, 0.02)),
-        make_duel("minilm", "beem-a", "patience", gain=(-0.01, 0.02)),
+        make_duel("minilm", "beem-a", "patience", gain=(0.001, 0.02)),
         make_duel("minilm", "beem-a", "pcee", "drop 0", gain=(-0.02, -0.01)),  # not at equal cost
         make_duel("minilm", "beem-c", "pcee", gain=(-0.02, -0.01)),  # another's
         make_duel("bert", "beem-a", "confidence", gain=(0.01, 0.02)),
+        make_duel("bert", "beem-a", "patience", gain=(-0.01, 0.02)),
         make_duel("bert", "pcee", "beem-a", gain=(0.01, 0.02)),  # turned round: PCEE is better
     ]
     write_table(pd.DataFrame(rows), tmp_path / "duels.csv")
@@ -441,8 +444,8 @@ def test_beem_claims_say_what_holds(judged, tmp_path):
     evidence = TABLES["beem-claims"].readable(numbers)["Evidence"]
     change = "change of accuracy −2.00 [−3.00, −1.00] ± 0.33 points"
     assert evidence[2] == f"speed-up 2.60 [2.55, 2.65] ± 0.00, {change}, below 0 in 50% of the seeds"
-    assert evidence[4] == "more accurate than max softmax; undecided against patience"
-    assert evidence[5] == "more accurate than max softmax; less accurate than PCEE"
+    assert evidence[4] == "more accurate than max softmax, patience"
+    assert evidence[5] == "more accurate than max softmax; less accurate than PCEE; undecided against patience"
     first, second = TABLES["beem-claims"].findings(numbers)
     assert "holds in 3 of 4 cases, does not hold in 1, and is undecided in 0. Does not hold: BERT (BEEM-C)." in first
     assert second.endswith(

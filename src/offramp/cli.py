@@ -144,7 +144,7 @@ def cli() -> None:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
     The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
-    figure, table, environment, report.
+    figure, table, environment, report. `offramp policies` lists the rules.
     """
 
 
@@ -164,9 +164,14 @@ def data(dataset, out, **options) -> None:
 
 
 @cli.command()
-@click.option("--dataset", type=Spec(), required=True, help="For example digits or digits:shift=0.")
+@click.option("--dataset", type=Spec(), required=True, help="For example digits, digits:shift=0 or reviews.")
 @click.option("--splits", type=EXISTING, required=True, help="What `offramp data` wrote.")
-@click.option("--model", type=Spec(), required=True, help="For example msdnet:exits=4,channels=16.")
+@click.option(
+    "--model",
+    type=Spec(),
+    required=True,
+    help="For example msdnet:exits=4,channels=16 or encoder:backbone=minilm-l6,pretrained=true.",
+)
 @click.option("--system", required=True, help="What the study calls this model, for example msdnet-small.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Default: 300, as for MSDNet on CIFAR; so are the next.")
@@ -322,7 +327,11 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
 )
 @click.option("--out", type=TABLE, required=True, help="A row a policy and threshold, .parquet or .csv.")
 @click.option("--frontier", type=TABLE, help="Also every operating point there is, exactly.")
-@click.option("--exits", type=TABLE, help="Also each exit's accuracy, cost and calibration error.")
+@click.option(
+    "--exits",
+    type=TABLE,
+    help="Also each exit's accuracy, metric, cost, agreement with the one before, calibration error.",
+)
 def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exits) -> None:
     """Accuracy, cost and exit shares of policies over a grid of thresholds δ."""
     import pandas as pd
@@ -340,6 +349,8 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
     of_label = dict(grids)
     if unknown := sorted(of_label.keys() - {None, *fitted}):
         raise click.UsageError(f"--thresholds for {unknown[0]!r}; expected one of {', '.join(fitted)}")
+    if specs and not validation and (untaught := [label for label, policy in fitted.items() if policy.learns]):
+        raise ValueError(f"{untaught[0]} learns from data: give --validation, a record to fit it on")
     if specs and validation:
         held_out = ExitRecord.load(validation)
         fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
@@ -383,7 +394,11 @@ def _about(record: ExitRecord, table):
     "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: systems to set side by side. Repeat."
 )
 @click.option(
-    "--duel", "chosen_duels", nargs=2, multiple=True, help="POLICY RIVAL: policies to set side by side. Repeat."
+    "--duel",
+    "chosen_duels",
+    nargs=2,
+    multiple=True,
+    help="POLICY RIVAL: policies to set side by side, for --duels-out. Repeat.",
 )
 @click.option(
     "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
@@ -399,7 +414,11 @@ def _about(record: ExitRecord, table):
 @click.option("--targets-out", type=TABLE, required=True, help="Accuracy and cost of every policy at the targets.")
 @click.option("--pairs-out", type=TABLE, required=True, help="Large systems with exits against small full ones.")
 @click.option("--control-out", type=TABLE, required=True, help="How closely accuracy follows δ.")
-@click.option("--speedup-out", type=TABLE, help="Also speed-up of every policy at matched accuracy.")
+@click.option(
+    "--speedup-out",
+    type=TABLE,
+    help="Also speed-up of every policy at matched accuracy, with one threshold for all exits and with one an exit.",
+)
 @click.option("--duels-out", type=TABLE, help="Also each --duel, at matched accuracy and at matched cost.")
 def compare(
     files,
@@ -423,6 +442,8 @@ def compare(
     """
     from offramp import comparison, matching
 
+    if chosen_duels and not duels_out:
+        raise click.UsageError("--duel needs --duels-out, where to write what came of it")
     runs = comparison.load_runs(files)
     bootstrap = comparison.Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
     tables = {
@@ -484,6 +505,7 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
 @click.option("--seed", type=click.IntRange(0))
 @click.option("--split", type=click.Choice(["validation", "test"]))
 @click.option("--dataset")
+@click.option("--metric", type=click.Choice(["f1", "matthews"]), help="Of two classes, beside accuracy.")
 def import_(outputs, record, **about) -> None:
     """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz).
 
@@ -491,8 +513,8 @@ def import_(outputs, record, **about) -> None:
     prediction (N, L) with max_softmax, margin or entropy (N, L). Optional: index (N,), the samples' places in their
     split; similarity (N, L), the cosine of each exit's hidden state with the one before it.
     """
-    made = import_outputs(outputs)
-    made.metadata |= {key: value for key, value in about.items() if value is not None}
+    metadata = {key: value for key, value in about.items() if value is not None}
+    made = import_outputs(outputs, metadata | ({"classes": 2} if "metric" in metadata else {}))
     made.save(record)
     click.echo(f"{record}: {made!r}")
 

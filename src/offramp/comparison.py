@@ -66,6 +66,17 @@ class Bootstrap:
             totals = rows @ self.counts.T
         return totals.reshape(*values.shape[:-1], resamples) / n_samples
 
+    def with_means(self, values: np.ndarray) -> np.ndarray:
+        """The mean of values (..., N) as they are, then the resampled ones: (..., 1 + B)."""
+        return np.concatenate([values.mean(-1, keepdims=True), self.means(values)], axis=-1)
+
+    def shares(self, cost: np.ndarray, full: ExitRecord) -> np.ndarray:
+        """Mean cost (..., N) as a share of the full model's on the same samples, as they are, then resampled:
+        (..., 1 + B)."""
+        if full.sample_cost is None:
+            return self.with_means(cost) / full.cost[-1]
+        return self.with_means(cost) / self.with_means(full.sample_cost[:, -1])
+
     def over_seeds(self, replicates: np.ndarray) -> np.ndarray:
         """Replicates (B,) of the mean over seeds, from those of each seed (S, B)."""
         n_seeds, resamples = replicates.shape
@@ -164,7 +175,6 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
     """
     rows = []
     for system, group in by_system(runs).items():
-        full = group[0].test.cost[-1]
         full_accuracy = float(np.mean([run.test.correct[:, -1].mean() for run in group]))
         for label, policy in group[0].policies.items():
             chosen = {"direct": [list(targets)] * len(group)} if policy.claims_accuracy else {}
@@ -173,12 +183,12 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
             for choice, thresholds in chosen.items():
                 right, cost = _outcomes(group, label, thresholds)  # (T, S, N) each
                 for target, hit, paid in zip(targets, right, cost):  # (S, N) each
-                    mean, means = paid.mean(1), bootstrap.means(paid)  # (S,), (S, B)
+                    share = np.stack([bootstrap.shares(cost, run.test) for cost, run in zip(paid, group)])  # (S, 1 + B)
                     rows.append(
                         {"system": system, "policy": label, "choice": choice, "target": target}
                         | bootstrap.summary("accuracy", hit.mean(1), bootstrap.means(hit))
-                        | bootstrap.summary("cost", mean, means)
-                        | bootstrap.summary("saving", 1 - mean / full, 1 - means / full)
+                        | bootstrap.summary("cost", paid.mean(1), bootstrap.means(paid))
+                        | bootstrap.summary("saving", 1 - share[:, 0], 1 - share[:, 1:])
                         | {"full_accuracy": full_accuracy}
                     )
     return pd.DataFrame(rows)
@@ -221,7 +231,8 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
         if unmatched := [run.seed for run in systems[large] if run.seed not in reference]:
             raise ValueError(f"pair {small}, {large}: no run of {small} with seed {unmatched[0]}")
         base = np.stack([reference[run.seed].test.correct[:, -1] for run in systems[large]])  # (S, N)
-        base_cost = systems[small][0].test.cost[-1]
+        smalls = [reference[run.seed].test for run in systems[large]]
+        base_cost = float(np.mean([test.cost[-1] for test in smalls]))
         for label in systems[large][0].policies:
             thresholds = []  # (S, goals)
             for run in systems[large]:
@@ -230,13 +241,14 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
                 thresholds.append([threshold_on(points, **goal(small_one)) for goal in _GOALS.values()])
             right, cost = _outcomes(systems[large], label, thresholds)  # (goals, S, N) each
             for match, hit, paid in zip(_GOALS, right, cost):  # (S, N) each
-                gain, ratio = hit.astype(np.float64) - base, paid / base_cost
+                gain = hit.astype(np.float64) - base
+                ratio = np.stack([bootstrap.shares(cost, test) for cost, test in zip(paid, smalls)])  # (S, 1 + B)
                 rows.append(
                     {"small": small, "large": large, "policy": label, "match": match}
                     | {"small_accuracy": float(base.mean()), "small_cost": base_cost}
                     | {"large_accuracy": float(hit.mean()), "large_cost": float(paid.mean())}
                     | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
-                    | bootstrap.summary("cost_ratio", ratio.mean(1), bootstrap.means(ratio))
+                    | bootstrap.summary("cost_ratio", ratio[:, 0], ratio[:, 1:])
                 )
     return pd.DataFrame(rows, columns=None if rows else _PAIR_COLUMNS)
 
@@ -326,13 +338,10 @@ def measure_control(
         (mean over δ).
     """
 
-    def means(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([values.mean(-1, keepdims=True), bootstrap.means(values)], axis=-1)
-
-    accuracy = means(right)  # (..., T, 1 + B)
+    accuracy = bootstrap.with_means(right)  # (..., T, 1 + B)
     miss = accuracy - deltas[:, None]
     distance = np.abs(miss)
-    spent = means(cost.mean(-2) / test.cost[-1])  # (..., 1 + B)
+    spent = bootstrap.shares(cost.mean(-2), test)  # (..., 1 + B)
     return np.stack([distance.mean(-2), distance.max(-2), (miss < 0).mean(-2), spent, accuracy.mean(-2)], axis=-2)
 
 

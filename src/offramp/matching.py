@@ -45,10 +45,9 @@ class Matched:
         return self.answers == self.group[0].test.labels  # (K, S, N)
 
     @property
-    def spent(self) -> np.ndarray:
-        """Cost of each sample as a share of the full model's mean, (K, S, N)."""
-        each = [run.test.cost_of(self.exits[:, s]) / run.test.cost[-1] for s, run in enumerate(self.group)]
-        return np.stack(each, axis=1)
+    def paid(self) -> np.ndarray:
+        """Cost of each sample, (K, S, N)."""
+        return np.stack([run.test.cost_of(self.exits[:, s]) for s, run in enumerate(self.group)], axis=1)
 
     @property
     def layers(self) -> np.ndarray:
@@ -64,13 +63,14 @@ def matched(group: Sequence[Run], label: str) -> Matched:
         full = validation.correct[:, -1].mean()
         neighbours, shares = at_budgets(points, validation.cost)
         thresholds = [
-            *(threshold_on(points, accuracy=full - drop) for drop in DROPS),
+            *(threshold_on(points, accuracy=full - drop - 1e-12) for drop in DROPS),  # who loses just that, too
             *(policy.choose_thresholds(validation, reference=reference) for reference in REFERENCES.values()),
             *neighbours,
         ]
         there = decide(policy, validation, thresholds)[1] == validation.labels  # (K, n)
-        for kept, of_run in zip((exits, answers), decide(policy, run.test, thresholds)):
-            kept.append(of_run)
+        of_run = decide(policy, run.test, thresholds)
+        exits.append(of_run[0].astype(np.int16))  # those of all policies are kept
+        answers.append(of_run[1].astype(np.int32))
         losses.append(there.mean(1) - full)
         weights.append(shares)
     return Matched(group, *(np.stack(each, axis=1) for each in (exits, answers, losses, weights)))
@@ -132,17 +132,18 @@ def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) ->
     for (system, label), each in everything.items():
         tests = [run.test for run in each.group]
         n_exits, full = tests[0].n_exits, np.stack([test.correct[:, -1] for test in tests])  # (S, N)
-        right, spent, layers = each.right, each.spent, each.layers  # (K, S, N) each
+        right, paid, layers = each.right, each.paid, each.layers  # (K, S, N) each
         final = _metric(tests, np.stack([test.prediction[:, -1] for test in tests]), bootstrap)  # (S, 1 + B)
         for k, choice in enumerate(CHOICES):
             loss = right[k] - full.astype(np.float64)  # (S, N)
+            spent = np.stack([bootstrap.shares(*each) for each in zip(paid[k], tests)])  # (S, 1 + B)
             own = _metric(tests, each.answers[k], bootstrap) - final  # (S, 1 + B)
             drop = DROPS[k] if k < len(DROPS) else 0.0
             shares = {f"exit_{i + 1}": (each.exits[k] == i).mean() for i in range(n_exits)}
             rows.append(
                 {"system": system, "policy": label, "choice": choice, "drop": drop}
                 | bootstrap.summary("speedup", n_exits / layers[k].mean(1), n_exits / bootstrap.means(layers[k]))
-                | bootstrap.summary("cost", spent[k].mean(1), bootstrap.means(spent[k]))
+                | bootstrap.summary("cost", spent[:, 0], spent[:, 1:])
                 | bootstrap.summary("accuracy", right[k].mean(1), bootstrap.means(right[k]))
                 | bootstrap.summary("loss", loss.mean(1), bootstrap.means(loss))
                 | {"metric": tests[0].metric}
@@ -189,14 +190,16 @@ def duels(
             if (system, policy) not in everything or (system, rival) not in everything:
                 continue
             both = [everything[system, label] for label in (policy, rival)]
-            (right, spent), (rights, spents) = ([_means(each, each.right), _means(each, each.spent)] for each in both)
+            (right, paid), (rights, paids) = ([_means(each, each.right), _means(each, each.paid)] for each in both)
+            tests = [run.test for run in both[0].group]
             speeds = [each.group[0].test.n_exits / _means(each, each.layers).mean(2) for each in both]  # (M, S) each
             for m, name in enumerate(names):
-                gain, difference = right[m] - rights[m], spent[m] - spents[m]  # (S, N) each
+                gain = right[m] - rights[m]  # (S, N)
+                less = np.stack([bootstrap.shares(*each) for each in zip(paid[m] - paids[m], tests)])  # (S, 1 + B)
                 rows.append(
                     {"system": system, "policy": policy, "rival": rival, "match": name}
                     | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
-                    | bootstrap.summary("cost_difference", difference.mean(1), bootstrap.means(difference))
+                    | bootstrap.summary("cost_difference", less[:, 0], less[:, 1:])
                     | {"speedup": float(speeds[0][m].mean()), "rival_speedup": float(speeds[1][m].mean())}
                 )
     return pd.DataFrame(rows, columns=None if rows else _DUEL_COLUMNS)
@@ -218,10 +221,6 @@ def _means(each: Matched, values: np.ndarray) -> np.ndarray:
 
 def _metric(tests: Sequence[ExitRecord], answers: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """The dataset's metric of the answers (S, N), as they are and resampled: (S, 1 + B)."""
-
-    def means(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([values.mean(-1, keepdims=True), bootstrap.means(values)], axis=-1)
-
     if tests[0].metric == "accuracy":
-        return means(answers == tests[0].labels)
-    return METRICS[tests[0].metric](*(means(part) for part in terms(answers, tests[0].labels)))
+        return bootstrap.with_means(answers == tests[0].labels)
+    return METRICS[tests[0].metric](*(bootstrap.with_means(part) for part in terms(answers, tests[0].labels)))

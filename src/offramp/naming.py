@@ -28,6 +28,12 @@ _POLICIES = {
     "random": "random",
 }
 _MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
+_METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
+
+
+def metric_name(metric: str) -> str:
+    """What a dataset's metric is called in print."""
+    return _METRICS[metric]
 
 
 def policy_name(label: str) -> str:

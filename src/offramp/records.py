@@ -288,7 +288,7 @@ class _Taken:
         return self.record.logits[self.rows]  # (n, L, C)
 
 
-def import_outputs(path: str | os.PathLike) -> ExitRecord:
+def import_outputs(path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> ExitRecord:
     """A record from an .npz file of one's own model's outputs.
 
     The file has `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits` (N, L, C) or
@@ -314,7 +314,7 @@ def import_outputs(path: str | os.PathLike) -> ExitRecord:
     if missing := sorted(needed - arrays.keys()):
         raise ValueError(f"{path}: no array {missing[0]!r}; expected labels, cost and either logits or prediction")
     shared = {name: arrays[name] for name in ("labels", "cost", "index") if name in arrays}
-    metadata = {"source": Path(path).name}
+    metadata = {"source": Path(path).name, **(metadata or {})}
     try:
         if "logits" in arrays:
             similarity = arrays.get("similarity")

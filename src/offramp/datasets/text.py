@@ -50,12 +50,15 @@ def read_table(
                 header = row
                 if missing := [column for column in columns if column not in header]:
                     raise ValueError(f"{where}, line {reader.line_num}: no column {missing[0]!r}: only {header}")
+                if twice := [column for column in columns if header.count(column) > 1]:
+                    raise ValueError(f"{where}, line {reader.line_num}: two columns {twice[0]!r}, expected one")
                 continue
             if len(row) != len(header):
                 raise ValueError(f"{where}, line {reader.line_num}: {len(row)} fields, expected {len(header)}")
             yield reader.line_num, [row[header.index(column)] for column in columns]
     except csv.Error as error:
-        raise ValueError(f"{where}, line {reader.line_num}: not as expected in such a table ({error})") from None
+        reason = str(error).split(" - ")[0]  # what follows is advice to programmers
+        raise ValueError(f"{where}, line {reader.line_num}: not as expected in such a table ({reason})") from None
 
 
 def _lines(content: bytes, where: str) -> Iterator[str]:

@@ -77,8 +77,10 @@ def read_file(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
         label = label.strip()
         if not label:
             raise ValueError(f"{path}, line {line}: no label")
-        if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", label, re.IGNORECASE):
-            raise ValueError(f"{path}, line {line}: label {label} is a score (regression), expected a class")
+        if re.fullmatch(r"[+-]?(\d+[.,]\d*|[.,]\d+|\d+(?=e))(e[+-]?\d+)?", label, re.IGNORECASE):
+            raise ValueError(
+                f"{path}, line {line}: label {label} is a score (regression), expected a class: 0, 1, … or a name"
+            )
         rows.append((line, [label, *texts]))
     if not rows:
         raise ValueError(f"{path}: no rows, expected a line of names of columns and a line a text")

@@ -51,7 +51,8 @@ class Encoder(LayeredModel):
     ------
     ValueError
         If the backbone or its weights cannot be fetched, its architecture is none of the BERT family, it has fewer
-        layers, another vocabulary or a shorter longest text; if `dropout` is out of range or `pooling` unknown.
+        layers, a vocabulary of another size or a shorter longest text; if `dropout` is out of range or `pooling`
+        unknown.
     """
 
     def __init__(
@@ -175,7 +176,8 @@ def _chain(model: nn.Module) -> tuple[nn.Module, nn.ModuleList, list[int]]:
 
 def _check_vocabulary(backbone: str, model: nn.Module, vocabulary: Vocabulary) -> None:
     config, positions = model.config, model.embeddings.position_embeddings
-    if config.vocab_size < vocabulary.size or config.pad_token_id != vocabulary.pad:
+    spare = config.vocab_size - vocabulary.size  # tables are filled up, to a multiple of 128 at most
+    if not 0 <= spare < 128 or config.pad_token_id != vocabulary.pad:
         raise ValueError(
             f"encoder: the texts have {vocabulary.size} tokens and pad with {vocabulary.pad}, but {backbone!r} has "
             f"{config.vocab_size} and {config.pad_token_id}: expected dataset.tokenizer to be the backbone's"

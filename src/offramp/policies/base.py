@@ -111,8 +111,9 @@ class Policy(ABC):
         validation : ExitRecord
         rule : {"error_rate"}
         reference : {"overall", "same_samples"}
-            The final exit's error on all of validation, or on the samples that leave. With "same_samples" the policy
-            never errs more often on these samples than the final exit does.
+            The error of the policy's last answer (the final exit's, unless several exits answer together) on all of
+            validation, or on the samples that leave. With "same_samples" the policy never errs more often on these
+            samples than that answer does.
         min_support : int
             The fewest samples that may leave at an exit: a tiny group's error says little.
 

@@ -85,6 +85,11 @@ class HiddenSimilarity(Policy):
     paper = "MuE (CVPR 2023)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
+        if "similarity" not in record.measures:
+            raise ValueError(
+                f"{self.name}: this record has no similarity, only {', '.join(record.measures)}; expected one of a "
+                "model whose exits read states of one width (encoder, vit), or an import with the array similarity"
+            )
         return record.confidence("similarity")
 
 

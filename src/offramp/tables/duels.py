@@ -18,14 +18,14 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
     Both on the same system and the same test samples, thresholds chosen on validation data, on which the policies were
     fitted too. Drop: each has the cheapest shared threshold that on validation loses no more accuracy against the last
-    exit than so many points. Budgets: mean over nine average costs between the first exit's and the full model's, each
-    spent just so on validation data, where need be by chance between two neighbouring thresholds. Gain: accuracy of the
-    policy minus the rival's; difference of cost: policy minus rival, in % of the full model's. The verdict is on the
-    policy. At a drop it is better where the interval of the difference of cost lies below 0 and that of the gain does
-    not, or that of the gain lies above 0 and that of the cost does not; worse where the same is true of the rival. At
-    the budgets the gain's interval alone
-    decides. Anything else is undecided. Speed-up in layers: number of exits over the mean number passed. Means over
-    seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over seeds.
+    exit than so many points. Budgets: mean over nine average costs (MACs) between the first exit's and the full
+    model's, each spent just so on validation data, where need be by chance between two neighbouring thresholds. Gain:
+    accuracy of the policy minus the rival's; difference of cost: policy minus rival, in points of the full model's
+    MACs. The verdict is on the policy. At a drop it is better where the interval of the difference of cost lies below 0
+    and that of the gain does not, or that of the gain lies above 0 and that of the cost does not; worse where the same
+    is true of the rival. At the budgets the gain's interval alone decides. Anything else is undecided. Speed-up in
+    layers: number of exits over the mean number passed. Means over seeds [95 % bootstrap interval over test samples and
+    seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "duels")
     table = sort(table, ["system", "rival"]).assign(verdict="")
@@ -53,9 +53,9 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Rival": numbers["rival"].map(policy_name),
             "Match": numbers["match"],
             "Gain (points)": cells(numbers, "gain", scale=100, digits=2, sign="+"),
-            "Difference of cost (points)": cells(numbers, "cost_difference", scale=100, digits=1, sign="+"),
-            "Speed-up": cells(numbers, "speedup", digits=2),
-            "Rival's": cells(numbers, "rival_speedup", digits=2),
+            "Difference of MACs (points)": cells(numbers, "cost_difference", scale=100, digits=1, sign="+"),
+            "Speed-up (layers)": cells(numbers, "speedup", digits=2),
+            "Rival's (layers)": cells(numbers, "rival_speedup", digits=2),
             "Verdict": numbers["verdict"],
         }
     )
@@ -69,9 +69,10 @@ def findings(numbers: pd.DataFrame) -> list[str]:
         parts = []
         for match, of_match in rows.groupby(at, sort=False):
             better, worse, undecided = (int((of_match["verdict"] == each).sum()) for each in VERDICTS)
-            parts.append(
-                f"{match} better in {better} of {len(of_match)} cases, worse in {worse}, undecided in {undecided}"
-            )
+            cases = f"{len(of_match)} cases"
+            if of_match["match"].nunique() > 1:
+                cases += " (systems × drops)"
+            parts.append(f"{match} better in {better} of {cases}, worse in {worse}, undecided in {undecided}")
         sentences.append(f"{policy_name(policy)} against {policy_name(rival)}: {'; '.join(parts)}.")
     return sentences
 

@@ -18,12 +18,13 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
     Shared: one threshold for all exits, the cheapest that on validation data is no less accurate than the last exit.
     Per exit: BEEM's rule, exit by exit on validation data: the lowest threshold at which those who leave there are no
-    more often wrong than the last exit is on all samples (overall), or on the same samples. The latter can't be less
-    accurate than the last exit on the validation samples that chose it: that column, the least over seeds, is never
-    below 0. All else is of test data. Speed-up: the number of exits over the mean number that a sample passes; change:
-    accuracy minus the last exit's on the same samples, in points; worse: in how many % of the seeds it is below 0
-    (shared, overall, same samples). Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard
-    deviation over seeds. Policies without thresholds per exit are left out.
+    more often wrong than the last exit is on all samples (overall), or on the same samples, if at least 10 leave (our
+    choice). The latter can't be less accurate than the policy's last answer on the validation samples that chose it:
+    that column, the least over seeds, is never below 0, but for ZTW, whose last answer is an ensemble's. All else is of
+    test data. Speed-up in layers: the number of exits over the mean number that a sample passes; change: accuracy minus
+    the last exit's on the same samples, in points; worse: in how many % of the seeds it is below 0 (shared, overall,
+    same samples). Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over
+    seeds.
     """
     (table,) = read_tables(files, "speedup")
     places = ["system", "policy"]
