@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results.md"
 NUMBER = r"[+−]?\d+(?:\.\d+)?"
-# 1.2 [0.8, 1.6], or 1.2 ± 0.3: a number that was measured
-MEASURED = re.compile(rf"(?<![\d.]){NUMBER} (?:\[{NUMBER}, {NUMBER}\]|± {NUMBER})")
+# 1.2 [0.8, 1.6], 1.2 [0.8, 1.6] ± 0.3 or 1.2 ± 0.3: a number that was measured
+MEASURED = re.compile(rf"(?<![\d.]){NUMBER} (?:\[{NUMBER}, {NUMBER}\](?: ± {NUMBER})?|± {NUMBER})")
 TABLE = re.compile(r"\]\((\.\./reports/[^)]+\.md)\)")
 
 
