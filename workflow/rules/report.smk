@@ -309,7 +309,7 @@ rule table_targets:
 rule table_exits:
     input:
         exits=of_runs(rules.evaluate.output.exits),
-        code=TABLE_CODE + code("tables/exits"),
+        code=TABLE_CODE + code("tables/exits", "metrics"),
     output:
         stems(TABLES, "exits", ["csv", "md", "tex"]),
     log:

@@ -8,7 +8,7 @@ import pandas as pd
 from offramp.inputs import chosen_policies, read_tables, sort
 from offramp.naming import in_order, policy_name, system_name
 from offramp.tables import duels
-from offramp.tables.claims import VERDICTS
+from offramp.tables.claims import how_often
 from offramp.tables.writing import Table, cells
 
 FASTER = 1.5  # the least speed-up that the paper claims
@@ -123,20 +123,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def findings(numbers: pd.DataFrame) -> list[str]:
     """A sentence a claim: how often it holds, and where it does not."""
-    sentences = []
-    for claim, rows in numbers.groupby("claim"):
-        places = {verdict: [] for verdict in VERDICTS}
-        for row in rows.itertuples():
-            places[row.verdict].append(f"{system_name(row.system)} ({policy_name(row.policy)})")
-        holds, fails, undecided = places.values()
-        sentence = (
-            f"Claim {claim}: {_CLAIMS[claim]}. It holds in {len(holds)} of {len(rows)} cases, does not hold in "
-            f"{len(fails)}, and is undecided in {len(undecided)}."
-        )
-        sentence += f" Does not hold: {', '.join(fails)}." if fails else ""
-        sentence += f" Undecided: {', '.join(undecided)}." if undecided else ""
-        sentences.append(sentence)
-    return sentences
+    return how_often(numbers, _CLAIMS, lambda row: system_name(row.system))
 
 
 BEEM_CLAIMS = Table(numbers, readable, findings)

@@ -1,6 +1,6 @@
 """The paper's claims, and whether they hold here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -110,18 +110,23 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def findings(numbers: pd.DataFrame) -> list[str]:
     """A sentence a claim: how often it holds, and where it does not."""
+    return how_often(numbers, _CLAIMS, _where)
+
+
+def how_often(numbers: pd.DataFrame, claims: dict[int, str], where: Callable) -> list[str]:
+    """For each claim in how many cases it holds, in words; `where` names the place of a row."""
     sentences = []
     for claim, rows in numbers.groupby("claim"):
         places = {verdict: [] for verdict in VERDICTS}
         for row in rows.itertuples():
-            places[row.verdict].append(f"{_where(row)} ({policy_name(row.policy)})")
-        holds, fails, open_ = places.values()
+            places[row.verdict].append(f"{where(row)} ({policy_name(row.policy)})")
+        holds, fails, undecided = places.values()
         sentence = (
-            f"Claim {claim}: {_CLAIMS[claim]}. It holds in {len(holds)} of {len(rows)} cases, does not hold in "
-            f"{len(fails)}, and is undecided in {len(open_)}."
+            f"Claim {claim}: {claims[claim]}. It holds in {len(holds)} of {len(rows)} cases, does not hold in "
+            f"{len(fails)}, and is undecided in {len(undecided)}."
         )
         sentence += f" Does not hold: {', '.join(fails)}." if fails else ""
-        sentence += f" Undecided: {', '.join(open_)}." if open_ else ""
+        sentence += f" Undecided: {', '.join(undecided)}." if undecided else ""
         sentences.append(sentence)
     return sentences
 
