@@ -35,10 +35,13 @@ FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]
 POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
-# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a tokenizer
-DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}") + (
-    code("datasets/text", "pretrained") if STUDY["dataset"]["name"] in ("reviews", "glue", "text_files") else []
-)
+# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a tokenizer,
+# and one's own files may change
+DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}")
+if STUDY["dataset"]["name"] in ("reviews", "glue", "text_files"):
+    DATASET_CODE += code("datasets/text", "pretrained")
+if STUDY["dataset"]["name"] == "text_files":
+    DATASET_CODE += [STUDY["dataset"][pool] for pool in ("train", "test") if pool in STUDY["dataset"]]
 
 
 def spec(name, options):
