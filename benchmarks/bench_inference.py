@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from offramp import ExitRecord, make_policy
-from offramp.checkpoints import load_weights, read_parameters
 from offramp.costs import exit_costs
-from offramp.datasets import load_dataset
 from offramp.evaluation import choose_threshold
 from offramp.models import build_model
+from offramp.recording import load_trained
 
 POLICIES = ("confidence", "pcee-ws", "patience", "beem-c", "beem-a")
 SENTENCES = 200
@@ -72,16 +71,6 @@ def on_images(preset, classes, validation, repetitions):
         print(f"| {' | '.join(cells)} |")
 
 
-def trained_encoder(weights):
-    """The model of a file of weights, its dataset, and the parameters that made them."""
-    made = read_parameters(weights)
-    source = load_dataset(made["dataset"], **made["dataset_options"])
-    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
-    model = build_model(made["model"], classes=source.classes, **source.input_options, **options)
-    load_weights(weights, model)
-    return model.eval(), source, made
-
-
 def run_all(model, text):
     """The last exit's answer; all exits are computed, none is looked at."""
     *_, logits = model.exits(text)  # (1, C)
@@ -118,7 +107,8 @@ def text_times(model, texts, exits, repetitions):
 
 def on_text(weights, validation, test, repetitions):
     """Print what leaving early saves a trained encoder that reads sentence by sentence, at no loss on validation."""
-    model, source, made = trained_encoder(weights)
+    model, source, made = load_trained(weights)
+    model.eval()
     validation, test = ExitRecord.load(validation), ExitRecord.load(test)
     for record, split in ((validation, "validation"), (test, "test")):
         if (record.metadata.get("parameters"), record.metadata.get("split")) != (made, split):

@@ -246,16 +246,10 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 def record(weights, splits, validation, test, batch_size, threads, workers) -> None:
     """Run a trained model (WEIGHTS) over held-out samples and write its exit records."""
-    from offramp.checkpoints import load_weights, read_parameters
-    from offramp.datasets import load_dataset, load_splits
-    from offramp.models import build_model
-    from offramp.recording import record
+    from offramp.datasets import load_splits
+    from offramp.recording import load_trained, record
 
-    made = read_parameters(weights)
-    source = load_dataset(made["dataset"], **made["dataset_options"])
-    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
-    model = build_model(made["model"], classes=source.classes, **source.input_options, **options)
-    load_weights(weights, model)
+    model, source, made = load_trained(weights)
     table = load_splits(splits, source)
     for split, out in (("validation", validation), ("test", test)):
         if out is not None:

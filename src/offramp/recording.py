@@ -1,5 +1,6 @@
 """Recording: what a trained model says about every sample of a split, at every exit, in one pass."""
 
+import os
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -9,12 +10,29 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
+from offramp.checkpoints import load_weights, read_parameters
 from offramp.costs import exit_costs
-from offramp.datasets import Dataset, Samples
+from offramp.datasets import Dataset, Samples, load_dataset
 from offramp.datasets.batches import batch_loader, batches_in_order
-from offramp.models import LayeredModel, MultiExitModel
+from offramp.models import LayeredModel, MultiExitModel, build_model
 from offramp.records import ExitRecord
 from offramp.training import default_device, progress_bar, torch_settings
+
+
+def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
+    """A trained model from its file of weights, the dataset it was trained on, and the parameters that made it.
+
+    Raises
+    ------
+    ValueError
+        If the file is none, or model or dataset cannot be had.
+    """
+    made = read_parameters(weights)
+    dataset = load_dataset(made["dataset"], **made["dataset_options"])
+    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
+    model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)
+    load_weights(weights, model)
+    return model, dataset, made
 
 
 def record(

@@ -15,7 +15,7 @@ from offramp.files import StoredArray, open_arrays, save_arrays
 from offramp.metrics import METRICS
 
 FORMAT = "offramp-record/1"
-EXTRAS = ("similarity",)  # what logits do not tell: a record may have it or not
+KNOWN = (*MEASURES, "similarity")  # the last is what logits do not tell
 
 
 class ExitRecord:
@@ -122,7 +122,7 @@ class ExitRecord:
             _known_measure(measure)
         self._confidence = {
             measure: _floats(f"confidence.{measure}", confidence[measure], (n, l))
-            for measure in (*MEASURES, *EXTRAS)
+            for measure in KNOWN
             if measure in confidence
         }
 
@@ -307,7 +307,7 @@ def import_outputs(path: str | os.PathLike, metadata: Mapping[str, Any] | None =
         raise
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
         raise ValueError(f"{path}: not a readable .npz file ({error})") from None
-    known = {"logits", "labels", "cost", "index", "prediction", *MEASURES, *EXTRAS}
+    known = {"logits", "labels", "cost", "index", "prediction", *KNOWN}
     if unknown := sorted(arrays.keys() - known):
         raise ValueError(f"{path}: unknown array {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     needed = {"labels", "cost"} | ({"logits"} if "logits" in arrays else {"prediction"})
@@ -320,7 +320,7 @@ def import_outputs(path: str | os.PathLike, metadata: Mapping[str, Any] | None =
             similarity = arrays.get("similarity")
             record = ExitRecord(logits=arrays["logits"], metadata=metadata, similarity=similarity, **shared)
         else:
-            confidence = {measure: arrays[measure] for measure in (*MEASURES, *EXTRAS) if measure in arrays}
+            confidence = {measure: arrays[measure] for measure in KNOWN if measure in arrays}
             record = ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
         for measure in record.measures:
             _in_range(measure, record.measure(measure))
@@ -341,8 +341,8 @@ def _in_range(measure: str, values: np.ndarray) -> None:
 
 
 def _known_measure(measure: str) -> None:
-    if measure not in (*MEASURES, *EXTRAS):
-        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join((*MEASURES, *EXTRAS))}")
+    if measure not in KNOWN:
+        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join(KNOWN)}")
 
 
 def _of_shape(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:

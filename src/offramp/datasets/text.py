@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.datasets.base import TextDataset, Vocabulary
-from offramp.pretrained import source_of
+from offramp.pretrained import one_line, source_of
 
 BATCH = 4096  # texts tokenised at once: Python's lists of ids take much more room than the arrays they become
 
@@ -163,7 +163,7 @@ def load_tokenizer(name: str):
         tokenizer = AutoTokenizer.from_pretrained(source_of(name))
     except (OSError, ImportError) as error:  # the hub's own errors among them
         raise ValueError(
-            f"tokenizer {name!r} could not be fetched ({' '.join(str(error).split())}); fetch it to the hub's cache "
+            f"tokenizer {name!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache "
             "(HF_HOME) where there is a network, or take minilm-l6, which comes with a package"
         ) from error
     if tokenizer.pad_token_id is None or tokenizer.sep_token_id is None:

@@ -77,8 +77,3 @@ class LayeredModel(MultiExitModel):
     def exits(self, x: Tensor) -> Iterator[Tensor]:
         for i, state in enumerate(islice(self.states(x), 1, None)):
             yield self.head(i, state)
-
-
-def one_line(error: Exception) -> str:
-    """Another library's message, for one of ours."""
-    return " ".join(str(error).split())

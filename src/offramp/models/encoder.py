@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from offramp.datasets.base import Vocabulary
-from offramp.models.base import LayeredModel, one_line
-from offramp.pretrained import source_of
+from offramp.models.base import LayeredModel
+from offramp.pretrained import one_line, source_of
 
 # transformers' names of the architectures that are a plain chain of layers, normalised after each
 _FAMILIES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta")

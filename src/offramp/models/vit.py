@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from offramp.models.base import LayeredModel, one_line
+from offramp.models.base import LayeredModel
+from offramp.pretrained import one_line
 
 
 class ViT(LayeredModel):

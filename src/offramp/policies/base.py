@@ -54,8 +54,8 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
-            what, least = f"{self.name}: option {field.name}", field.metadata.get("least", 1)
-            setattr(self, field.name, _checked_option(what, getattr(self, field.name), hints[field.name], least))
+            what, value = f"{self.name}: option {field.name}", getattr(self, field.name)
+            setattr(self, field.name, _checked_option(what, value, hints[field.name], **field.metadata))
 
     def fit(self, record: ExitRecord) -> "Policy":
         """Learn from validation data; a policy that learns nothing accepts it too."""
@@ -200,8 +200,9 @@ class Policy(ABC):
             )
 
 
-def _checked_option(what: str, value: Any, hint: Any, least: int) -> Any:
-    """Hold an option to its annotation: a Literal's values, a whole number (int), a finite number (float), None."""
+def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: float = -np.inf) -> Any:
+    """Hold an option to its annotation: a Literal's values, a whole number from `least` (int), a finite number above
+    `above` (float), None."""
     alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
     allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
     if type(None) in alternatives:
@@ -211,7 +212,11 @@ def _checked_option(what: str, value: Any, hint: Any, least: int) -> Any:
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if int in alternatives and number and isinstance(value, Integral) and value >= least:
         return int(value)
-    if float in alternatives and number and np.isfinite(value):
+    if float in alternatives and number and np.isfinite(value) and value > above:
         return float(value)
-    kinds = [f"a whole number from {least}" if a is int else "a number" for a in alternatives if a in (int, float)]
+    numbers = {
+        int: f"a whole number from {least}",
+        float: "a number" if above == -np.inf else f"a number above {above}",
+    }
+    kinds = [numbers[a] for a in alternatives if a in numbers]
     raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")

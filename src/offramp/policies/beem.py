@@ -1,6 +1,6 @@
 """BEEM: exits as experts, whose confidences add up for as long as neighbours agree (arXiv 2502.00745)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -37,19 +37,13 @@ def score(
 
 
 class _BEEM(Policy):
-    """The part that both share: the score, and the check of its scale."""
+    """The part that both share: the score."""
 
     score: Literal["max_softmax", "margin"]
     on_disagree: OnDisagree
     scale: ClassVar[str]  # the option that is λ
 
     paper = "BEEM (ICLR 2025, arXiv 2502.00745)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        value = getattr(self, self.scale)
-        if value <= 0:
-            raise ValueError(f"{self.name}: option {self.scale} is {value}: expected a number above 0")
 
     def _weights(self, record: ExitRecord) -> np.ndarray:
         raise NotImplementedError
@@ -73,7 +67,7 @@ class BEEMC(_BEEM):
         The confidence C_i; max softmax in the paper.
     """
 
-    cost_weight: float = 0.1
+    cost_weight: float = field(default=0.1, metadata={"above": 0})
     on_disagree: OnDisagree = "own"
     score: Literal["max_softmax", "margin"] = "max_softmax"
 
@@ -98,7 +92,7 @@ class BEEMA(_BEEM):
         As for BEEM-C.
     """
 
-    accuracy_weight: float = 1.0
+    accuracy_weight: float = field(default=1.0, metadata={"above": 0})
     normalisation: Literal["none", "sum", "max"] = "none"
     on_disagree: OnDisagree = "own"
     score: Literal["max_softmax", "margin"] = "max_softmax"
