@@ -1,108 +1,12 @@
 """The workflow end to end, on a tiny study, as a user runs it."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
 
+from checkout import ROOT, TINY, Checkout
 from offramp import ExitRecord
 
-ROOT = Path(__file__).parents[1]
-SYSTEMS = ["net-small", "net-large", "vit"]
-
-TINY = {
-    "dataset": {"name": "digits", "shift": 1},
-    "splits": {"validation": 300, "test": 900, "seed": 0},
-    "seeds": [0],
-    "training": {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "threads": 1},
-    "models": {
-        "net-small": {"model": "msdnet", "exits": 2, "channels": 4, "growth": 2, "growth_factors": [1, 2],
-                      "bottleneck_factors": [1, 2], "head_strides": [], "head_pool": 4},
-        "net-large": {"model": "msdnet", "exits": 3, "channels": 4, "growth": 2, "growth_factors": [1, 2],
-                      "bottleneck_factors": [1, 2], "head_strides": [], "head_pool": 4},
-        "vit": {"model": "vit", "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,
-                "training": {"optimizer": "adamw", "learning_rate": 0.003}},
-    },
-    "calibration": {"bins": 10},
-    "policies": {
-        "confidence": {"policy": "confidence"},
-        "temperature": {"policy": "confidence", "temperature": "per_exit"},
-        "pcee": {"policy": "pcee", "bins": 10},
-        "pcee-ws": {"policy": "pcee-ws", "window": 50},
-        "oracle": {"policy": "oracle"},
-    },
-    "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
-    "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
-    "sensitivity": {
-        "draws": 2,
-        "factors": {
-            "map fitted on": [{"setting": "all", "policy": "pcee"},
-                              {"setting": "those who come", "policy": "pcee", "fit_on": "reached"}],
-            "samples": [{"setting": 300, "policy": "pcee"}, {"setting": 100, "policy": "pcee", "validation": 100}],
-        },
-    },
-    "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
-}  # fmt: skip
-
-
-class Checkout:
-    """A copy of what the workflow needs, with params.yaml holding the tiny study alone."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in ("Snakefile", "workflow", "src"):
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy(source, folder)
-        self.write(TINY)
-
-    def write(self, study: dict) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump({"study": "tiny", "studies": {"tiny": study}}))
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = [sys.executable, "-m", "snakemake", "--nocolor", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-        )
-
-    def would_run(self) -> dict[str, set[str]]:
-        """Rules that a dry run lists, each with the systems that its jobs are for."""
-        dry = self.run("-n")
-        assert dry.returncode == 0, dry.stderr
-        jobs: dict[str, set[str]] = {}
-        for block in re.split(r"\n(?=(?:local)?rule )", dry.stdout + dry.stderr)[1:]:
-            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
-            system = re.search(r"wildcards: .*?system=([\w-]+)", block)
-            jobs.setdefault(rule, set()).add(system[1] if system else "")
-        return jobs
-
-    def artifacts(self) -> dict[str, bytes]:
-        """What the study keeps, but for what tells the time."""
-        kept = {
-            str(path.relative_to(self.folder)): path.read_bytes()
-            for folder in ("artifacts", "reports")
-            for path in sorted((self.folder / folder).rglob("*"))
-            if path.is_file()
-        }
-        for name in [name for name in kept if name.endswith(".csv") and "/train/" in name]:
-            kept[name] = b"\n".join(line.rpartition(b",")[0] for line in kept[name].splitlines())  # not the seconds
-        return kept
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Checkout:
-    checkout = Checkout(tmp_path_factory.mktemp("study"))
-    done = checkout.run("--cores", "2")
-    assert done.returncode == 0, done.stderr
-    return checkout
+SYSTEMS = list(TINY["models"])
 
 
 def test_ends_with_a_report_of_everything(finished):
