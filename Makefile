@@ -37,7 +37,7 @@ test: $(STAMP) ## run the tests
 lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow/rules
+	snakefmt --check workflow/Snakefile workflow/rules
 	snakemake --lint
 
 bench: $(STAMP) ## time evaluation, policies, deciding and training beside the usual ways

@@ -13,7 +13,21 @@ ROOT = Path(__file__).parents[1]
 # As in an activated environment
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
+# What all studies share
+SHARED = {
+    "policies": {
+        "confidence": {"policy": "confidence"},
+        "temperature": {"policy": "confidence", "temperature": "per_exit"},
+        "pcee": {"policy": "pcee", "bins": 10},
+        "pcee-ws": {"policy": "pcee-ws", "window": 50},
+        "oracle": {"policy": "oracle"},
+    },
+    "deltas": {},
+    "duels": [],
+}
+
 TINY = {
+    "notes": [],
     "dataset": {"name": "digits", "shift": 1},
     "splits": {"validation": 300, "test": 900, "seed": 0},
     "seeds": [0],
@@ -27,13 +41,6 @@ TINY = {
                 "training": {"optimizer": "adamw", "learning_rate": 0.003}},
     },
     "calibration": {"bins": 10},
-    "policies": {
-        "confidence": {"policy": "confidence"},
-        "temperature": {"policy": "confidence", "temperature": "per_exit"},
-        "pcee": {"policy": "pcee", "bins": 10},
-        "pcee-ws": {"policy": "pcee-ws", "window": 50},
-        "oracle": {"policy": "oracle"},
-    },
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
     "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
     "sensitivity": {
@@ -53,16 +60,16 @@ class Checkout:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("Snakefile", "workflow", "src"):
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy(source, folder)
+        for name in ("workflow", "src"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        (folder / ".dvc").mkdir()
+        for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".gitignore"):
+            shutil.copy(ROOT / name, folder / name)
         self.write(TINY)
 
-    def write(self, study: dict) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump({"study": "tiny", "studies": {"tiny": study}}))
+    def write(self, study: dict, shared: dict = SHARED) -> None:
+        params = {"study": "tiny", **shared, "studies": {"tiny": study}}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
     def copy(self, folder: Path) -> "Checkout":
         """The same files, times among them, in another folder that does not exist yet."""

@@ -16,6 +16,7 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STUDY = "digits"
 MSDNET = next(label for label, model in PARAMS["studies"][STUDY]["models"].items() if model["model"] == "msdnet")
 VIT = next(label for label, model in PARAMS["studies"][STUDY]["models"].items() if model["model"] == "vit")
+SHARED = ("policies", "deltas", "duels")
 GONE = object()
 
 
@@ -24,11 +25,11 @@ def one_factor(**variant):
 
 
 def changed(*path_and_value):
-    """The parameters with one entry of the study set to a value, or taken away."""
+    """The parameters with one entry of the study, or of what all share, set to a value, or taken away."""
     *path, key, value = path_and_value
     params = deepcopy(PARAMS)
     params["study"] = STUDY
-    entry = params["studies"][STUDY]
+    entry = params if [*path, key][0] in SHARED else params["studies"][STUDY]
     for part in path:
         entry = entry[part]
     if value is GONE:
@@ -50,13 +51,13 @@ def check_refused(params, *pieces):
 @pytest.mark.parametrize("name", PARAMS["studies"])
 def test_every_study_passes(name):
     study = select_study({**PARAMS, "study": name}, SCHEMA)
-    assert study == PARAMS["studies"][name]
+    assert study == PARAMS["studies"][name] | {key: PARAMS[key] for key in SHARED}
 
 
 def test_a_policy_may_have_its_own_grid():
     grid = {"start": -2.0, "stop": 0.0, "step": 0.5}
-    params = changed("policies", "mine", {"policy": "confidence", "score": "entropy", "delta": grid})
-    assert select_study(params, SCHEMA)["policies"]["mine"]["delta"] == grid
+    params = changed("deltas", "margin", grid)
+    assert select_study(params, SCHEMA)["deltas"]["margin"] == grid
 
 
 def test_an_unknown_study_lists_the_known():
@@ -130,13 +131,19 @@ MISTAKES = {
         ("delta", "starts at 1.0", "stops at 0.5"),
     ),
     "a policy's grid that falls": (
-        ("policies", "mine", {"policy": "oracle", "delta": {"start": 1, "stop": 0, "step": 0.1}}),
-        ("policies.mine.delta", "starts at 1", "stops at 0"),
+        ("deltas", "oracle", {"start": 1, "stop": 0, "step": 0.1}),
+        ("deltas.oracle", "starts at 1", "stops at 0"),
     ),
     "half a grid of a policy": (
-        ("policies", "mine", {"policy": "oracle", "delta": {"start": 1}}),
-        ("policies.mine.delta", "stop"),
+        ("deltas", "oracle", {"start": 1}),
+        ("deltas.oracle", "stop"),
     ),
+    "a grid of no policy": (
+        ("deltas", "pece", {"start": 0, "stop": 1, "step": 0.1}),
+        ("deltas names 'pece'", "pcee-ws"),
+    ),
+    "no sensitivity": (("sensitivity", GONE), ("sensitivity",)),
+    "factors without draws": (("sensitivity", {"factors": {}}), ("sensitivity", "draws")),
     "a pair of one": (("comparison", "pairs", [[MSDNET, MSDNET]]), ("comparison.pairs", f"'{MSDNET}'", "two models")),
     # names that refer to nothing, and policies' options
     "unknown policy": (
@@ -178,14 +185,15 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("change", "pieces"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_by_its_place(change, pieces):
-    check_refused(changed(*change), f"studies.{STUDY}", *pieces)
+    where = change[0] if change[0] in SHARED else f"studies.{STUDY}"
+    check_refused(changed(*change), where, *pieces)
 
 
 @pytest.mark.parametrize(
     ("mistake", "place"),
     [
         (("training", "epochs", 0), "training.epochs"),
-        (("policies", "mine", {"policy": "pceee"}), "policies.mine"),
+        (("comparison", "baseline", "nothing"), "comparison.baseline"),
     ],
 )
 def test_studies_that_do_not_run_now_are_checked_too(mistake, place):
@@ -202,19 +210,19 @@ def test_the_parameters_are_left_as_they_were():
 
 
 def test_a_policy_may_be_for_some_models_only():
-    params = changed("policies", "mine", {"policy": "hidden-similarity", "models": [VIT]})
-    assert select_study(params, SCHEMA)["policies"]["mine"]["models"] == [VIT]
+    params = changed("policies", "mine", {"policy": "hidden-similarity", "models": ["vit"]})
+    assert select_study(params, SCHEMA)["policies"]["mine"]["models"] == ["vit"]
 
 
 @pytest.mark.parametrize(
     ("path", "value", "pieces"),
     [
-        (("policies", "mine"), {"policy": "beem-a", "models": ["vti"]}, ["policies.mine.models", "'vti'", MSDNET]),
+        (("policies", "mine"), {"policy": "beem-a", "models": ["vti"]}, ["policies.mine.models", "'vti'", "msdnet"]),
         (("policies", "mine"), {"policy": "beem-a", "models": []}, ["policies.mine.models"]),
         (("policies", "mine"), {"policy": "beem-a", "on_disagree": "two"}, ["policies.mine", "own", "zero"]),
-        (("comparison", "duels"), [["pcee", "beem-z"]], ["comparison.duels", "'beem-z'", "beem-a"]),
-        (("comparison", "duels"), [["pcee", "pcee"]], ["comparison.duels", "beside itself"]),
-        (("comparison", "duels"), [["pcee"]], ["comparison.duels"]),
+        (("duels",), [["pcee", "beem-z"]], ["duels", "'beem-z'", "beem-a"]),
+        (("duels",), [["pcee", "pcee"]], ["duels", "beside itself"]),
+        (("duels",), [["pcee"]], ["duels"]),
         (("training", "distillation"), -1, ["training.distillation"]),
         (("training", "schedule"), "line", ["training.schedule", "linear"]),
         (("dataset",), {"name": "glue", "task": "stsb"}, ["dataset"]),

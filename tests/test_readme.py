@@ -23,8 +23,8 @@ SHELL = [line.split("#")[0].strip() for language, text in BLOCKS if not language
 def test_bring_your_own_outputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, "-c", PYTHON[0]], check=True)
-    commands = [line.split() for line in SHELL if line.startswith("offramp ")]
-    assert [command[1] for command in commands] == ["import", "evaluate"]
+    commands = [line.split() for line in SHELL if line.startswith(("offramp import", "offramp evaluate"))]
+    assert len(commands) == 2
     for command in commands:
         subprocess.run([sys.executable, "-m", "offramp.cli", *command[1:]], check=True)
     curve = pd.read_csv("curve.csv")

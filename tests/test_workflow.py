@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from checkout import ROOT, TINY, Checkout
+from checkout import ROOT, SHARED, TINY, Checkout
 from offramp import ExitRecord
 
 SYSTEMS = list(TINY["models"])
@@ -143,7 +143,8 @@ def test_text_from_the_registry_to_the_report(tmp_path):
     import pandas as pd
 
     checkout = Checkout(tmp_path)
-    checkout.write(yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]["reviews_small"])
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    checkout.write(params["studies"]["reviews_small"], {key: params[key] for key in SHARED})
     done = checkout.run("--cores", "2")
     assert done.returncode == 0, done.stderr
     record = ExitRecord.load(tmp_path / "artifacts/tiny/records/minilm-s0/test.safetensors")

@@ -6,8 +6,10 @@ verbs right of the record start at once.
 
 import json
 import math
+import os
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -16,7 +18,7 @@ import numpy as np
 from offramp import __version__
 from offramp.evaluation import evaluate as evaluate_policy
 from offramp.evaluation import frontier as policy_frontier
-from offramp.files import TABLE_SUFFIXES, write_table
+from offramp.files import TABLE_SUFFIXES, claim, write_table
 from offramp.policies import POLICIES, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitRecord, import_outputs
 
@@ -35,6 +37,18 @@ class TablePath(click.Path):
 
 
 TABLE = TablePath(dir_okay=False, path_type=Path)
+
+
+class Verb(click.Command):
+    """A command that is the only one to write its files, from its start to its end."""
+
+    def invoke(self, ctx):
+        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE)} - {None}
+        with ExitStack() as claims:
+            if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first writes
+                for path in sorted(files):
+                    claims.enter_context(claim(path))
+            return super().invoke(ctx)
 
 
 class Spec(click.ParamType):
@@ -144,8 +158,11 @@ def cli() -> None:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
     The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
-    figure, table, environment, report. `offramp policies` lists the rules.
+    figure, table, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a study costs.
     """
+
+
+cli.command_class = Verb
 
 
 @cli.command()
@@ -158,9 +175,11 @@ def cli() -> None:
 def data(dataset, out, **options) -> None:
     """Split DATASET into train, validation and test, and write the split down."""
     from offramp.datasets import load_dataset, make_splits, save_splits
+    from offramp.datasets.splits import with_unused
 
     name, dataset_options = dataset
-    save_splits(make_splits(load_dataset(name, **dataset_options), **options), out)
+    source = load_dataset(name, **dataset_options)
+    save_splits(with_unused(make_splits(source, **options), source), out)
 
 
 @cli.command()
@@ -247,10 +266,13 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
 def record(weights, splits, validation, test, batch_size, threads, workers) -> None:
     """Run a trained model (WEIGHTS) over held-out samples and write its exit records."""
     from offramp.datasets import load_splits
+    from offramp.datasets.splits import digest
     from offramp.recording import load_trained, record
 
     model, source, made = load_trained(weights)
     table = load_splits(splits, source)
+    if digest(table) != made["splits"]:
+        raise ValueError(f"{splits}: not the splits that {weights} was trained on; make both again")
     for split, out in (("validation", validation), ("test", test)):
         if out is not None:
             record(
@@ -587,6 +609,18 @@ def table(name, files, out, **options) -> None:
 
 @cli.command()
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--out", type=OUT, required=True, help="JSON.")
+def summary(files, out) -> None:
+    """Make of FILES, the speed-up and the control table (compare --speedup-out, --control-out), the few numbers that
+    are followed from version to version (`dvc metrics show`)."""
+    from offramp.files import write_text
+    from offramp.summary import summarise
+
+    write_text(out, json.dumps(summarise(files), indent=2) + "\n")
+
+
+@cli.command()
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option("--title", required=True)
 @click.option("--parameters", type=EXISTING, required=True, help="JSON: what the study is; its notes are set apart.")
 @click.option("--environment", type=EXISTING, required=True, help="JSON: what `offramp environment` printed.")
@@ -605,6 +639,20 @@ def environment() -> None:
     from offramp.environment import environment
 
     click.echo(json.dumps(environment(), indent=2))
+
+
+@cli.command()
+@click.option("--study", "name", help="Default: the one that params.yaml names.")
+@click.option("--cores", type=click.IntRange(1), help="To tell the wall time on. Default: all of this machine.")
+def plan(name, cores) -> None:
+    """Tell what a study will cost, before anything runs: jobs, CPU-hours, memory, disk and wall time.
+
+    For a checkout of the project. Trainings and recordings are probed on this machine, for a minute or so; nothing is
+    downloaded. Where benchmark files of the study are there, what they measured stands beside the estimates.
+    """
+    from offramp.plan import plan
+
+    click.echo(plan(name, cores))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all, and are checked when read."""
+"""Files that appear whole or not at all, from one process at a time, and are checked when read."""
 
+import errno
 import json
 import os
 import zlib
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,22 +17,72 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_claimed: set[Path] = set()
+
+
+@contextmanager
+def claim(path: str | os.PathLike) -> Iterator[Path]:
+    """Be the only process that writes `path`, inside; gives a temporary name beside it to write to.
+
+    The name is always the same, and locked: another process fails at once, rather than mixing its bytes in or putting
+    its own file there later. The lock ends with the process, however that ends, and what a killed one left behind is
+    overwritten by the next.
+
+    Raises
+    ------
+    ValueError
+        If another process has it.
+    """
+    import fcntl  # not on Windows, where files are only read
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    if partial in _claimed:  # by the verb, for all of its time
+        yield partial
+        return
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with partial.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{path}: another process is writing it; wait until that has ended, or end it, and run again"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            if not _is(partial, file):  # its last owner has just given it its final name
+                continue
+            _claimed.add(partial)
+            try:
+                yield partial
+            finally:
+                _claimed.discard(partial)
+                if _is(partial, file):
+                    partial.unlink()
+            return
+
+
+def _is(path: Path, file: IO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes the name `path` if the block succeeds.
-
-    The temporary name is always the same, so what a killed run left behind is overwritten by the next one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Give a temporary name beside `path`; what was written there takes the name `path` if the block succeeds."""
+    with claim(path) as partial:
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise OSError(f"{path}: not written ({os.strerror(error.errno)}); make room and run again") from None
+            raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -39,6 +90,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+AGAIN = "delete it and run again"
 TABLE_SUFFIXES = (".parquet", ".csv")
 
 
@@ -49,9 +101,41 @@ def write_table(frame: "pd.DataFrame", path: str | os.PathLike) -> None:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
     with whole_file(path) as partial:
         if suffix == ".parquet":
-            frame.to_parquet(partial, index=False)
+            frame = frame.copy(deep=False)
+            frame.attrs = _outline(frame)  # Parquet's checksums are of the pages, not of what says where they are
+            frame.to_parquet(partial, index=False, write_page_checksum=True)
         else:
             frame.to_csv(partial, index=False)
+
+
+def read_table(path: str | os.PathLike) -> "pd.DataFrame":
+    """Read a table; a Parquet file that `write_table` wrote is checked to be what was written.
+
+    Raises
+    ------
+    ValueError
+        If it is no table or damaged.
+    """
+    import pandas as pd
+
+    try:
+        if Path(path).suffix == ".csv":
+            return pd.read_csv(path)
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # of a damaged file pyarrow and pandas raise whatever they stumble over
+        raise ValueError(
+            f"{path}: not a readable table ({' '.join(str(error).split())}); if damaged, {AGAIN}"
+        ) from None
+    if frame.attrs and frame.attrs != _outline(frame):  # none: written by another program
+        raise ValueError(f"{path}: its rows or columns are not those that were written; {AGAIN}")
+    frame.attrs = {}
+    return frame
+
+
+def _outline(frame: "pd.DataFrame") -> dict[str, Any]:
+    return {"rows": len(frame), "columns": {name: dtype.kind for name, dtype in frame.dtypes.items()}}
 
 
 # Arrays, as .safetensors files. The library reads and checks them; we write them, for the library puts metadata in an
@@ -118,7 +202,7 @@ class StoredArray:
         if values.size:
             values = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         if self.checksum is not None and _checksum(values) != self.checksum:
-            raise ValueError(f"{self.path}: {self.name} is damaged (checksum differs); make the file again")
+            raise ValueError(f"{self.path}: {self.name} is damaged (checksum differs); {AGAIN}")
         return values
 
 
@@ -144,7 +228,7 @@ def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, St
             raise ValueError("its header is damaged")
         metadata = _from_strings(strings)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not readable ({error}); {expected}") from None
+        raise ValueError(f"{path}: not readable ({error}); {expected}; if damaged, {AGAIN}") from None
     found = metadata.pop("format", None)
     if found not in kinds:
         raise ValueError(f"{path}: its metadata says format: {found}; {expected}")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from offramp.files import read_table
 from offramp.naming import in_order
 
 Entry = TypeVar("Entry")
@@ -41,10 +42,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
     """
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
     for path in map(Path, files):
-        try:
-            table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: not a readable table ({error})") from None
+        table = read_table(path)
         fits = [kind for kind in kinds if _KINDS[kind][0] <= set(table)]
         if not fits:
             wanted = " or ".join(f"`offramp {_KINDS[kind][1]}`" for kind in kinds)

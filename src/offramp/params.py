@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offramp.policies import make_policy
+from offramp.policies import Policy, make_policy
 
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
-    """The chosen study's settings, if all of params.yaml is as the schema says and its names refer to something.
+    """The chosen study's settings, with what all studies share, if all of params.yaml is as the schema says and its
+    names refer to something.
 
     Parameters
     ----------
@@ -32,12 +33,23 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
     if error is not None:
         raise ValueError(f"params.yaml: {_one_line(error)}")
-    for name, study in params["studies"].items():
-        for problem in _loose_ends(study):
-            raise ValueError(f"params.yaml: studies.{name}.{problem}")
+    for problem in _loose_ends(params):
+        raise ValueError(f"params.yaml: {problem}")
     if params["study"] not in params["studies"]:
         raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
-    return params["studies"][params["study"]]
+    shared = {key: params[key] for key in ("policies", "deltas", "duels")}
+    return {**params["studies"][params["study"]], **shared}
+
+
+def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """The study's training settings, those of the model put over them."""
+    return {**study["training"], **study["models"][system].get("training", {})}
+
+
+def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
+    """The policies by their labels, but for those that are not for this kind of model."""
+    kind = study["models"][system]["model"]
+    return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:
@@ -64,16 +76,33 @@ def _one_line(error) -> str:
             return f"{where}: {error.message}"
 
 
-def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
+def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
     """What a schema cannot see: names that refer to nothing, and policies' options."""
     policies = {}
-    for label, options in study["policies"].items():
-        options = {key: value for key, value in options.items() if key not in ("delta", "models")}
+    for label, options in params["policies"].items():
+        options = {key: value for key, value in options.items() if key != "models"}
         try:
             policies[label] = make_policy(options.pop("policy"), **options)
         except ValueError as error:
             yield f"policies.{label}: {error}"
-    for factor, variants in study.get("sensitivity", {}).get("factors", {}).items():
+    if unknown := [label for label in params["deltas"] if label not in policies]:
+        yield f"deltas names {unknown[0]!r}: expected one of the policies {', '.join(policies)}"
+    for duel in params["duels"]:
+        if unknown := [label for label in duel if label not in policies]:
+            yield f"duels names {unknown[0]!r}: expected one of the policies {', '.join(policies)}"
+        if duel[0] == duel[1]:
+            yield f"duels sets {duel[0]!r} beside itself: expected two policies"
+    grids = {f"deltas.{label}": delta for label, delta in params["deltas"].items()}
+    grids |= {f"studies.{name}.delta": study["delta"] for name, study in params["studies"].items()}
+    for where, delta in grids.items():
+        if delta["start"] > delta["stop"]:
+            yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
+    for name, study in params["studies"].items():
+        yield from (f"studies.{name}.{problem}" for problem in _loose_ends_of(study, policies))
+
+
+def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
+    for factor, variants in study["sensitivity"].get("factors", {}).items():
         places = [(str(variant["setting"]), variant["policy"]) for variant in variants]
         if twice := [place for place in places if places.count(place) > 1]:
             yield f"sensitivity.factors.{factor} has {twice[0][0]!r} of {twice[0][1]} twice: expected it once"
@@ -93,30 +122,12 @@ def _loose_ends(study: Mapping[str, Any]) -> Iterator[str]:
     if baseline not in policies or not policies[baseline].claims_accuracy:
         claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
         yield f"comparison.baseline is {baseline!r}: expected one of {', '.join(claiming)}"
-    grids = {"delta": study["delta"]} | {
-        f"policies.{label}.delta": options["delta"]
-        for label, options in study["policies"].items()
-        if "delta" in options
-    }
-    for where, delta in grids.items():
-        if delta["start"] > delta["stop"]:
-            yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
     for small, large in study["comparison"]["pairs"]:
         if small == large:
             yield f"comparison.pairs sets {small!r} beside itself: expected two models"
-    for duel in study["comparison"].get("duels", []):
-        if unknown := [label for label in duel if label not in study["policies"]]:
-            yield f"comparison.duels names {unknown[0]!r}: expected one of the policies {', '.join(study['policies'])}"
-        if duel[0] == duel[1]:
-            yield f"comparison.duels sets {duel[0]!r} beside itself: expected two policies"
     models = study["models"]
     named = [("comparison.pairs", model) for pair in study["comparison"]["pairs"] for model in pair]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
-    named += [
-        (f"policies.{label}.models", model)
-        for label, options in study["policies"].items()
-        for model in options.get("models", [])
-    ]
     for where, model in named:
         if model not in models:
             yield f"{where} names {model!r}: expected one of the models {', '.join(models)}"

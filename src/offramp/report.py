@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment
+from PIL import Image
 
 from offramp.figures import FIGURES
-from offramp.files import write_text
+from offramp.files import AGAIN, read_table, write_text
 from offramp.naming import system_name, title_and_caption
 from offramp.tables import TABLES
 from offramp.tables.writing import is_numeric
@@ -113,14 +113,24 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
 
     if path.suffix == ".png":
         name = _registered(path, FIGURES)
-        picture = path.read_bytes()
+        picture, pdf = path.read_bytes(), link(".pdf")
+        try:
+            Image.open(path).verify()
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken one
+            raise ValueError(f"{path}: not a readable picture ({error}); if damaged, {AGAIN}") from None
         image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         width = int(0.7 * int.from_bytes(picture[16:20]))  # the header has it there; 200 dpi are too large for a screen
-        return FigureBlock(f"figure-{path.stem}", *_headline(path, name, FIGURES[name]), image, width, link(".pdf"))
+        return FigureBlock(f"figure-{path.stem}", *_headline(path, name, FIGURES[name]), image, width, pdf)
     if path.suffix == ".csv":
         name = _registered(path, TABLES)
-        table, numbers = TABLES[name], pd.read_csv(path)
-        text = table.readable(numbers)
+        table, numbers = TABLES[name], read_table(path)
+        try:
+            text, markdown = table.readable(numbers), table.markdown(numbers)
+        except Exception as error:  # whatever a damaged table leads to
+            raise ValueError(f"{path}: not a table of {name} ({error!r}); if damaged, {AGAIN}") from None
+        readable = path.with_suffix(".md")
+        if readable.exists() and readable.read_text(encoding="utf-8", errors="replace") != markdown:
+            raise ValueError(f"{path}: {readable.name} beside it says something else; delete both and run again")
         return TableBlock(
             f"table-{path.stem}",
             *_headline(path, name, table.numbers),

@@ -13,12 +13,11 @@ rule calibrate:
     benchmark:
         f"{BENCHMARKS}/calibrate/{{system}}-s{{seed}}.tsv"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **needs("calibrate", mem_mb=2000, runtime=10),
     params:
         policies=lambda wildcards: " ".join(
-            f"--policy {label}={spec(options['policy'], without(options, 'policy', 'delta', 'models'))}"
-            for label, options in policies_of(wildcards.system).items()
+            f"--policy {label}={spec(options['policy'], without(options, 'policy', 'models'))}"
+            for label, options in policies_of(STUDY, wildcards.system).items()
         ),
         calibration=flags(**STUDY["calibration"]),
     shell:

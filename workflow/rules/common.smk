@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from offramp.params import select_study
+from offramp.params import policies_of, select_study, training_of
 from offramp.params import spec as unquoted_spec
 
 try:
@@ -67,11 +67,6 @@ def without(mapping, *keys):
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-def training(system):
-    """The study's training settings, those of the model put over them."""
-    return {**STUDY["training"], **STUDY["models"][system].get("training", {})}
-
-
 def launch(processes):
     """The command itself, or torchrun with so many of it, a GPU each."""
     return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
@@ -79,8 +74,17 @@ def launch(processes):
 
 def cores(system):
     """What a training keeps busy: its processes, each with its threads and its workers."""
-    its = training(system)
+    its = training_of(STUDY, system)
     return its.get("processes", 1) * (its.get("threads", 1) + its.get("workers", 0))
+
+
+def needs(rule_name, mem_mb, runtime):
+    """What a job asks a cluster for: the study's numbers, else these (MB, minutes), and as much memory more each retry.
+
+    On one machine they limit nothing: `--resources gpu=1` does, where jobs that want a GPU must wait for one another.
+    """
+    its = {"mem_mb": mem_mb, "runtime": runtime, **STUDY.get("resources", {}).get(rule_name, {})}
+    return {**its, "mem_mb": lambda wildcards, attempt: attempt * its["mem_mb"]}
 
 
 def stems(folder, names, suffixes):
@@ -105,13 +109,8 @@ def grid(delta):
     return "{start}:{stop}:{step}".format(**delta)
 
 
-def policies_of(system):
-    """The study's policies, but for those that are not for this system."""
-    return {label: options for label, options in STUDY["policies"].items() if system in options.get("models", [system])}
-
-
-def grids(policies):
-    """The study's δ, and those of policies whose signal is on another scale."""
+def grids(system):
+    """The study's δ, and those of this system's policies whose signal is on another scale."""
     return [grid(STUDY["delta"])] + [
-        f"{label}={grid(options['delta'])}" for label, options in policies.items() if "delta" in options
+        f"{label}={grid(STUDY['deltas'][label])}" for label in policies_of(STUDY, system) if label in STUDY["deltas"]
     ]

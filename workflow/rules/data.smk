@@ -11,8 +11,7 @@ rule data:
     benchmark:
         f"{BENCHMARKS}/data.tsv"
     resources:
-        mem_mb=2000,
-        runtime=60,  # the first time the dataset is downloaded
+        **needs("data", mem_mb=2000, runtime=60),  # the first time the dataset is downloaded
     params:
         dataset=DATASET,
         splits=flags(**STUDY["splits"]),

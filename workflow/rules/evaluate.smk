@@ -15,10 +15,9 @@ rule evaluate:
     benchmark:
         f"{BENCHMARKS}/evaluate/{{system}}-s{{seed}}.tsv"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **needs("evaluate", mem_mb=2000, runtime=10),
     params:
-        grids=lambda wildcards: flags(thresholds=grids(policies_of(wildcards.system))),
+        grids=lambda wildcards: flags(thresholds=grids(wildcards.system)),
         calibration=flags(**STUDY["calibration"]),
     shell:
         "offramp evaluate --policies {input.policies} --test {input.test} {params.grids}"
@@ -41,14 +40,13 @@ rule compare:
     benchmark:
         f"{BENCHMARKS}/compare.tsv"
     resources:
-        mem_mb=4000,
-        runtime=20,
+        **needs("compare", mem_mb=4000, runtime=30),
     params:
         grid=grid(STUDY["delta"]),
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
-        duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["comparison"].get("duels", [])),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels")),
+        duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["duels"]),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
@@ -60,7 +58,7 @@ VARIANTS = [
     "--variant "
     + shlex.quote(f"{factor}/{variant['setting']}=")
     + spec(variant["policy"], without(variant, "setting", "policy"))
-    for factor, variants in STUDY.get("sensitivity", {}).get("factors", {}).items()
+    for factor, variants in STUDY["sensitivity"].get("factors", {}).items()
     for variant in variants
 ]
 
@@ -76,11 +74,10 @@ rule sensitivity:
     benchmark:
         f"{BENCHMARKS}/sensitivity.tsv"
     resources:
-        mem_mb=6000,
-        runtime=60,
+        **needs("sensitivity", mem_mb=6000, runtime=60),
     params:
         grid=grid(STUDY["delta"]),
-        draws=STUDY.get("sensitivity", {}).get("draws"),
+        draws=STUDY["sensitivity"].get("draws"),
         resamples=STUDY["comparison"]["resamples"],
         variants=" ".join(VARIANTS),
     shell:

@@ -15,10 +15,9 @@ rule record:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        **needs("record", mem_mb=4000, runtime=30),
     params:
-        workers=lambda wildcards: training(wildcards.system).get("workers", 0),
+        workers=lambda wildcards: training_of(STUDY, wildcards.system).get("workers", 0),
     shell:
         "offramp record {input.weights} --splits {input.splits} --validation {output.validation}"
         " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"

@@ -9,7 +9,7 @@ DIAGRAMS_OF = STUDY["report"]["reliability"]
 PAIRS = STUDY["comparison"]["pairs"]
 CLAIMING = [label for label, options in STUDY["policies"].items() if options["policy"] in ("pcee", "pcee-ws")]
 BEEM = [label for label, options in STUDY["policies"].items() if options["policy"] in ("beem-c", "beem-a")]
-DUELS = STUDY["comparison"].get("duels", [])
+DUELS = STUDY["duels"]
 PICTURES = [
     *(["error-cost"] if PAIRS else []),
     "control",
@@ -320,6 +320,18 @@ rule table_exits:
         "offramp table exits {input.exits} --out {params.stem} 2>&1 | tee {log}"
 
 
+rule summary:
+    input:
+        tables=[rules.compare.output.speedup, rules.compare.output.control],
+        code=code("summary", "inputs", "files"),
+    output:
+        f"{REPORT}/metrics.json",
+    log:
+        f"{LOGS}/summary.log",
+    shell:
+        "offramp summary {input.tables} --out {output} 2>&1 | tee {log}"
+
+
 # What made the study, beside what it gave. (Its input ties it to the artifacts: alone, a file of a checkout would do.)
 rule settings:
     input:
@@ -329,7 +341,7 @@ rule settings:
     log:
         f"{LOGS}/settings.log",
     params:
-        study=json.dumps(STUDY, indent=2, ensure_ascii=False),
+        study=json.dumps(without(STUDY, "resources"), indent=2, ensure_ascii=False),
     shell:
         "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
@@ -370,5 +382,6 @@ rule pages:
         rules.report.output,
         rules.report.input.shown,
         rules.report.input.linked,
+        rules.summary.output,
         rules.settings.output,
         rules.environment.output,

@@ -23,8 +23,7 @@ rule train:
     priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
     threads: lambda wildcards: cores(wildcards.system)
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **needs("train", mem_mb=4000, runtime=120),
     params:
         dataset=DATASET,
         model=lambda wildcards: spec(
@@ -34,10 +33,10 @@ rule train:
         training=lambda wildcards: flags(
             **{
                 {"milestones": "milestone"}.get(key, key): value
-                for key, value in without(training(wildcards.system), "processes").items()
+                for key, value in without(training_of(STUDY, wildcards.system), "processes").items()
             }
         ),
-        command=lambda wildcards: launch(training(wildcards.system).get("processes", 1)),
+        command=lambda wildcards: launch(training_of(STUDY, wildcards.system).get("processes", 1)),
     shell:
         "{params.command} train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
         " --system {wildcards.system} --seed {wildcards.seed} {params.training}"

@@ -1,15 +1,17 @@
 """Which samples train, validate (fit the policies) and test: a table with columns split, pool, index."""
 
+import hashlib
 import os
 
 import numpy as np
 import pandas as pd
 
 from offramp.datasets.base import Dataset
-from offramp.files import write_text
+from offramp.files import AGAIN, write_text
 
 COLUMNS = ["split", "pool", "index"]
 SPLITS = ["train", "validation", "test"]
+UNUSED = "unused"  # in files only: there every sample has its line, so that a lost one is missed
 
 
 def make_splits(
@@ -74,6 +76,16 @@ def make_splits(
     return splits
 
 
+def with_unused(splits: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """The table, and below it the samples that are in no split: what `load_splits` expects in a file."""
+    rest = [
+        pd.DataFrame({"split": UNUSED, "pool": pool, "index": index})
+        for pool, labels in dataset.labels.items()
+        if len(index := np.setdiff1d(np.arange(len(labels)), splits.loc[splits["pool"] == pool, "index"]))
+    ]
+    return pd.concat([splits, *rest], ignore_index=True)
+
+
 def save_splits(splits: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write the table as CSV, whole or not at all."""
     write_text(path, splits.to_csv(index=False))
@@ -86,7 +98,7 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
     ------
     ValueError
         If the file is no such table, names an unknown split or pool or a place outside the pool, has a sample
-        twice, or takes one split from two pools.
+        twice or not at all, or takes one split from two pools.
     """
     try:
         splits = pd.read_csv(path, dtype={"split": str, "pool": str, "index": np.int64})
@@ -105,9 +117,17 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
     sizes = splits["pool"].map(pools)
     outside = (splits["index"] < 0) | (splits["index"] >= sizes)
     first_pool = splits.groupby("split")["pool"].transform("first")
-    refuse(~splits["split"].isin(SPLITS), f"a split from {', '.join(SPLITS)}")
+    unused = splits["split"] == UNUSED
+    refuse(~splits["split"].isin(SPLITS) & ~unused, f"a split from {', '.join(SPLITS)}")
     refuse(sizes.isna(), f"a pool of {dataset.name}: {', '.join(pools)}")
     refuse(outside, f"an index from 0 up to the pool's size: {', '.join(f'{p} {n}' for p, n in pools.items())}")
     refuse(splits.duplicated(["pool", "index"]), "each sample once, but an earlier line has it")
-    refuse(splits["pool"] != first_pool, "all samples of a split from one pool")
-    return splits
+    refuse((splits["pool"] != first_pool) & ~unused, "all samples of a split from one pool")
+    if missing := sum(pools.values()) - len(splits):
+        raise ValueError(f"{path}: {missing} samples of {dataset.name} are missing, the unused have lines too; {AGAIN}")
+    return splits[~unused]
+
+
+def digest(splits: pd.DataFrame) -> str:
+    """What tells one table from another; kept with the weights that were trained on it."""
+    return hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest()

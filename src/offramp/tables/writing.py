@@ -33,11 +33,16 @@ class Table:
 
     def write(self, numbers: pd.DataFrame, out: Path) -> None:
         """Write OUT.csv, OUT.md and OUT.tex, each whole or not at all."""
-        text = self.readable(numbers)
-        about = "{}. {}".format(*title_and_caption(self.numbers))
         write_table(numbers, f"{out}.csv")
-        write_text(f"{out}.md", _markdown(text, self.findings(numbers), about))
-        write_text(f"{out}.tex", _latex(text, about))
+        write_text(f"{out}.md", self.markdown(numbers))
+        write_text(f"{out}.tex", _latex(self.readable(numbers), self.about))
+
+    def markdown(self, numbers: pd.DataFrame) -> str:
+        return _markdown(self.readable(numbers), self.findings(numbers), self.about)
+
+    @property
+    def about(self) -> str:
+        return "{}. {}".format(*title_and_caption(self.numbers))
 
 
 def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np.nan, *, digits: int, sign: str = ""):

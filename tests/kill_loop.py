@@ -1,0 +1,137 @@
+"""Kill a running study at random moments, do what its message says, run it again: until it is done.
+
+`python tests/kill_loop.py --kills 25` prints a row a kill, and compares what came of it with an undisturbed run.
+"""
+
+import argparse
+import os
+import random
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkout import ENVIRONMENT, Checkout
+
+TOLD = "It can be removed with the --unlock argument."
+LEFT_BEHIND = ("*.partial", "*.checkpoint", "*.old")
+
+
+@dataclass
+class Kill:
+    after: float  # seconds
+    running: list[str]  # jobs
+    left: list[str]  # files half written
+    then: list[str] = field(default_factory=list)  # what was done next, and its exit status
+
+    def __str__(self) -> str:
+        cells = [", ".join(texts) or "-" for texts in (self.running, self.left, self.then)]
+        return f"{self.after:7.1f} | {' | '.join(cells)}"
+
+
+def running(output: str) -> list[str]:
+    """The jobs that had begun and not ended, told from what Snakemake had printed."""
+    begun = {}
+    for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
+        if number := re.search(r"^    jobid: (\d+)$", block, re.MULTILINE):
+            system = re.search(r"wildcards: .*?system=([\w-]+)", block)
+            begun[number[1]] = block.split(":")[0].split()[-1] + (f" {system[1]}" if system else "")
+    for number in re.findall(r"^Finished jobid: (\d+)", output, re.MULTILINE):
+        begun.pop(number, None)
+    return list(begun.values())
+
+
+def half_done(checkout: Checkout) -> list[str]:
+    return sorted(path.name for pattern in LEFT_BEHIND for path in checkout.folder.rglob(pattern))
+
+
+def run_and_kill(checkout: Checkout, kills: int, chance: random.Random, longest: float) -> Iterator[Kill]:
+    """Run the study to its end, killed so many times if it takes so long; gives each kill once it was run again."""
+    kill, output = None, checkout.folder / "output.txt"
+    while True:
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                ["snakemake", "--nocolor", "--cores", "2"],
+                cwd=checkout.folder,
+                env=ENVIRONMENT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            begin = time.monotonic()
+            try:
+                code = process.wait(chance.uniform(2, longest) if kills else None)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                code = process.wait()
+        text = output.read_text()
+        if kill:
+            kill.then.append(f"run: {code}")
+            if code <= 0:
+                yield kill
+        if code < 0:
+            kills -= 1
+            kill = Kill(time.monotonic() - begin, running(text), half_done(checkout))
+        elif code == 0:
+            output.unlink()
+            return
+        else:
+            assert TOLD in " ".join(text.split()), text
+            unlocked = checkout.run("--unlock")
+            assert unlocked.returncode == 0, unlocked.stderr
+            kill.then.append("unlock: 0")
+
+
+def differences(checkout: Checkout, undisturbed: dict[str, bytes]) -> list[str]:
+    """What is not as it would be without kills: files of other bytes, missing or too many; locks; jobs left to do."""
+    found = checkout.artifacts()
+    wrong = [name for name in sorted(found.keys() | undisturbed.keys()) if found.get(name) != undisturbed.get(name)]
+    wrong += half_done(checkout) + [str(path) for path in (checkout.folder / ".snakemake/locks").glob("*")]
+    if "Nothing to be done" not in (again := checkout.run("--cores", "2")).stdout + again.stderr:
+        wrong.append("jobs left to do")
+    return wrong
+
+
+def new_checkout(folder: Path) -> Checkout:
+    folder.mkdir()
+    return Checkout(folder)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=25)
+    options.add_argument("--each", type=int, default=9, help="kills within one study, at most")
+    options.add_argument("--longest", type=float, default=40, help="seconds that a run may take before it is killed")
+    options.add_argument("--seed", type=int, default=0)
+    options = options.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = new_checkout(Path(folder, "fresh"))
+        calm = fresh.copy(Path(folder, "calm"))
+        if (ended := calm.run("--cores", "2")).returncode:
+            raise SystemExit(ended.stderr)
+        undisturbed = calm.artifacts()
+        kills, studies, wrong = 0, 0, []
+        print("kill | seconds | jobs running | left behind | then", flush=True)
+        while kills < options.kills:
+            studies += 1
+            study = fresh.copy(Path(folder, f"study-{studies}"))
+            for kill in run_and_kill(study, min(options.each, options.kills - kills), chance, options.longest):
+                kills += 1
+                print(f"{kills:4} | {kill}", flush=True)
+            found = differences(study, undisturbed)
+            print(
+                f"study {studies} is done; differs from the undisturbed run in: {', '.join(found) or 'nothing'}",
+                flush=True,
+            )
+            wrong += found
+    print(f"{kills} kills, {studies} studies, {len(wrong)} differences")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""DVC and Snakemake: the same pipeline, the same idea of what is stale, and nothing to run after a pull."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from checkout import SHARED, TINY, Checkout
+
+pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
+
+STAGES = ["data", "train", "record", "calibrate", "evaluate", "report"]
+NOTHING = "Nothing to be done"
+IN_GIT = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+
+
+def do(checkout: Checkout, *command: str, **environment: str) -> str:
+    """What the command says; it must succeed."""
+    done = checkout.call(*command, **IN_GIT, **environment)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def commit(checkout: Checkout) -> None:
+    do(checkout, "git", "add", "--all")
+    do(checkout, "git", "commit", "--quiet", "--message", "as it is")
+
+
+def clone(checkout: Checkout, folder: Path) -> Checkout:
+    subprocess.run(["git", "clone", "--quiet", checkout.folder, folder], check=True)
+    twin = object.__new__(Checkout)
+    twin.folder = folder
+    return twin
+
+
+@pytest.fixture(scope="module")
+def versioned(finished, tmp_path_factory) -> Checkout:
+    """The finished study in git and DVC, pushed to a folder. Tests work on clones or copies."""
+    folder = tmp_path_factory.mktemp("versioned")
+    checkout = finished.copy(folder / "study")
+    do(checkout, "git", "init", "--quiet")
+    commit(checkout)
+    said = do(checkout, "dvc", "repro")
+    assert said.count(NOTHING) == len(STAGES)  # what Snakemake had made is taken as it is
+    do(checkout, "dvc", "remote", "add", "--default", "store", str(folder / "store"))
+    do(checkout, "dvc", "push")
+    commit(checkout)
+    return checkout
+
+
+# What each parameter is changed to. All of the tiny study's are here, by themselves or with what they belong to.
+CHANGES = {
+    "policies.confidence.policy": "isotonic",
+    "policies.temperature": {"policy": "isotonic"},
+    "policies.pcee.policy": "beem-a",
+    "policies.pcee.bins": 20,
+    "policies.pcee-ws.window": 60,
+    "policies.pcee-ws.policy": "pcee",
+    "policies.oracle.policy": "random",
+    "deltas": {"oracle": {"start": 0, "stop": 1, "step": 1}},
+    "duels": [["pcee", "confidence"]],
+    "notes": ["A note."],
+    "dataset.name": "fashion_mnist",
+    "dataset.shift": 2,
+    "splits.validation": 310,
+    "splits.test": 800,
+    "splits.seed": 1,
+    "seeds": [0, 1],
+    "training.epochs": 3,
+    "training.batch_size": 32,
+    "training.learning_rate": 0.2,
+    "training.threads": 2,
+    "models.net-small.exits": 3,
+    "models.net-small.channels": 6,
+    "models.net-small.growth": 3,
+    "models.net-small.growth_factors": [1, 1],
+    "models.net-small.bottleneck_factors": [1, 1],
+    "models.net-small.head_strides": [1],
+    "models.net-small.head_pool": 2,
+    "models.net-small.model": "vit",
+    "models.net-large": {"model": "vit", "depth": 3},
+    "models.vit.model": "encoder",
+    "models.vit.patch_size": 2,
+    "models.vit.embed_dim": 32,
+    "models.vit.depth": 3,
+    "models.vit.num_heads": 4,
+    "models.vit.training.optimizer": "sgd",
+    "models.vit.training.learning_rate": 0.004,
+    "calibration.bins": 12,
+    "delta.start": 0.3,
+    "delta.stop": 0.9,
+    "delta.step": 0.1,
+    "comparison.targets": [0.6],
+    "comparison.pairs": [["net-large", "net-small"]],
+    "comparison.baseline": "pcee",
+    "comparison.resamples": 300,
+    "sensitivity.draws": 3,
+    "sensitivity.factors.map fitted on": [{"setting": "all", "policy": "pcee-ws"}],
+    "sensitivity.factors.samples": [
+        {"setting": 300, "policy": "pcee"},
+        {"setting": 50, "policy": "pcee", "validation": 50},
+    ],
+    "report.oracle": "net-large",
+    "report.reliability": "net-small",
+    "report.reliability_exits": [1, 2],
+}
+# A change that keeps the file as it should be: what must change with it, or in its place
+INSTEAD = {
+    "policies.pcee.policy": {"policies.pcee": {"policy": "beem-a"}, "sensitivity": {}},
+    "policies.pcee-ws.policy": {"policies.pcee-ws": {"policy": "pcee", "bins": 5}},
+    "models.net-small.model": {"models.net-small": {"model": "vit", "depth": 1}},
+    "models.vit.model": {"models.vit": {"model": "msdnet", "exits": 2}},
+    "resources": {"resources": {"train": {"mem_mb": 5000}}},  # nothing that makes a result
+}
+
+
+def leaves(tree: dict, path: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        found += leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else [f"{path}{key}"]
+    return found
+
+
+def test_every_parameter_is_changed_in_turn():
+    covered = [f"{key}." for key in CHANGES]
+    missing = [leaf for leaf in leaves({**SHARED, **TINY}) if not any(f"{leaf}.".startswith(key) for key in covered)]
+    assert missing == []
+
+
+@pytest.fixture(scope="module")
+def untouched(versioned, tmp_path_factory) -> Checkout:
+    """A copy whose parameters are changed and put back."""
+    return versioned.copy(tmp_path_factory.mktemp("parameters") / "study")
+
+
+STAGE_OF = {
+    rule: path.stem
+    for path in Path(__file__).parents[1].joinpath("workflow/rules").glob("*.smk")
+    for rule in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+}
+
+
+def stages_of_snakemake(folder: Path) -> set[str]:
+    """The stages of the rules that `snakemake -n` lists; in a fork, for most of its time goes into imports."""
+    from snakemake.cli import main
+
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if not child:
+            os.chdir(folder)
+            sys.stdout = sys.stderr = said
+            try:
+                main(["-n"])
+            finally:
+                said.flush()
+                os._exit(0)
+        os.waitpid(child, 0)
+        said.seek(0)
+        text = said.read()
+    assert NOTHING in text or "This was a dry-run" in text, text
+    return {STAGE_OF[rule] for rule in re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE) if rule != "all"}
+
+
+def stages_of_dvc(folder: Path) -> set[str]:
+    """The stages that `dvc repro` would run: those that changed, and what comes after them."""
+    from dvc.repo import Repo
+    from networkx import ancestors
+
+    with Repo(folder) as repo:
+        graph, status = repo.index.graph, repo.status()
+        changed = [stage for stage in graph if stage.addressing in status]
+        after = {stage for one in changed for stage in [one, *ancestors(graph, one)]}
+    return {stage.name for stage in after} - {"provenance"}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "resources"])
+def test_both_call_the_same_stages_stale(untouched, change):
+    params = {**SHARED, **TINY}
+    for path, value in INSTEAD.get(change, {change: CHANGES.get(change)}).items():
+        *way, key = path.split(".")
+        params = json.loads(json.dumps(params))
+        entry = params
+        for part in way:
+            entry = entry[part]
+        assert entry.get(key) != value
+        entry[key] = value
+    untouched.write({k: v for k, v in params.items() if k not in SHARED}, {k: params[k] for k in SHARED})
+    try:
+        of_dvc, of_snakemake = stages_of_dvc(untouched.folder), stages_of_snakemake(untouched.folder)
+    finally:
+        untouched.write(TINY)
+    assert of_dvc == of_snakemake
+    assert bool(of_dvc) == (change != "resources")
+
+
+def test_nothing_is_stale(untouched):
+    assert stages_of_dvc(untouched.folder) == stages_of_snakemake(untouched.folder) == set()
+
+
+def test_code_that_a_rule_reads_is_watched_by_its_stage(versioned):
+    dvc = yaml.safe_load((versioned.folder / "dvc.yaml").read_text())["stages"]
+    for path in (versioned.folder / ".snakemake/metadata").rglob("*"):
+        job = json.loads(path.read_text()) if path.is_file() else {"input": []}
+        for file in job["input"]:
+            if file.startswith("src/"):
+                deps = dvc[STAGE_OF[job["rule"]]]["deps"]
+                assert any(f"{file}/".startswith(f"{dep}/") for dep in deps), (job["rule"], file)
+    for stage in STAGES:
+        assert {"workflow/rules/common.smk", f"workflow/rules/{stage}.smk"} <= set(dvc[stage]["deps"])
+
+
+def test_an_edit_of_code_runs_the_same_in_both(untouched):
+    for module in ("policies/pcee", "training", "figures/control", "comparison"):
+        source = untouched.folder / f"src/offramp/{module}.py"
+        text = source.read_text()
+        source.write_text(text + "\n# an edit\n")
+        try:
+            assert stages_of_dvc(untouched.folder) == stages_of_snakemake(untouched.folder) != set()
+        finally:
+            source.write_text(text)
+
+
+def test_a_clone_that_pulled_has_nothing_to_run(versioned, tmp_path):
+    twin = clone(versioned, tmp_path / "twin")
+    assert "up to date" in do(twin, "dvc", "repro", "--dry", "--allow-missing")  # lock, code and settings agree
+    do(twin, "dvc", "pull")
+    assert NOTHING in do(twin, "snakemake", "-n")
+    assert "up to date" in do(twin, "dvc", "status")
+    assert do(twin, "git", "status", "--porcelain") == ""
+    assert twin.artifacts() == versioned.artifacts()
+
+
+def test_a_remote_of_s3(versioned, tmp_path, monkeypatch):
+    """A real S3 interface, on loopback."""
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for key, value in keys.items():
+        monkeypatch.setenv(key, value)
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="studies")
+        source = versioned.copy(tmp_path / "source")
+        do(source, "dvc", "remote", "add", "--default", "cloud", "s3://studies/offramp")
+        do(source, "dvc", "remote", "modify", "cloud", "endpointurl", url)
+        commit(source)
+        do(source, "dvc", "push", **keys)
+        twin = clone(source, tmp_path / "twin")
+        do(twin, "dvc", "pull", **keys)
+        assert NOTHING in do(twin, "snakemake", "-n")
+        assert "up to date" in do(twin, "dvc", "status", **keys)
+    finally:
+        server.stop()
+
+
+def test_another_window_from_change_to_difference(versioned, tmp_path):
+    """What the README shows: change, `dvc repro`, what differs, and back; and the same as an experiment."""
+    narrower = {**SHARED["policies"], "pcee-ws": {**SHARED["policies"]["pcee-ws"], "window": 3}}
+    study = clone(versioned, tmp_path / "study")
+    do(study, "dvc", "pull")
+    study.write(TINY, {**SHARED, "policies": narrower})
+    assert "policies.pcee-ws.window" in do(study, "dvc", "params", "diff")
+    said = do(study, "dvc", "repro")
+    assert all(f"Stage '{stage}' didn't change" in said for stage in ("data", "train", "record"))
+    differs = do(study, "dvc", "metrics", "diff")
+    assert ".pcee-ws " in differs
+    assert ".pcee " not in differs
+    assert NOTHING in do(study, "snakemake", "-n")  # the one does not repeat what the other did
+    commit(study)
+    do(study, "git", "checkout", "--quiet", "HEAD~1")
+    do(study, "dvc", "checkout")
+    assert NOTHING in do(study, "snakemake", "-n")
+    assert study.artifacts() == versioned.artifacts()
+    do(study, "dvc", "exp", "run", "--name", "narrower", "--set-param", "policies.pcee-ws.window=3")
+    shown = json.loads(do(study, "dvc", "exp", "show", "--json"))
+    assert "narrower" in json.dumps(shown)
+    assert NOTHING in do(study, "snakemake", "-n")
+
+
+def test_any_setting_can_be_turned_from_the_command_line(tmp_path):
+    """DVC writes the file anew: anchors that studies share would lose a change, or spread it."""
+    from dvc.utils.hydra import apply_overrides
+
+    source = Path(__file__).parents[1] / "params.yaml"
+    before = yaml.safe_load(source.read_text())
+    turned = ["policies.pcee.bins", "policies.pcee-ws.window", "deltas.beem-a.step"]
+    for study in before["studies"]:
+        turned += [f"studies.{study}.{key}" for key in ("delta.step", "training.epochs", "comparison.resamples")]
+    for path in turned:
+        shutil.copy(source, tmp_path / "params.yaml")
+        apply_overrides(tmp_path / "params.yaml", [f"{path}=77"])
+        after = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        *way, key = path.split(".")
+        entry = after
+        for part in way:
+            entry = entry[part]
+        assert entry[key] == 77
+        old = before
+        for part in way:
+            old = old[part]
+        entry[key] = old[key]
+        assert after == before
+
+
+def test_what_is_no_longer_made_is_removed(versioned, tmp_path):
+    study = versioned.copy(tmp_path / "study")
+    fewer = {label: options for label, options in TINY["models"].items() if label != "net-large"}
+    changed = {
+        "models": fewer,
+        "comparison": {**TINY["comparison"], "pairs": []},
+        "report": {"oracle": "vit", "reliability": "net-small", "reliability_exits": [1, 2]},
+    }
+    study.write({**TINY, **changed})
+    do(study, "dvc", "repro")
+    left = [name for name in study.artifacts() if "net-large" in name or "error-cost" in name]
+    assert left == []
+    assert NOTHING in do(study, "snakemake", "-n")
+
+
+def test_after_a_job_that_failed_nothing_old_passes_for_new(versioned, tmp_path):
+    """Snakemake forgets that a failed job's output is not there, unless it is named: `all` names everything."""
+    study = versioned.copy(tmp_path / "study")
+    models = {**TINY["models"], "vit": {**TINY["models"]["vit"], "num_heads": 3}}  # 16 is no multiple of 3
+    study.write({**TINY, "models": models})
+    failed = study.call("dvc", "repro")
+    assert failed.returncode != 0
+    assert "offramp: error:" in failed.stdout + failed.stderr
+    assert {"train", "record", "evaluate", "report"} <= stages_of_snakemake(study.folder)
+    assert "train" in stages_of_dvc(study.folder)
