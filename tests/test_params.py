@@ -203,6 +203,18 @@ def test_studies_that_do_not_run_now_are_checked_too(mistake, place):
     check_refused(params, f"studies.{STUDY}.{place}")
 
 
+def test_duels_of_a_policy_that_no_model_of_the_study_has_are_left_out():
+    params = changed("policies", "mine", {"policy": "hidden-similarity", "models": ["encoder"]})
+    params["duels"] = [["mine", "pcee"], ["pcee-ws", "pcee"]]
+    assert select_study(params, SCHEMA)["duels"] == [["pcee-ws", "pcee"]]
+
+
+def test_a_baseline_that_no_model_of_the_study_has():
+    params = changed("comparison", "baseline", "mine")
+    params["policies"]["mine"] = {"policy": "pcee", "models": ["encoder"]}
+    check_refused(params, f"studies.{STUDY}.comparison.baseline", "'mine'", "pcee-ws")
+
+
 def test_the_parameters_are_left_as_they_were():
     params = deepcopy(PARAMS)
     select_study(params, SCHEMA)

@@ -1,23 +1,32 @@
-"""Remove from the study's folders what the workflow no longer makes: files of seeds, models or figures that are gone.
+"""Remove what a study makes no more from its folders: of seeds, models or policies that are gone.
 
-Run in the repository's root, for the study that params.yaml names. DVC takes whole folders; so does whoever looks.
+    python workflow/prune.py reports/digits/figures reports/digits/tables
+    python workflow/prune.py artifacts/digits      # weights too: nothing else removes them
+
+Run in the repository's root; the study is the one that params.yaml names.
 """
 
+import argparse
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 # A checkpoint and a file half written belong to the file that they are for
-FOR = re.compile(r"^\.?(.+?)(\.checkpoint)?(\.partial)?$")
+FOR = re.compile(r"^\.?(.+?)(\.checkpoint)?(\.old)?(\.partial)?$")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    args = parser.parse_args()
     asked = subprocess.run(["snakemake", "--summary", "all"], capture_output=True, text=True, check=False)
     if asked.returncode:
         sys.exit(asked.stderr)
     made = {Path(line.split("\t")[0]) for line in asked.stdout.splitlines()[1:]}
-    for folder in {Path(*path.parts[:2]) for path in made}:  # artifacts/STUDY, reports/STUDY
+    for folder in args.folders:
+        if folder.exists() and not any(path.is_relative_to(folder) for path in made):
+            sys.exit(f"{folder}: the study makes nothing there, expected a folder of its own")
         for path in sorted(folder.rglob("*"), reverse=True):  # a folder after what is in it
             if path.is_dir():
                 if not any(path.iterdir()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -53,6 +54,11 @@ def read_parameters(path: str | os.PathLike) -> dict[str, Any]:
         If the file is not one that `save_weights` wrote, or is damaged.
     """
     return _read(path, WEIGHTS)[1]["parameters"]
+
+
+def digest(splits: pd.DataFrame) -> str:
+    """What tells one table of splits from another; kept with the weights that were trained on it."""
+    return hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest()
 
 
 def fingerprint(model: nn.Module, parameters: Mapping[str, Any]) -> str:

@@ -158,7 +158,8 @@ def cli() -> None:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
     The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
-    figure, table, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a study costs.
+    figure, table, summary, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a
+    study costs.
     """
 
 
@@ -265,8 +266,8 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 def record(weights, splits, validation, test, batch_size, threads, workers) -> None:
     """Run a trained model (WEIGHTS) over held-out samples and write its exit records."""
+    from offramp.checkpoints import digest
     from offramp.datasets import load_splits
-    from offramp.datasets.splits import digest
     from offramp.recording import load_trained, record
 
     model, source, made = load_trained(weights)

@@ -13,6 +13,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+try:
+    import fcntl
+except ImportError:  # Windows: files are not locked
+    fcntl = None
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,14 +38,18 @@ def claim(path: str | os.PathLike) -> Iterator[Path]:
     ValueError
         If another process has it.
     """
-    import fcntl  # not on Windows, where files are only read
-
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     if partial in _claimed:  # by the verb, for all of its time
         yield partial
         return
     partial.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+        return
     while True:
         with partial.open("ab") as file:
             try:
@@ -102,7 +111,8 @@ def write_table(frame: "pd.DataFrame", path: str | os.PathLike) -> None:
     with whole_file(path) as partial:
         if suffix == ".parquet":
             frame = frame.copy(deep=False)
-            frame.attrs = _outline(frame)  # Parquet's checksums are of the pages, not of what says where they are
+            # Parquet's checksums are of the pages, not of what says where they are
+            frame.attrs = {"offramp": _outline(frame)}
             frame.to_parquet(partial, index=False, write_page_checksum=True)
         else:
             frame.to_csv(partial, index=False)
@@ -128,9 +138,9 @@ def read_table(path: str | os.PathLike) -> "pd.DataFrame":
         raise ValueError(
             f"{path}: not a readable table ({' '.join(str(error).split())}); if damaged, {AGAIN}"
         ) from None
-    if frame.attrs and frame.attrs != _outline(frame):  # none: written by another program
+    outline = _outline(frame)
+    if frame.attrs.pop("offramp", outline) != outline:  # other programs write none
         raise ValueError(f"{path}: its rows or columns are not those that were written; {AGAIN}")
-    frame.attrs = {}
     return frame
 
 

@@ -37,8 +37,9 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
         raise ValueError(f"params.yaml: {problem}")
     if params["study"] not in params["studies"]:
         raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
-    shared = {key: params[key] for key in ("policies", "deltas", "duels")}
-    return {**params["studies"][params["study"]], **shared}
+    study = {**params["studies"][params["study"]], **{key: params[key] for key in ("policies", "deltas", "duels")}}
+    study["duels"] = [duel for duel in study["duels"] if _present(study).issuperset(duel)]
+    return study
 
 
 def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
@@ -59,6 +60,11 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
         for key, value in options.items()
     )
     return f"{name}:{values}" if values else name
+
+
+def _present(study: Mapping[str, Any]) -> set[str]:
+    """The policies that are for one of the study's models at least."""
+    return {label for system in study["models"] for label in policies_of(study, system)}
 
 
 def _one_line(error) -> str:
@@ -98,7 +104,8 @@ def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
         if delta["start"] > delta["stop"]:
             yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
     for name, study in params["studies"].items():
-        yield from (f"studies.{name}.{problem}" for problem in _loose_ends_of(study, policies))
+        present = {label: policies[label] for label in _present({**study, "policies": params["policies"]})}
+        yield from (f"studies.{name}.{problem}" for problem in _loose_ends_of(study, present))
 
 
 def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:

@@ -223,7 +223,8 @@ def list_jobs(study: str, *options: str) -> list[Job]:
     """The jobs of Snakemake's dry run, targets that only name others' files left out."""
     most = "9999"  # or Snakemake tells fewer threads than a job would like
     command = ["-m", "snakemake", "-n", "--nocolor", "--cores", most, *options, "--config", f"study={study}"]
-    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    here = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}  # a cluster's groups jobs
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=here)
     said = run.stdout + run.stderr
     if run.returncode:
         error = re.search(r"^\w*(?:Error|Exception)\b.*", said, re.MULTILINE | re.DOTALL)

@@ -1,6 +1,5 @@
 """Training of multi-exit models: all exits at once, the same bits every time, resumed where it was killed."""
 
-import hashlib
 import math
 import os
 import sys
@@ -20,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from tqdm import tqdm
 
-from offramp.checkpoints import fingerprint, resume, save_checkpoint, save_weights
+from offramp.checkpoints import digest, fingerprint, resume, save_checkpoint, save_weights
 from offramp.datasets import Dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.files import write_text
@@ -204,7 +203,7 @@ def train(
         parameters = {
             **(parameters or {}),
             "dataset": dataset.name,
-            "splits": hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest(),
+            "splits": digest(splits),
             "training": options.told(),
             "seed": seed,
             **({"processes": processes} if processes > 1 else {}),

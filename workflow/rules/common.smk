@@ -44,6 +44,12 @@ if STUDY["dataset"]["name"] == "text_files":
     DATASET_CODE += [STUDY["dataset"][pool] for pool in ("train", "test") if pool in STUDY["dataset"]]
 
 
+def model_code(system):
+    """What trains and runs this model: its data's code, and its own."""
+    its = ("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "pretrained")
+    return [file for file in DATASET_CODE if file not in code("pretrained")] + code(*its)
+
+
 def spec(name, options):
     """NAME:option=value,… for the shell."""
     return shlex.quote(unquoted_spec(name, options))

@@ -5,7 +5,9 @@ rule record:
     input:
         weights=rules.train.output.weights,
         splits=rules.data.output,
-        code=RECORDS + code("recording", "costs", "checkpoints", "training"),
+        code=lambda wildcards: RECORDS
+        + model_code(wildcards.system)
+        + code("recording", "costs", "checkpoints", "training"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
         test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",

@@ -112,7 +112,7 @@ rule figure_control:
 rule figure_reliability:
     input:
         diagrams=of_runs(rules.calibrate.output.reliability, DIAGRAMS_OF),
-        code=FIGURE_CODE + code("figures/reliability"),
+        code=FIGURE_CODE + code("figures/reliability", "calibration"),
     output:
         stems(FIGURES, f"reliability-{DIAGRAMS_OF}", ["pdf", "png"]),
     log:

@@ -4,15 +4,7 @@
 rule train:
     input:
         splits=rules.data.output,
-        code=lambda wildcards: DATASET_CODE
-        + code(
-            "training",
-            "checkpoints",
-            "processes",
-            "datasets/batches",
-            "models/base",
-            f"models/{STUDY['models'][wildcards.system]['model']}",
-        ),
+        code=lambda wildcards: model_code(wildcards.system) + code("training", "checkpoints", "processes"),
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",

@@ -1,6 +1,5 @@
 """Which samples train, validate (fit the policies) and test: a table with columns split, pool, index."""
 
-import hashlib
 import os
 
 import numpy as np
@@ -126,8 +125,3 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
     if missing := sum(pools.values()) - len(splits):
         raise ValueError(f"{path}: {missing} samples of {dataset.name} are missing, the unused have lines too; {AGAIN}")
     return splits[~unused]
-
-
-def digest(splits: pd.DataFrame) -> str:
-    """What tells one table from another; kept with the weights that were trained on it."""
-    return hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest()
