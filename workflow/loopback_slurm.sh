@@ -93,11 +93,13 @@ PROFILE
     runuser -u munge -- "$(command -v munged)" --key-file="$folder/munge/key" --socket="$folder/munge/socket" \
         --pid-file="$folder/munge/munged.pid" --log-file="$folder/munge/log" --seed-file="$folder/munge/seed" &&
         slurmctld && slurmd &&
-        for _ in $(seq 100); do
-            if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
+        while [ "$SECONDS" -lt 30 ]; do
+            if [ "$(timeout 5 sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
                 sinfo
                 return
             fi
+            # Its port may not be free at once after another one has ended
+            kill -0 "$(cat "$folder/slurmctld.pid" 2>/dev/null)" 2>/dev/null || slurmctld
             sleep 0.2
         done
     down
@@ -120,13 +122,11 @@ stop() {
 down() {
     [ -e "$conf" ] || fail "$conf does not exist: nothing to take down"
     [ "$(head -n 1 "$conf")" = "$mark" ] || fail "$conf is not of this script: left alone"
-    if [ -e "$folder/slurmctld.pid" ]; then
-        timeout 10 scancel --user="$(id -un)" || true
-        for _ in $(seq 50); do
-            [ -n "$(timeout 5 squeue --noheader 2>/dev/null)" ] || break
-            sleep 0.2
-        done
-    fi
+    timeout 5 scancel --user="$(id -un)" 2>/dev/null || true
+    for _ in $(seq 50); do
+        [ -n "$(timeout 5 squeue --noheader 2>/dev/null)" ] || break
+        sleep 0.2
+    done
     stop slurmd "$folder/slurmd.pid"
     stop slurmctld "$folder/slurmctld.pid"
     stop munged "$folder/munge/munged.pid"
