@@ -4,7 +4,8 @@ work      all its commands in one Python process: imports are paid once
 commands  the same commands one after the other, each a process of its own, as a person would type them
 workflow  `snakemake --cores 1`, which schedules them, keeps logs and remembers what made each file
 
-The share is what of the workflow's time each of them takes. Then, how long it takes to see that there is nothing to do.
+The first two are run job by job in turn, so that both see the same machine; read the ratios of the processor's seconds.
+Then, how long it takes to see that there is nothing to do.
 """
 
 import argparse
@@ -20,19 +21,22 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 ROOT = Path(__file__).parents[1]
 
 
-def measured(call):
-    """Seconds by the clock and by the processor, children among them."""
+def measured(call, *args, **options) -> np.ndarray:
+    """Seconds by the clock and by the processor, children among them, (2,)."""
 
     def now():
         parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return time.perf_counter(), sum(part.ru_utime + part.ru_stime for part in parts)
+        return np.array([time.perf_counter(), sum(part.ru_utime + part.ru_stime for part in parts)])
 
     start = now()
-    call()
-    return tuple(after - before for before, after in zip(start, now()))
+    call(*args, **options)
+    return now() - start
 
 
 def in_order(folder: Path) -> list[tuple[str, str]]:
@@ -45,19 +49,13 @@ def in_order(folder: Path) -> list[tuple[str, str]]:
     return [(rule, command) for command, (_, rule) in sorted(jobs.items(), key=lambda item: item[1])]
 
 
-def one_process(jobs: list[tuple[str, str]]) -> dict[str, float]:
-    """Run the commands of `offramp` in this process; give the processor's seconds of each rule."""
+def in_process(command: str) -> None:
+    """Run a command of `offramp` in this process."""
     from offramp.cli import cli
 
-    seconds: dict[str, float] = {}
-    for rule, command in jobs:
-        call = re.sub(r" 2>&1 \| tee \S+$", "", command.strip())
-        if not call.startswith("offramp ") or ">" in call:  # two small ones write by redirection
-            continue
-        words = shlex.split(call)[1:]
-        spent = measured(lambda words=words: cli.main(words, standalone_mode=False))[1]
-        seconds[rule] = seconds.get(rule, 0) + spent
-    return seconds
+    call = re.sub(r" 2>&1 \| tee \S+$", "", command.strip())
+    if call.startswith("offramp ") and ">" not in call:  # two small ones write by redirection, and count as no work
+        cli.main(shlex.split(call)[1:], standalone_mode=False)
 
 
 def run(*command: str, cwd: Path) -> None:
@@ -80,29 +78,26 @@ def main():
         (folder / "params.yaml").write_text(params)
         for name in ("workflow", "src"):
             shutil.copytree(ROOT / name, folder / name)
-        workflow = measured(lambda: run("snakemake", "--cores", "1", cwd=folder))
+        workflow = measured(run, "snakemake", "--cores", "1", cwd=folder)
         run("dvc", "init", "--no-scm", "--quiet", cwd=folder)
         run("dvc", "repro", cwd=folder)
         idle = {
-            command: measured(lambda command=command: run(*command.split(), cwd=folder))[0]
+            command: measured(run, *command.split(), cwd=folder)[0]
             for command in ("snakemake -n", "snakemake", "dvc status", "dvc repro")
         }
         jobs = in_order(folder)
-        spent = {}
-        commands = measured(lambda: [run("bash", "-c", command, cwd=folder) for _, command in jobs])
+        spent = {rule: np.zeros((2, 2)) for rule, _ in jobs}  # command and work, by the clock and by the processor
         os.chdir(folder)
-        work = measured(lambda: spent.update(one_process(jobs)))
+        for rule, command in tqdm(jobs):
+            spent[rule] += measured(run, "bash", "-c", command, cwd=folder), measured(in_process, command)
         os.chdir(ROOT)
-    print(f"study {args.study}, {len(jobs)} jobs, one at a time\n")
-    print("| way | seconds | share | processor's seconds | share |")
-    print("|---|---|---|---|---|")
-    for name, (clock, processor) in (("work", work), ("commands", commands), ("workflow", workflow)):
-        shares = clock / workflow[0], processor / workflow[1]
-        print(f"| {name} | {clock:.1f} | {shares[0]:.0%} | {processor:.1f} | {shares[1]:.0%} |")
-    print("\n| rule | jobs | processor's seconds of work |")
-    print("|---|---|---|")
-    for rule, seconds in spent.items():
-        print(f"| {rule} | {sum(name == rule for name, _ in jobs)} | {seconds:.1f} |")
+    print(f"study {args.study}, {len(jobs)} jobs, one at a time: the processor's seconds, and by the clock\n")
+    print("| rule | jobs | commands | work | commands, clock | work, clock |")
+    print("|---|---|---|---|---|---|")
+    for rule, (command, work) in [*spent.items(), ("all", sum(spent.values()))]:
+        number = len(jobs) if rule == "all" else sum(name == rule for name, _ in jobs)
+        print(f"| {rule} | {number} | {command[1]:.1f} | {work[1]:.1f} | {command[0]:.1f} | {work[0]:.1f} |")
+    print(f"| workflow | | {workflow[1]:.1f} | | {workflow[0]:.1f} | |")
     print("\nnothing to do: " + ", ".join(f"`{command}` {seconds:.1f} s" for command, seconds in idle.items()))
 
 
