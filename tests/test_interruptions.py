@@ -340,7 +340,7 @@ def flip(place):
 
 
 CUTS = [cut_in_half, lose_the_end]
-FLIPS = [flip(place) for place in np.linspace(0, 0.99, 16)]  # some fall where nothing is read: padding, names of writers
+FLIPS = [flip(place) for place in np.linspace(0, 0.99, 16)]  # some fall where nothing is read
 RECORD = "artifacts/tiny/records/vit-s0"
 POLICIES = "artifacts/tiny/calibrate/vit-s0.safetensors"
 RUNS = ("net-small", "net-large", "vit")
