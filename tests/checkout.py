@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -55,6 +56,13 @@ TINY = {
 }  # fmt: skip
 
 
+def told_jobs(output: str) -> Iterator[tuple[str, str, str]]:
+    """Of each job that Snakemake printed: its rule, its system ("" if it is for all), and all that it printed of it."""
+    for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
+        system = re.search(r"wildcards: .*?system=([\w-]+)", block)
+        yield re.match(r"(?:local)?rule (\w+):", block)[1], system[1] if system else "", block
+
+
 class Checkout:
     """A copy of what the workflow needs, with params.yaml holding the tiny study alone."""
 
@@ -71,11 +79,16 @@ class Checkout:
         params = {"study": "tiny", **shared, "studies": {"tiny": study}}
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
+    @classmethod
+    def at(cls, folder: Path) -> "Checkout":
+        """One that is there already."""
+        checkout = object.__new__(cls)
+        checkout.folder = folder
+        return checkout
+
     def copy(self, folder: Path) -> "Checkout":
         """The same files, times among them, in another folder that does not exist yet."""
-        twin = object.__new__(Checkout)
-        twin.folder = shutil.copytree(self.folder, folder, symlinks=True)
-        return twin
+        return Checkout.at(shutil.copytree(self.folder, folder, symlinks=True))
 
     def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a command of this environment there."""
@@ -92,10 +105,8 @@ class Checkout:
         dry = self.run("-n")
         assert dry.returncode == 0, dry.stderr
         jobs: dict[str, set[str]] = {}
-        for block in re.split(r"\n(?=(?:local)?rule )", dry.stdout + dry.stderr)[1:]:
-            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
-            system = re.search(r"wildcards: .*?system=([\w-]+)", block)
-            jobs.setdefault(rule, set()).add(system[1] if system else "")
+        for rule, system, _ in told_jobs(dry.stdout + dry.stderr):
+            jobs.setdefault(rule, set()).add(system)
         return jobs
 
     def artifacts(self) -> dict[str, bytes]:

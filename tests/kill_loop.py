@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkout import ENVIRONMENT, Checkout
+from checkout import ENVIRONMENT, Checkout, told_jobs
 
 TOLD = "It can be removed with the --unlock argument."
 LEFT_BEHIND = ("*.partial", "*.checkpoint", "*.old")
@@ -36,10 +36,9 @@ class Kill:
 def running(output: str) -> list[str]:
     """The jobs that had begun and not ended, told from what Snakemake had printed."""
     begun = {}
-    for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
+    for rule, system, block in told_jobs(output):
         if number := re.search(r"^    jobid: (\d+)$", block, re.MULTILINE):
-            system = re.search(r"wildcards: .*?system=([\w-]+)", block)
-            begun[number[1]] = block.split(":")[0].split()[-1] + (f" {system[1]}" if system else "")
+            begun[number[1]] = f"{rule} {system}".strip()
     for number in re.findall(r"^Finished jobid: (\d+)", output, re.MULTILINE):
         begun.pop(number, None)
     return list(begun.values())

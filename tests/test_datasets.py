@@ -116,7 +116,7 @@ def test_sizes_that_do_not_fit_are_refused(digits, with_test_pool):
 def test_splits_survive_their_file(digits, with_test_pool, tmp_path):
     for dataset, test in (digits, 100), (with_test_pool, None):
         splits = make_splits(dataset, validation=20, test=test, seed=3)
-        save_splits(splits, tmp_path / "splits.csv")
+        save_splits(splits, tmp_path / "splits.csv", dataset)
         pd.testing.assert_frame_equal(load_splits(tmp_path / "splits.csv", dataset), splits)
 
 

@@ -39,9 +39,7 @@ def commit(checkout: Checkout) -> None:
 
 def clone(checkout: Checkout, folder: Path) -> Checkout:
     subprocess.run(["git", "clone", "--quiet", checkout.folder, folder], check=True)
-    twin = object.__new__(Checkout)
-    twin.folder = folder
-    return twin
+    return Checkout.at(folder)
 
 
 @pytest.fixture(scope="module")

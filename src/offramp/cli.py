@@ -176,11 +176,10 @@ cli.command_class = Verb
 def data(dataset, out, **options) -> None:
     """Split DATASET into train, validation and test, and write the split down."""
     from offramp.datasets import load_dataset, make_splits, save_splits
-    from offramp.datasets.splits import with_unused
 
     name, dataset_options = dataset
     source = load_dataset(name, **dataset_options)
-    save_splits(with_unused(make_splits(source, **options), source), out)
+    save_splits(make_splits(source, **options), out, source)
 
 
 @cli.command()

@@ -125,7 +125,8 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
         name = _registered(path, TABLES)
         table, numbers = TABLES[name], read_table(path)
         try:
-            text, markdown = table.readable(numbers), table.markdown(numbers)
+            text = table.readable(numbers)
+            markdown = table.markdown(numbers, text)
         except Exception as error:  # whatever a damaged table leads to
             raise ValueError(f"{path}: not a table of {name} ({error!r}); if damaged, {AGAIN}") from None
         readable = path.with_suffix(".md")

@@ -46,8 +46,8 @@ if STUDY["dataset"]["name"] == "text_files":
 
 def model_code(system):
     """What trains and runs this model: its data's code, and its own."""
-    its = ("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "pretrained")
-    return [file for file in DATASET_CODE if file not in code("pretrained")] + code(*its)
+    its = code("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "pretrained")
+    return sorted({*DATASET_CODE, *its})
 
 
 def spec(name, options):

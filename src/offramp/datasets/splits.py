@@ -75,19 +75,14 @@ def make_splits(
     return splits
 
 
-def with_unused(splits: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """The table, and below it the samples that are in no split: what `load_splits` expects in a file."""
+def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Dataset) -> None:
+    """Write the table as CSV, and below it the samples that are in no split; whole or not at all."""
     rest = [
         pd.DataFrame({"split": UNUSED, "pool": pool, "index": index})
         for pool, labels in dataset.labels.items()
         if len(index := np.setdiff1d(np.arange(len(labels)), splits.loc[splits["pool"] == pool, "index"]))
     ]
-    return pd.concat([splits, *rest], ignore_index=True)
-
-
-def save_splits(splits: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write the table as CSV, whole or not at all."""
-    write_text(path, splits.to_csv(index=False))
+    write_text(path, pd.concat([splits, *rest]).to_csv(index=False))
 
 
 def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:

@@ -33,12 +33,14 @@ class Table:
 
     def write(self, numbers: pd.DataFrame, out: Path) -> None:
         """Write OUT.csv, OUT.md and OUT.tex, each whole or not at all."""
+        text = self.readable(numbers)
         write_table(numbers, f"{out}.csv")
-        write_text(f"{out}.md", self.markdown(numbers))
-        write_text(f"{out}.tex", _latex(self.readable(numbers), self.about))
+        write_text(f"{out}.md", self.markdown(numbers, text))
+        write_text(f"{out}.tex", _latex(text, self.about))
 
-    def markdown(self, numbers: pd.DataFrame) -> str:
-        return _markdown(self.readable(numbers), self.findings(numbers), self.about)
+    def markdown(self, numbers: pd.DataFrame, text: pd.DataFrame) -> str:
+        """What OUT.md holds; `text` is what is readable of the numbers."""
+        return _markdown(text, self.findings(numbers), self.about)
 
     @property
     def about(self) -> str:
