@@ -41,6 +41,7 @@ TINY = {
         "vit": {"model": "vit", "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,
                 "training": {"optimizer": "adamw", "learning_rate": 0.003}},
     },
+    "cascades": {},
     "calibration": {"bins": 10},
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
     "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
@@ -52,6 +53,7 @@ TINY = {
             "samples": [{"setting": 300, "policy": "pcee"}, {"setting": 100, "policy": "pcee", "validation": 100}],
         },
     },
+    "search": {},
     "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
 }  # fmt: skip
 

@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import ExitRecord, cascade, evaluate, frontier, make_policy
+from offramp.calibration import fit_temperatures, with_temperatures
 from strategies import quick, records
+
+# Drawn stages cost what they like
+pytestmark = pytest.mark.filterwarnings("ignore:cascade. stage . costs .*, no more than stage")
 
 LABELS = [0, 1, 2, 0, 1, 0]
 SMALL = [(0.90, 0.06, 0.04), (0.50, 0.45, 0.05), (0.41, 0.34, 0.25), (0.55, 0.25, 0.20), (0.34, 0.33, 0.33)]
@@ -173,7 +177,7 @@ def test_stages_of_several_exits_follow_each_other(data):
     assert record.n_classes == 3
 
 
-def ensemble_answer(rows, ensemble):
+def ensemble_answer(rows, ensemble, weights=None):
     """The class that the models' logits (one row each) give together."""
     scores = []
     for k in range(len(rows[0])):
@@ -181,11 +185,14 @@ def ensemble_answer(rows, ensemble):
             scores.append(sum(row[k] for row in rows))
         else:
             p = [math.exp(row[k]) / math.fsum(math.exp(z) for z in row) for row in rows]
-            scores.append(sum(p) if ensemble == "mean_probability" else math.prod(p))
+            if ensemble == "geometric":
+                scores.append(math.prod(p))
+            else:
+                scores.append(sum(w * q for w, q in zip(weights or [1] * len(p), p)))
     return max(range(len(scores)), key=lambda k: scores[k])
 
 
-@pytest.mark.parametrize("ensemble", ["mean_probability", "mean_logit", "geometric"])
+@pytest.mark.parametrize("ensemble", ["mean_probability", "mean_logit", "accuracy_weighted", "geometric"])
 def test_an_ensemble_is_of_all_that_ran_each_by_its_latest_exit(ensemble):
     random = np.random.default_rng(3)
     labels = random.integers(0, 4, 40)
@@ -199,7 +206,11 @@ def test_an_ensemble_is_of_all_that_ran_each_by_its_latest_exit(ensemble):
     for n in range(40):
         a, b, c = ([[float(v) for v in row] for row in z[n]] for z in logits)
         ran = [[a[0]], [a[1]], [a[1], b[0]], [a[1], b[0], c[0]], [a[1], b[0], c[1]]]
-        assert record.prediction[n].tolist() == [ensemble_answer(rows, ensemble) for rows in ran]
+        w = [stage_.correct[:, i].mean() for stage_ in stages for i in range(stage_.n_exits)]
+        weights = [[w[0]], [w[1]], [w[1], w[2]], [w[1], w[2], w[3]], [w[1], w[2], w[4]]]
+        if ensemble != "accuracy_weighted":
+            weights = [None] * 5
+        assert record.prediction[n].tolist() == [ensemble_answer(*each) for each in zip(ran, [ensemble] * 5, weights)]
     # The confidence stays that of the model that runs
     np.testing.assert_array_equal(record.confidence(), np.hstack([s.confidence() for s in stages]))
 
@@ -209,6 +220,60 @@ def test_a_mean_of_probabilities_is_no_mean_of_logits():
     stages = [ExitRecord(np.array([[z]]), [0], [1]) for z in ([0.0, 0, 5], [1.0, 0, -9])]
     answers = [cascade(stages, ensemble=ensemble).prediction[0, -1] for ensemble in ("mean_probability", "mean_logit")]
     assert answers == [2, 0]
+
+
+def test_weights_may_be_those_of_other_samples(pair):
+    validation = cascade(pair, ensemble="accuracy_weighted")
+    assert validation.metadata["weights"] == [3 / 6, 4 / 6]
+    alone = cascade(pair, ensemble="accuracy_weighted", weights=[1, 0])
+    np.testing.assert_array_equal(alone.prediction, pair[0].prediction.repeat(2, axis=1))
+    for weights in ([1], [1, -1], [1, np.nan]):
+        with pytest.raises(ValueError, match=r"weights are .* expected a number from 0 for each exit"):
+            cascade(pair, ensemble="accuracy_weighted", weights=weights)
+    with pytest.raises(ValueError, match="weights are for ensemble='accuracy_weighted'"):
+        cascade(pair, ensemble="geometric", weights=[1, 1])
+
+
+@pytest.mark.parametrize("ensemble", ["mean_probability", "mean_logit", "accuracy_weighted", "geometric"])
+def test_an_ensemble_may_be_asked_how_sure_it_is(ensemble, pair):
+    record = cascade(pair, ensemble=ensemble, confidence="ensemble")
+    np.testing.assert_array_equal(record.prediction, cascade(pair, ensemble=ensemble).prediction)
+    np.testing.assert_allclose(record.confidence()[:, 0], np.max(SMALL, axis=1))  # one model is its own ensemble
+    s, l = np.array(SMALL), np.array(LARGE)
+    both = {
+        "mean_probability": s + l,
+        "mean_logit": np.sqrt(s * l),
+        "accuracy_weighted": 3 * s + 4 * l,
+        "geometric": np.sqrt(s * l),
+    }[ensemble]
+    np.testing.assert_allclose(record.confidence()[:, 1], (both / both.sum(axis=1, keepdims=True)).max(axis=1))
+    with pytest.raises(ValueError, match="confidence is 'ensemble'; expected 'own', or 'ensemble' where there is one"):
+        cascade(pair, confidence="ensemble")
+
+
+def test_logits_are_kept_for_policies_that_want_them(pair):
+    record = cascade(pair)
+    np.testing.assert_array_equal(record.logits, np.concatenate([stage_.logits for stage_ in pair], axis=1))
+    make_policy("confidence", temperature="per_exit").fit(record).signal(record)
+    assert not cascade(pair, ensemble="geometric").has_logits
+    bare = ExitRecord.from_outputs([[0]] * 6, [[0.5]] * 6, LABELS, [30])
+    assert not cascade([pair[0], bare]).has_logits
+
+
+def test_temperature_before_the_cascade(pair):
+    temperatures = fit_temperatures(pair[0])
+    scaled = with_temperatures(pair[0], temperatures)
+    p = np.array(SMALL) ** (1 / temperatures[0])
+    np.testing.assert_allclose(scaled.confidence()[:, 0], (p / p.sum(1, keepdims=True)).max(1), rtol=1e-5)
+    np.testing.assert_array_equal(cascade([scaled, pair[1]]).confidence()[:, :1], scaled.confidence())
+    np.testing.assert_array_equal(scaled.prediction, pair[0].prediction)
+
+
+def test_dear_before_cheap_is_warned_of(pair):
+    with pytest.warns(
+        UserWarning, match=r"stage 2 costs 1, no more than stage 1 \(10\); expected cheaper stages first"
+    ):
+        cascade(pair[::-1])
 
 
 def test_one_stage_is_itself(pair):
@@ -243,13 +308,23 @@ def test_only_measures_that_all_stages_have(pair):
         ({"index": [0, 1, 2, 3, 5, 4]}, "stage 2 has another index than stage 1"),
         ({"labels": [0, 1, 2, 0, 1, 1]}, "stage 2 has another labels than stage 1"),
         ({"probability": [p[:2] for p in LARGE], "labels": [0, 1, 1, 0, 1, 0]}, "stage 2"),
-        ({"cost": 0}, r"cost\[1\]"),
+        ({"cost": 0}, "stage 2 costs 0; expected what running it costs, above 0"),
     ],
 )
 def test_stages_that_do_not_fit(change, message, pair):
     other = stage(**{"probability": LARGE, "cost": 10} | change)
     with pytest.raises(ValueError, match=message):
         cascade([pair[0], other])
+
+
+def test_a_first_stage_that_costs_nothing(pair):
+    with pytest.raises(ValueError, match="stage 1 costs 0"):
+        cascade([stage(SMALL, 0), pair[1]])
+
+
+def test_fewer_samples(pair):
+    with pytest.raises(ValueError, match="stage 2 has 5 samples, stage 1 has 6"):
+        cascade([pair[0], pair[1].take(np.arange(5))])
 
 
 def test_other_units():

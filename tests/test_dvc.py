@@ -94,6 +94,7 @@ CHANGES = {
     "models.vit.num_heads": 4,
     "models.vit.training.optimizer": "sgd",
     "models.vit.training.learning_rate": 0.004,
+    "cascades": {"both": ["net-small", "vit"]},
     "calibration.bins": 12,
     "delta.start": 0.3,
     "delta.stop": 0.9,
@@ -108,16 +109,19 @@ CHANGES = {
         {"setting": 300, "policy": "pcee"},
         {"setting": 50, "policy": "pcee", "validation": 50},
     ],
+    "search": {"bands": [[0.3, 0.5]], "step": 0.1},
     "report.oracle": "net-large",
     "report.reliability": "net-small",
     "report.reliability_exits": [1, 2],
 }
+TIMM = {"model": "timm", "backbone": "lcnet_035"}
 # A change that keeps the file as it should be: what must change with it, or in its place
 INSTEAD = {
     "policies.pcee.policy": {"policies.pcee": {"policy": "beem-a"}, "sensitivity": {}},
     "policies.pcee-ws.policy": {"policies.pcee-ws": {"policy": "pcee", "bins": 5}},
     "models.net-small.model": {"models.net-small": {"model": "vit", "depth": 1}},
     "models.vit.model": {"models.vit": {"model": "msdnet", "exits": 2}},
+    "search": {"models.a": TIMM, "models.b": TIMM, "search": {"bands": [[0.3, 0.5]], "step": 0.1}},
     "resources": {"resources": {"train": {"mem_mb": 5000}}},  # nothing that makes a result
 }
 

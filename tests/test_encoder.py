@@ -95,9 +95,9 @@ def test_token_types_and_states_are_minilms():
     vocabulary = Vocabulary(len(tokenizer), tokenizer.pad_token_id, tokenizer.sep_token_id, "minilm-l6", 128)
     model = build_model("encoder", classes=2, vocabulary=vocabulary, pretrained=True).eval()
     assert x["token_type_ids"].any()
-    assert torch.equal(model._types(x["input_ids"]), x["token_type_ids"])
+    assert torch.equal(model.token_types(x["input_ids"]), x["token_type_ids"])
     alone = tokenizer(first, padding=True, return_tensors="pt")
-    assert torch.equal(model._types(alone["input_ids"]), alone["token_type_ids"])
+    assert torch.equal(model.token_types(alone["input_ids"]), alone["token_type_ids"])
     backbone = AutoModel.from_pretrained(source_of("minilm-l6")).eval()
     with torch.inference_mode():
         *_, last = model.states(x["input_ids"])

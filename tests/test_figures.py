@@ -33,7 +33,9 @@ from offramp.sensitivity import sensitivity as measure
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
 PAIR = ("msdnet-small", "msdnet-large")
-DRAWN = [name for name in FIGURES if name not in ("speedup", "exit-histogram", "agreement")]  # those: test_speedup.py
+# Those of test_speedup.py, test_public_zoo.py and test_cascade_reports.py apart
+_APART = ("speedup", "exit-histogram", "agreement", "public-zoo")
+DRAWN = [name for name in FIGURES if name not in _APART and not name.startswith("cascade")]
 
 
 def make_record(system, seed, split, n=150):

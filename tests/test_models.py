@@ -10,16 +10,19 @@ from torch import nn
 from offramp.costs import exit_costs
 from offramp.datasets import Vocabulary
 from offramp.models import MODELS, LayeredModel, MultiExitModel, build_model
-from offramp.models.encoder import Encoder
+from offramp.models.base import TextModel
 from offramp.models.msdnet import PRESETS, MSDNetConfig, _Layer
 
 torch.set_num_threads(1)
 
 DIGITS = (1, 8, 8)
 WORDS = Vocabulary(size=30522, pad=0, separator=102, tokenizer="minilm-l6", max_tokens=12)
-INPUTS = {"encoder": {"vocabulary": WORDS}, "msdnet": {"image_shape": DIGITS}, "vit": {"image_shape": DIGITS}}
+IMAGES, TEXTS = {"image_shape": DIGITS}, {"vocabulary": WORDS}
+INPUTS = {"encoder": TEXTS, "huggingface": TEXTS, "msdnet": IMAGES, "timm": IMAGES, "vit": IMAGES}
+STAGED = ["encoder", "msdnet", "vit"]  # with several exits
 SMALL = {
     "encoder": {"layers": 3},
+    "huggingface": {"layers": 1, "width": 12, "heads": 3},
     "msdnet": {
         "exits": 3,
         "step_mode": "even",
@@ -30,6 +33,7 @@ SMALL = {
         "head_width": 8,
         "head_strides": [2],
     },
+    "timm": {"backbone": "lcnet_035"},
     "vit": {"patch_size": 2, "embed_dim": 12, "depth": 3, "num_heads": 3},
 }
 
@@ -39,7 +43,7 @@ def small(name, **changes):
 
 
 def examples(model, n):
-    return torch.randint(1, WORDS.size, (n, 6)) if isinstance(model, Encoder) else torch.randn(n, *DIGITS)
+    return torch.randint(1, WORDS.size, (n, 6)) if isinstance(model, TextModel) else torch.randn(n, *DIGITS)
 
 
 def blocks_of(model):
@@ -54,22 +58,28 @@ def model(request):
     return small(request.param)
 
 
-def test_forward_stacks_the_exits(model):
+@pytest.fixture(params=STAGED)
+def staged(request):
+    torch.manual_seed(0)
+    return small(request.param)
+
+
+def test_forward_stacks_the_exits(model, request):
     model.eval()
     x = examples(model, 5)
     logits = model(x)
     assert logits.shape == (5, model.n_exits, 10)
-    assert model.n_exits == 3
+    assert model.n_exits == (3 if request.node.callspec.params["model"] in STAGED else 1)
     for l, exit_logits in enumerate(model.exits(x)):
         torch.testing.assert_close(exit_logits, logits[:, l], rtol=0, atol=0)
 
 
-def test_stopping_early_computes_no_later_layer(model):
+def test_stopping_early_computes_no_later_layer(staged):
     ran = []
-    for kind, modules in {"block": blocks_of(model), "head": model.heads}.items():
+    for kind, modules in {"block": blocks_of(staged), "head": staged.heads}.items():
         for i, module in enumerate(modules):
             module.register_forward_hook(lambda *_, name=(kind, i): ran.append(name))
-    exits = model.exits(examples(model, 2))
+    exits = staged.exits(examples(staged, 2))
     next(exits)
     assert ran == [("block", 0), ("head", 0)]
     next(exits)
@@ -82,10 +92,10 @@ def test_gradients_reach_every_parameter(model):
     assert without == []
 
 
-def test_an_exit_does_not_depend_on_later_parameters(model):
-    next(model.exits(examples(model, 4))).sum().backward()
-    assert all(p.grad is None for head in list(model.heads)[1:] for p in head.parameters())
-    assert all(p.grad is not None for p in model.heads[0].parameters())
+def test_an_exit_does_not_depend_on_later_parameters(staged):
+    next(staged.exits(examples(staged, 4))).sum().backward()
+    assert all(p.grad is None for head in list(staged.heads)[1:] for p in head.parameters())
+    assert all(p.grad is not None for p in staged.heads[0].parameters())
 
 
 @pytest.mark.parametrize("name", ["encoder", "vit"])
@@ -112,11 +122,11 @@ def test_exits_are_heads_on_the_states_of_the_layers(name):
 
 
 def test_a_blank_input_fits_the_model(model):
-    shape = (6,) if isinstance(model, Encoder) else DIGITS
+    shape = (6,) if isinstance(model, TextModel) else DIGITS
     blank = model.double().blank(shape)
     assert blank.shape == (1, *shape)
-    assert blank.dtype == (torch.int64 if isinstance(model, Encoder) else torch.float64)
-    assert model.eval()(blank).shape == (1, 3, 10)
+    assert blank.dtype == (torch.int64 if isinstance(model, TextModel) else torch.float64)
+    assert model.eval()(blank).shape == (1, model.n_exits, 10)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -156,7 +166,7 @@ def test_a_registry_line_adds_a_model(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet': expected one of encoder, msdnet, vit"),
+        ("resnet", {}, "unknown model 'resnet': expected one of encoder, huggingface, msdnet, timm, vit"),
         ("msdnet", {"depth": 3}, "msdnet: unknown option depth: expected some of preset, exits, base, step,"),
         ("vit", {"exits": 3}, "vit: unknown option exits: expected some of backbone, patch_size"),
         ("msdnet", {"preset": "tiny"}, "msdnet: unknown preset 'tiny': expected one of cifar-small,"),

@@ -105,7 +105,7 @@ MISTAKES = {
     "half a seed": (("seeds", [0.5]), ("seeds.0", "0.5", "integer")),
     "epochs in words": (("training", "epochs", "many"), ("training.epochs", "'many'", "integer")),
     "no epochs": (("training", "epochs", GONE), ("training", "epochs")),
-    "0 epochs": (("training", "epochs", 0), ("training.epochs",)),
+    "fewer than 0 epochs": (("training", "epochs", -1), ("training.epochs",)),
     "true epochs": (("training", "epochs", True), ("training.epochs", "True", "integer")),
     "an exponent that YAML reads as text": (
         ("training", "weight_decay", "1e-4"),
@@ -168,7 +168,19 @@ MISTAKES = {
     ),
     "a pair without a model": (
         ("comparison", "pairs", [[MSDNET, "huge"]]),
-        ("comparison.pairs", "'huge'", "expected one of the models", MSDNET),
+        ("comparison.pairs", "'huge'", "expected one of", MSDNET),
+    ),
+    "a cascade of nothing": (("cascades", "mine", [MSDNET, "huge"]), ("cascades.mine", "'huge'", MSDNET)),
+    "a cascade of one": (("cascades", "mine", [MSDNET]), ("cascades.mine",)),
+    "a cascade with a model's name": (("cascades", MSDNET, [MSDNET, VIT]), (f"cascades.{MSDNET}", "model's name")),
+    "a search without models": (
+        ("search", {"bands": [[0.5, 0.6]], "step": 0.01}),
+        ("search", "expected two models of one exit at least, not 0"),
+    ),
+    "a search without steps": (("search", {"bands": [[0.5, 0.6]]}), ("search", "'step'")),
+    "models that answer once alone": (
+        ("models", {"a": {"model": "timm", "backbone": "lcnet_035"}}),
+        ("models answer once", "expected a model of several exits, or cascades"),
     ),
     "a baseline that is no policy": (
         ("comparison", "baseline", "nothing"),
@@ -192,7 +204,7 @@ def test_a_mistake_is_named_by_its_place(change, pieces):
 @pytest.mark.parametrize(
     ("mistake", "place"),
     [
-        (("training", "epochs", 0), "training.epochs"),
+        (("training", "epochs", -1), "training.epochs"),
         (("comparison", "baseline", "nothing"), "comparison.baseline"),
     ],
 )

@@ -44,6 +44,10 @@ EVERY = [
     *(("isotonic", {"score": score}) for score in SCORES),
     ("isotonic", {"fit_on": "reached", "reach_threshold": 0.5, "no_exit": "most_confident"}),
     *(("budget", {"score": score}) for score in SCORES),
+    ("agreement", {}),
+    ("agreement", {"tier": 3}),
+    ("learned-deferral", {}),
+    ("learned-deferral", {"penalty": 0.1}),
 ]
 IDS = [name + "".join(f" {key}={value}" for key, value in options.items()) for name, options in EVERY]
 
@@ -201,6 +205,12 @@ def test_unknown_names_list_the_known():
         ("oracle", "target", "first", "'final' or 'label'"),
         ("random", "seed", "one", "whole number"),
         ("random", "seed", -1, "whole number"),
+        ("agreement", "tier", 0, "whole number from 1"),
+        ("agreement", "tier", 1.5, "whole number from 1"),
+        ("learned-deferral", "penalty", 0, "a number above 0"),
+        ("learned-deferral", "penalty", -1.0, "a number above 0"),
+        ("learned-deferral", "penalty", np.inf, "a number above 0"),
+        ("learned-deferral", "penalty", "high", "a number above 0"),
     ],
 )
 def test_options_out_of_range(name, option, value, expected):

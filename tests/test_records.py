@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 import oracles
 from offramp import ExitRecord, make_policy
 from offramp.confidence import MEASURES
-from offramp.records import import_outputs
 from strategies import quick, records
 
 METADATA = {
@@ -498,76 +497,6 @@ def test_metadata_that_is_not_json_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# Outputs of one's own model
-
-
-def npz(folder, **arrays):
-    np.savez(folder / "outputs.npz", **arrays)
-    return folder / "outputs.npz"
-
-
-def test_import_logits(tmp_path):
-    record = import_outputs(npz(tmp_path, logits=logits_of(), labels=[0] * 6, cost=[1, 2], index=[5, 4, 3, 2, 1, 0]))
-    made = ExitRecord(logits_of(), [0] * 6, [1, 2], [5, 4, 3, 2, 1, 0], {"source": "outputs.npz"})
-    assert_same(record, made)
-
-
-def test_import_predictions(tmp_path):
-    given = {"prediction": [[0, 1]], "margin": [[0.25, 0.5]], "entropy": [[0.5, 0.25]]}
-    record = import_outputs(npz(tmp_path, labels=[1], cost=[1, 2], **given))
-    assert record.correct.tolist() == [[False, True]]
-    assert record.confidence("margin").tolist() == [[0.25, 0.5]]
-    assert record.confidence("entropy").tolist() == [[-0.5, -0.25]]
-    assert record.index.tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": None}, "no array 'labels'"),
-        ({"cost": None}, "no array 'cost'"),
-        ({"logits": None}, "no array 'prediction'; expected labels, cost and either logits or prediction"),
-        ({"logits": None, "prediction": [[0, 0]] * 6}, "confidence: expected at least one of max_softmax"),
-        ({"label": [0] * 6}, "unknown array 'label'; expected some of cost"),
-        ({"labels": [0] * 5}, r"labels: expected shape \(6\), got \(5,\)"),
-        ({"cost": [2, 1]}, r"cost\[1\]"),
-        ({"logits": NAN}, r"logits\[4, 1, 2\] is nan"),
-        (
-            {"logits": None, "prediction": [[0, 0]] * 6, "max_softmax": [[1, 1.5]] * 6},
-            r"max_softmax\[0, 1\] is 1.5: expected 0 to 1",
-        ),
-        (
-            {"logits": None, "prediction": [[0, 0]] * 6, "margin": [[1, -0.5]] * 6},
-            r"margin\[0, 1\] is -0.5: expected 0 to 1",
-        ),
-        (
-            {"logits": None, "prediction": [[0, 0]] * 6, "entropy": [[1, -0.5]] * 6},
-            r"entropy\[0, 1\] is -0.5: .*not negated",
-        ),
-        ({"logits": None, "prediction": [[0, 0]] * 6, "margin": [["1", "0"]] * 6}, "margin: expected numbers"),
-        ({"labels": np.array([0, 1, 2, 0, 1, None], object)}, "not a readable"),
-    ],
-)
-def test_import_refuses(change, message, tmp_path):
-    fitting = {"logits": logits_of(), "labels": [0] * 6, "cost": [1, 2]}
-    arrays = {name: values for name, values in (fitting | change).items() if values is not None}
-    with pytest.raises(ValueError, match=rf"outputs\.npz: .*{message}"):
-        import_outputs(npz(tmp_path, **arrays))
-
-
-def test_import_of_what_is_no_npz(tmp_path):
-    path = npz(tmp_path, logits=logits_of())
-    path.write_bytes(path.read_bytes()[:100])
-    np.save(tmp_path / "one.npy", logits_of())
-    np.save(tmp_path / "pickled.npy", np.array([{}], object))
-    (tmp_path / "text").write_text("labels")
-    for name in ("outputs.npz", "one.npy", "pickled.npy", "text"):
-        with pytest.raises(ValueError, match=f"{name}: not a readable"):
-            import_outputs(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        import_outputs(tmp_path / "nowhere.npz")
-
-
 # Costs of each sample, the similarity of hidden states, and the metric
 
 COSTS = np.array([[1, 4], [2.5, 3], [0, 10.0], [1, 2], [3, 4], [5, 9]])
@@ -680,27 +609,6 @@ def test_a_record_without_similarity(record):
 def test_similarity_that_does_not_fit(similarity, message):
     with pytest.raises(ValueError, match=message):
         ExitRecord(logits_of(), [0, 1, 2, 0, 1, 2], [1, 2], similarity=similarity)
-
-
-@pytest.mark.parametrize("kind", ["logits", "prediction"])
-def test_import_with_costs_of_samples_and_similarity(kind, tmp_path):
-    outputs = {"logits": logits_of()} if kind == "logits" else {"prediction": np.ones((6, 2), int)}
-    record = import_outputs(npz(tmp_path, labels=[1] * 6, cost=COSTS, similarity=SIMILARITY, **outputs))
-    np.testing.assert_array_equal(record.sample_cost, COSTS)
-    np.testing.assert_array_equal(record.confidence("similarity"), SIMILARITY)
-    assert record.measures == ((*MEASURES, "similarity") if kind == "logits" else ("similarity",))
-
-
-@pytest.mark.parametrize("value", [1.01, -1.01])
-@pytest.mark.parametrize("outputs", [{"logits": logits_of()}, {"prediction": np.ones((6, 2), int)}])
-def test_import_of_what_is_no_cosine(value, outputs, tmp_path):
-    wrong = SIMILARITY.astype(np.float64)
-    wrong[3, 1] = value
-    path = npz(tmp_path, labels=[1] * 6, cost=[1, 2], similarity=wrong, **outputs)
-    with pytest.raises(ValueError, match=rf"outputs\.npz: similarity\[3, 1\] is {value}: expected -1 to 1"):
-        import_outputs(path)
-    wrong[3, 1] = np.sign(value) * (1 + 1e-7)  # rounding
-    assert import_outputs(npz(tmp_path, labels=[1] * 6, cost=[1, 2], similarity=wrong, **outputs)).n_samples == 6
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])

@@ -179,6 +179,28 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6}).x))
 
 
+def fit_temperatures(record: ExitRecord) -> np.ndarray:
+    """The temperature of each exit, (L,), from its logits on validation (Guo et al. 2017).
+
+    Raises
+    ------
+    ValueError
+        If the record has no logits.
+    """
+    logits = record.needed_logits("temperature='per_exit'")
+    return np.array([fit_temperature(logits[:, i], record.labels) for i in range(record.n_exits)])
+
+
+def with_temperatures(record: ExitRecord, temperatures: np.ndarray) -> ExitRecord:
+    """The record with each exit's logits divided by its temperature (L,): predictions stay, confidences change."""
+    temperatures = np.asarray(temperatures, np.float32)
+    scaled = record.needed_logits("temperature='per_exit'") / temperatures[:, None]  # (N, L, C)
+    cost = record.cost if record.sample_cost is None else record.sample_cost
+    similarity = record.measure("similarity") if "similarity" in record.measures else None
+    metadata = {**record.metadata, "temperatures": temperatures.tolist()}
+    return ExitRecord(scaled, record.labels, cost, record.index, metadata, similarity)
+
+
 def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
     """The reliability diagrams of a record's exits by max softmax, a row a bin.
 

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from offramp import __version__
 from offramp.evaluation import evaluate as evaluate_policy
 from offramp.evaluation import frontier as policy_frontier
 from offramp.files import TABLE_SUFFIXES, claim, write_table
+from offramp.imports import import_outputs
 from offramp.policies import POLICIES, Policy, load_policies, make_policy, save_policies
-from offramp.records import ExitRecord, import_outputs
+from offramp.records import ExitRecord
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -157,8 +159,8 @@ def cli() -> None:
     With your own model's outputs:
       offramp import outputs.npz validation.safetensors
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
-    The verbs in the order of the pipeline: data, train, record, calibrate, evaluate, compare, sensitivity,
-    figure, table, summary, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a
+    The verbs in the order of the pipeline: data, train, record, cascade, calibrate, evaluate, compare, sensitivity,
+    search, figure, table, summary, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a
     study costs.
     """
 
@@ -193,7 +195,11 @@ def data(dataset, out, **options) -> None:
 )
 @click.option("--system", required=True, help="What the study calls this model, for example msdnet-small.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), help="Default: 300, as for MSDNet on CIFAR; so are the next.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    help="Default: 300, as for MSDNet on CIFAR; so are the next. 0 keeps the weights as they come.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Default: 64.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="Default: sgd.")
 @click.option("--learning-rate", type=float, help="Of the first step. Default: 0.1.")
@@ -287,6 +293,55 @@ def record(weights, splits, validation, test, batch_size, threads, workers) -> N
                 threads=threads,
                 workers=workers,
             ).save(out)
+
+
+@cli.command()
+@click.argument("stages", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--ensemble",
+    type=click.Choice(["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]),
+    help="The answer comes from all models that ran; else from the last one.",
+)
+@click.option(
+    "--confidence",
+    type=click.Choice(["own", "ensemble"]),
+    default="own",
+    show_default=True,
+    help="Whose confidence decides: the running model's or the ensemble's.",
+)
+@click.option("--temperature", is_flag=True, help="First scale each stage's logits, fitted on these very samples.")
+@click.option(
+    "--like",
+    type=EXISTING,
+    help="Take temperatures and weights from this cascade instead: that of the same stages on validation.",
+)
+@click.option("--system", help="Name of the cascade; else its stages' names, with +.")
+@click.option("--out", type=OUT, required=True, help="The cascade's record, .safetensors.")
+def cascade(stages, ensemble, confidence, temperature, like, system, out) -> None:
+    """Make one record of a cascade of STAGES: the records of models on the same samples, cheaper ones first.
+
+    \b
+    A small model first, a large one where it is not sure:
+      offramp cascade small/validation.safetensors large/validation.safetensors --out cascade/validation.safetensors
+      offramp cascade small/test.safetensors large/test.safetensors --out cascade/test.safetensors
+    Then every policy runs on it, as on any record: offramp calibrate, evaluate.
+    """
+    from offramp.calibration import fit_temperatures, with_temperatures
+    from offramp.cascades import cascade
+
+    records = [ExitRecord.load(path) for path in stages]
+    known = ExitRecord.load(like).metadata if like else {}
+    if temperature:
+        fitted = known.get("temperatures") or [fit_temperatures(record).tolist() for record in records]
+        if len(fitted) != len(records):
+            raise ValueError(f"{like}: a cascade of {len(fitted)} stages; expected one of {len(records)}")
+        records = [with_temperatures(record, its) for record, its in zip(records, fitted)]
+    made = cascade(records, ensemble, weights=known.get("weights"), confidence=confidence)
+    if temperature:
+        made.metadata["temperatures"] = fitted
+    if system:
+        made.metadata["system"] = system
+    made.save(out)
 
 
 @cli.command()
@@ -514,6 +569,60 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     write_table(sensitivity(runs, variants, grid, draws, bootstrap), out)
 
 
+@cli.command()
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--variant",
+    "variants",
+    type=Spec(),
+    multiple=True,
+    help="NAME:measure=…,temperature=…,ensemble=…, none of which is needed: how cascades defer and answer. Repeat; the "
+    "first is what others are compared with. Default: the confidence measures, temperature, and all ensembles.",
+)
+@click.option(
+    "--band",
+    "bands",
+    type=float,
+    nargs=2,
+    multiple=True,
+    required=True,
+    help="FROM TO: accuracies over which the reduction of compute is averaged. Repeat.",
+)
+@click.option("--step", type=float, default=0.001, show_default=True, help="Between accuracies that are aimed at.")
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--models-out", type=TABLE, required=True, help="The models, and which are on their front.")
+@click.option("--relations-out", type=TABLE, required=True, help="All pairs: exit rate at equal accuracy.")
+@click.option("--choices-out", type=TABLE, required=True, help="The cascade chosen for each accuracy, and its test.")
+@click.option("--reductions-out", type=TABLE, required=True, help="How many times less compute at equal accuracy.")
+@click.option("--replacements-out", type=TABLE, required=True, help="What takes the place of each model of the front.")
+@click.option("--measures-out", type=TABLE, required=True, help="Shares and correlations over all pairs.")
+def search(files, variants, bands, step, resamples, seed, **outs) -> None:
+    """Search all cascades of two models, and of three of their Pareto front: every threshold, exactly.
+
+    FILES are the validation and test records of models that answer once, in any order: each says itself what it is.
+    Cascades are chosen on validation and scored on test.
+
+    \b
+    For example:
+      --band 0.88 0.9 --variant max-softmax --variant margin:measure=margin
+      --variant temperature:temperature=true --variant ensemble:ensemble=mean_probability
+    """
+    from offramp.comparison import load_runs
+    from offramp.reduction import VARIANTS, Variant, reduction_tables
+
+    made = reduction_tables(
+        load_runs(files, fitted=False),
+        {name: Variant(**options) for name, options in variants} or VARIANTS,
+        bands,
+        step,
+        resamples,
+        seed,
+        progress=True,
+    )
+    _write_all({outs[f"{name}_out"]: table for name, table in made.items()})
+
+
 @cli.command(name="import")
 @click.argument("outputs", type=EXISTING)
 @click.argument("record", type=OUT)
@@ -522,15 +631,35 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
 @click.option("--split", type=click.Choice(["validation", "test"]))
 @click.option("--dataset")
 @click.option("--metric", type=click.Choice(["f1", "matthews"]), help="Of two classes, beside accuracy.")
-def import_(outputs, record, **about) -> None:
-    """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz).
+@click.option("--classes", type=click.IntRange(1), help="How many there are, where OUTPUTS has no logits.")
+@click.option(
+    "--cost",
+    type=float,
+    multiple=True,
+    help="Cumulative cost of an exit, where OUTPUTS has none. Repeat, once an exit.",
+)
+def import_(outputs, record, cost, **about) -> None:
+    """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz, .csv or .parquet).
 
-    The file has labels (N,), cost (L,) — cumulative, one an exit — or (N, L), and either logits (N, L, C), or
-    prediction (N, L) with max_softmax, margin or entropy (N, L). Optional: index (N,), the samples' places in their
-    split; similarity (N, L), the cosine of each exit's hidden state with the one before it.
+    \b
+    .npz: arrays of N samples, L exits, C classes
+      labels (N,)
+      logits (N, L, C), or prediction (N, L) with max_softmax, margin or entropy (N, L)
+      cost (L,), cumulative, or (N, L) where samples differ; or else --cost
+
+    \b
+    .csv, .parquet: a row a sample, with the columns
+      label
+      prediction with max_softmax, margin or entropy; or logit_0, logit_1, …
+      cost, cumulative; or else --cost
+
+    Where there are several exits, their columns are numbered: prediction_1, prediction_2, … (logits are of one exit).
+    Optional: index, the samples' places in their split; similarity, of each exit like the confidences, the cosine of
+    its hidden state with the one before it.
     """
     metadata = {key: value for key, value in about.items() if value is not None}
-    made = import_outputs(outputs, metadata | ({"classes": 2} if "metric" in metadata else {}))
+    two = {"classes": 2} if "metric" in metadata else {}
+    made = import_outputs(outputs, two | metadata, cost=cost or None)
     made.save(record)
     click.echo(f"{record}: {made!r}")
 
@@ -560,7 +689,8 @@ def policies() -> None:
 )
 def figure(name, files, out, **options) -> None:
     """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence, oracle-heatmap, sensitivity,
-    speedup, exit-histogram or agreement.
+    speedup, exit-histogram, agreement, public-zoo, cascades-front, cascade-relation, cascade-reduction or
+    cascade-variants.
 
     \b
     error-cost, control, speedup      curves and exits of all runs (evaluate --out, --exits)
@@ -569,6 +699,11 @@ def figure(name, files, out, **options) -> None:
     sensitivity                       the sensitivity table (sensitivity --out)
     exit-histogram                    the speed-up table (compare --speedup-out)
     agreement                         exits of all runs (evaluate --exits)
+    public-zoo                        tables of public models (data/timm), the older first
+    cascades-front                    the models and the choices (search --models-out, --choices-out)
+    cascade-relation                  the relations (search --relations-out)
+    cascade-reduction,
+    cascade-variants                  the reductions (search --reductions-out)
     """
     from offramp.figures import draw
 
@@ -588,7 +723,8 @@ def figure(name, files, out, **options) -> None:
 )
 def table(name, files, out, **options) -> None:
     """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity,
-    beem-claims, duels, speedup or per-exit.
+    beem-claims, duels, speedup, per-exit, public-zoo, cascade-claims, reductions, cascade-variants, replacements or
+    models.
 
     \b
     claims                      the pairs and the control table (compare --pairs-out, --control-out)
@@ -601,6 +737,12 @@ def table(name, files, out, **options) -> None:
     beem-claims                 the speed-up table and the duels (compare --speedup-out, --duels-out)
     duels                       the duels (compare --duels-out)
     speedup, per-exit           the speed-up table (compare --speedup-out)
+    public-zoo                  tables of public models (data/timm)
+    cascade-claims              models, choices, reductions and measures (search --models-out, …)
+    reductions,
+    cascade-variants            the reductions (search --reductions-out)
+    replacements                the replacements (search --replacements-out)
+    models                      the models (search --models-out)
     """
     from offramp.tables import write
 
@@ -656,6 +798,7 @@ def plan(name, cores) -> None:
 
 
 def main() -> None:
+    warnings.formatwarning = lambda message, *_: f"offramp: warning: {message}\n"
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -23,6 +23,12 @@ _KINDS = {
     "speedup": ({"system", "policy", "choice", "drop", "speedup", "cost", "loss", "worse"}, "compare --speedup-out"),
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
+    "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
+    "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
+    "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
+    "reductions": ({"variant", "kind", "front", "low", "high", "mean", "scored_on"}, "search --reductions-out"),
+    "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
+    "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
 }
 
 
@@ -33,7 +39,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
     ----------
     files : sequence of paths
         .parquet or .csv.
-    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity"}
+    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
+            "models", "relations", "choices", "reductions", "replacements", "measures"}
 
     Raises
     ------
@@ -63,6 +70,16 @@ def sort(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     keys = {name: table[name].map({value: i for i, value in enumerate(table[name].unique())}) for name in by}
     place = pd.DataFrame(keys | {"policy": table["policy"].map(order.index)}).sort_values([*by, "policy"]).index
     return table.loc[place].reset_index(drop=True)
+
+
+def of_base(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a search's base: its first variant, which the others are compared with."""
+    return table[table["variant"] == table["variant"].iloc[0]]
+
+
+def of_bands(reductions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a search's reductions that are means over a band of accuracies; the others are at one accuracy."""
+    return reductions[reductions["low"] < reductions["high"]]
 
 
 def look_up(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:

@@ -28,6 +28,15 @@ _POLICIES = {
     "random": "random",
 }
 _MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
+# Of a search: what fronts are made of, in the order of print, too, and the variants that read otherwise
+KINDS = {
+    "single": "single models",
+    "pair": "pairs",
+    "triple": "triples",
+    "random": "random deferral",
+    "oracle": "oracle",
+}
+_VARIANTS = {"temperature-mean-probability": "temperature, mean probability"}
 _METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
 
 
@@ -45,6 +54,16 @@ def system_name(label: str) -> str:
     """msdnet-small becomes MSDNet small."""
     model, *rest = label.split("-")
     return " ".join([_MODELS.get(model, model), *rest])
+
+
+def variant_name(label: str) -> str:
+    """max-softmax becomes max softmax."""
+    return _VARIANTS.get(label, label.replace("-", " "))
+
+
+def band_name(low: float, high: float) -> str:
+    """A band of accuracies, given as fractions, in %."""
+    return f"{100 * low:g}–{100 * high:g} %"
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

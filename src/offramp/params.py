@@ -8,6 +8,8 @@ from typing import Any
 
 from offramp.policies import Policy, make_policy
 
+SINGLE_EXIT = ("huggingface", "timm")  # kinds of models that answer once: cascades are made of them
+
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
     """The chosen study's settings, with what all studies share, if all of params.yaml is as the schema says and its
@@ -47,9 +49,20 @@ def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
     return {**study["training"], **study["models"][system].get("training", {})}
 
 
+def dataset_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """The study's dataset, with what this model is to be fed with put over it."""
+    return {**study["dataset"], **study["models"][system].get("dataset", {})}
+
+
+def systems_of(study: Mapping[str, Any]) -> list[str]:
+    """What answers in stages, and so has policies: the models of several exits, and the cascades."""
+    staged = [name for name, options in study["models"].items() if options["model"] not in SINGLE_EXIT]
+    return [*staged, *study["cascades"]]
+
+
 def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
-    """The policies by their labels, but for those that are not for this kind of model."""
-    kind = study["models"][system]["model"]
+    """The policies by their labels, but for those that are not for this kind of model; cascades are one kind."""
+    kind = "cascade" if system in study["cascades"] else study["models"][system]["model"]
     return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
 
 
@@ -64,7 +77,7 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
 
 def _present(study: Mapping[str, Any]) -> set[str]:
     """The policies that are for one of the study's models at least."""
-    return {label for system in study["models"] for label in policies_of(study, system)}
+    return {label for system in systems_of(study) for label in policies_of(study, system)}
 
 
 def _one_line(error) -> str:
@@ -109,6 +122,9 @@ def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
+    models, systems = study["models"], systems_of(study)
+    if not systems:
+        yield "models answer once, all of them: expected a model of several exits, or cascades of these"
     for factor, variants in study["sensitivity"].get("factors", {}).items():
         places = [(str(variant["setting"]), variant["policy"]) for variant in variants]
         if twice := [place for place in places if places.count(place) > 1]:
@@ -132,9 +148,15 @@ def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> 
     for small, large in study["comparison"]["pairs"]:
         if small == large:
             yield f"comparison.pairs sets {small!r} beside itself: expected two models"
-    models = study["models"]
-    named = [("comparison.pairs", model) for pair in study["comparison"]["pairs"] for model in pair]
+    for name, stages in study["cascades"].items():
+        if name in models:
+            yield f"cascades.{name} is a model's name too: expected another"
+        if unknown := [stage for stage in stages if stage not in models]:
+            yield f"cascades.{name} names {unknown[0]!r}: expected some of the models {', '.join(models)}"
+    if study["search"] and len(singles := [m for m in models if m not in systems]) < 2:
+        yield f"search: expected two models of one exit at least, not {len(singles)}"
+    named = [("comparison.pairs", system) for pair in study["comparison"]["pairs"] for system in pair]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
-    for where, model in named:
-        if model not in models:
-            yield f"{where} names {model!r}: expected one of the models {', '.join(models)}"
+    for where, system in named:
+        if system not in systems:
+            yield f"{where} names {system!r}: expected one of {', '.join(systems)}"

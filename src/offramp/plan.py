@@ -33,10 +33,12 @@ from offramp.datasets.cifar import ARCHIVES
 from offramp.datasets.download import data_folder
 from offramp.datasets.fashion_mnist import FILES
 from offramp.datasets.glue import TASKS
+from offramp.datasets.imagenet import preparation_of
 from offramp.datasets.reviews import FILE
 from offramp.datasets.text import tokenize
 from offramp.models import MultiExitModel, build_model
-from offramp.params import policies_of, select_study, training_of
+from offramp.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.reduction import VARIANTS
 from offramp.training import (
     TrainingOptions,
     default_device,
@@ -48,16 +50,17 @@ from offramp.training import (
     train_epoch,
 )
 
-STEPS = ["data", "train", "record", "calibrate", "evaluate", "compare", "sensitivity", "report"]
+STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "report"]
 RECORDING_BATCH = 256  # the default of `offramp record`
 PROBE = 2.0  # seconds, roughly, of a model's training steps, and as many of its forward passes
 ONCE = 1.0  # seconds at most, roughly, of one of them on a CPU: larger batches are probed in part
 
 # CPU-seconds behind the record, as they were on the machine of docs/benchmarks.md: of a job once it has started, and of
 # each cell that it looks at (samples × exits × policies, or settings). `compare` with 2,000 resamples, and ten classes:
-# of a thousand all takes longer.
-FIXED = {"calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
-A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6}
+# of a thousand all takes longer. `search`: a sample and variant.
+FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
+FIXED |= {"search": 10.0}
+A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4}
 FRONTIER = 7  # bytes of a cell
 FILE_SIZE = 2e5  # of a table, a figure, a page
 
@@ -176,7 +179,11 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
             for system, options in study["models"].items():
                 next_is(system)
                 try:
-                    probes[system] = probe(options, dataset, splits, training_of(study, system))
+                    its = dataset
+                    if "dataset" in options:
+                        its, _, note = find_dataset(dataset_of(study, system))
+                        notes += [line for line in note if line not in notes]
+                    probes[system] = probe(options, its, splits, training_of(study, system))
                 except (ValueError, RuntimeError) as error:
                     notes.append(f"No estimate of {system}: {error}")
     if probes:
@@ -293,7 +300,10 @@ def known(name: str, options: Mapping[str, Any]) -> Known | None:
             archive = ARCHIVES[name]
             return Known({"train": 50_000, "test": 10_000}, archive.classes, [archive.name], (3, 32, 32))
         case "imagenet":
-            return Known({"train": 1_281_167, "test": 50_000}, options["classes"], [], (3, *[options["size"]] * 2))
+            pools = {"train": 1_281_167, "val": 50_000}
+            pools = {"all": pools[folder]} if (folder := options.get("folder")) else {"train": 1_281_167, "test": 50_000}
+            size = preparation_of(options["prepare"])[0] if options.get("prepare") else options["size"]
+            return Known(pools, options["classes"], [], (3, size, size))
         case "reviews":
             return Known({"all": 10_605}, 2, FILE[:1])
         case "glue" if options["task"] in GLUE:
@@ -413,7 +423,8 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
         return seconds, result
 
     def build() -> MultiExitModel:
-        made = {key: value for key, value in options.items() if key not in ("model", "training", "pretrained")}
+        not_its = ("model", "training", "dataset", "pretrained")
+        made = {key: value for key, value in options.items() if key not in not_its}
         model = build_model(options["model"], classes=dataset.classes, **dataset.input_options, **made)
         return model.to(device, memory_format=torch.channels_last)
 
@@ -494,10 +505,17 @@ def estimator(
     """
     on_gpu = default_device() != "cpu"
     settings = sum(map(len, study["sensitivity"].get("factors", {}).values()))
+    variants = len(study["search"].get("variants", VARIANTS))
+
+    def stages(system: str) -> list[str]:
+        return study["cascades"].get(system, [system])
+
+    def exits(system: str) -> int:
+        return sum(probes[stage].exits for stage in stages(system))
 
     def cells(n: int, *systems: str) -> int:
-        """Samples × exits × policies, of all runs of these models."""
-        return sum(n * probes[system].exits * len(policies_of(study, system)) for system in systems)
+        """Samples × exits × policies, of all runs of these models and cascades."""
+        return sum(n * exits(system) * len(policies_of(study, system)) for system in systems)
 
     def light(step: str, n_cells: float = 0, size: float = FILE_SIZE) -> Estimate:
         seconds = begin_light + FIXED[step] + n_cells * A_CELL.get(step, 0)
@@ -507,10 +525,11 @@ def estimator(
     def estimate(step: str, system: str | None) -> Estimate | None:
         if step == "report":
             return light(step)
-        systems = [system] if system else list(study["models"]) if step in A_CELL else []
-        if sizes is None or not probes.keys() >= set(systems):
+        systems = [system] if system else systems_of(study) if step in A_CELL else []
+        if sizes is None or not probes.keys() >= {stage for its in systems for stage in stages(its)}:
             return None
         runs = len(study["seeds"]) * systems
+        held_out = sizes.validation + sizes.test
         match step:
             case "data":
                 return Estimate(begin, begin, 0.0, 12 * sum(sizes[:3]))  # a line a sample
@@ -518,14 +537,20 @@ def estimator(
                 return of_training(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "record":
                 return of_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
+            case "cascade":
+                n = held_out / 2 * exits(system)  # a job for each split
+                return light(step, n, n * (24 + 4 * sizes.classes))
             case "calibrate":
-                return light(step, cells(sizes.validation, system), 16 * sizes.validation * probes[system].exits)
+                return light(step, cells(sizes.validation, system), 16 * sizes.validation * exits(system))
             case "evaluate":
                 return light(step, n := cells(sizes.test, system), FRONTIER * n)
             case "compare":
                 return light(step, cells(sizes.test, *runs) * study["comparison"]["resamples"] / 2000)
             case "sensitivity":
-                return light(step, settings * sum(sizes.test * probes[run].exits for run in runs))
+                return light(step, settings * sum(sizes.test * exits(run) for run in runs))
+            case "search":
+                draws = study["comparison"]["resamples"] / 2000
+                return light(step, held_out * variants * len(study["seeds"]) * draws)
 
     return lambda job: estimate(job.step, job.system)
 

@@ -2,16 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from offramp.confidence import MEASURES, confidences
-from offramp.files import StoredArray, open_arrays, save_arrays
+from offramp.files import open_arrays, save_arrays
 from offramp.metrics import METRICS
 
 FORMAT = "offramp-record/1"
@@ -74,8 +72,10 @@ class ExitRecord:
         self._set(prediction, measures, labels, cost, index, metadata)
 
     @classmethod
-    def from_outputs(cls, prediction, confidence, labels, cost, index=None, metadata=None) -> "ExitRecord":
-        """A record of a system whose logits are not at hand.
+    def from_outputs(
+        cls, prediction, confidence, labels, cost, index=None, metadata=None, *, logits=None
+    ) -> "ExitRecord":
+        """A record of a system whose logits are not at hand, or need not be looked at again.
 
         Parameters
         ----------
@@ -86,9 +86,11 @@ class ExitRecord:
             `similarity`.
         labels, cost, index, metadata
             As for the class. `metadata["classes"]`, where given, bounds labels and predictions.
+        logits : callable, optional
+            What these outputs were computed from, (N, L, C): called where somebody asks for them, once.
         """
         record = cls.__new__(cls)
-        record._logits = None
+        record._logits = logits
         if not isinstance(confidence, Mapping):
             confidence = {"max_softmax": confidence}
         record._set(prediction, dict(confidence), labels, cost, index, dict(metadata or {}))
@@ -188,9 +190,20 @@ class ExitRecord:
     @property
     def logits(self) -> np.ndarray | None:
         """(N, L, C), or None. Those of a file are checked against its checksum the first time."""
-        if isinstance(self._logits, StoredArray | _Taken):
-            self._logits = self._logits.read()
+        if callable(self._logits):
+            self._logits = self._logits()
         return self._logits
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether there are logits, read or not."""
+        return self._logits is not None
+
+    def needed_logits(self, what: str) -> np.ndarray:
+        """The logits (N, L, C), for what cannot do without: ValueError names it where there are none."""
+        if self.logits is None:
+            raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
+        return self.logits
 
     def confidence(self, measure: str = "max_softmax") -> np.ndarray:
         """The measure at every exit, (N, L); larger is surer, so entropy comes negated.
@@ -221,16 +234,15 @@ class ExitRecord:
             Places of samples, 0 … N − 1, all different, in the order wanted.
         """
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
-        taken = ExitRecord.from_outputs(
+        return ExitRecord.from_outputs(
             self.prediction[rows],
             confidence,
             self.labels[rows],
             self.cost if self.sample_cost is None else self.sample_cost[rows],
             self.index[rows],
             self.metadata,
+            logits=(lambda: self.logits[rows]) if self.has_logits else None,
         )
-        taken._logits = None if self._logits is None else _Taken(self, rows)
-        return taken
 
     def __repr__(self) -> str:
         known = [
@@ -263,81 +275,18 @@ class ExitRecord:
         _, stored, metadata = open_arrays(path, FORMAT)
         if missing := sorted({"prediction", "labels", "cost", "index"} - stored.keys()):
             raise ValueError(f"{path}: the record has no {missing[0]}")
-        fields = {name: array.read() for name, array in stored.items() if name != "logits"}
+        logits = stored.pop("logits", None)
+        fields = {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
         try:
-            record = cls.from_outputs(confidence=confidence, metadata=metadata, **fields)
+            record = cls.from_outputs(confidence=confidence, metadata=metadata, logits=logits and logits.read, **fields)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
-        if "logits" in stored:
-            record._logits = stored["logits"]
+        if logits:
             expected = (record.n_samples, record.n_exits, record.n_classes)
-            if record._logits.shape != expected:
-                raise ValueError(f"{path}: logits have shape {record._logits.shape}, expected {expected}")
+            if logits.shape != expected:
+                raise ValueError(f"{path}: logits have shape {logits.shape}, expected {expected}")
         return record
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """Logits of some of a record's samples, not read yet."""
-
-    record: ExitRecord
-    rows: np.ndarray
-
-    def read(self) -> np.ndarray:
-        return self.record.logits[self.rows]  # (n, L, C)
-
-
-def import_outputs(path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> ExitRecord:
-    """A record from an .npz file of one's own model's outputs.
-
-    The file has `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits` (N, L, C) or
-    `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L). `similarity` (N, L), the cosine
-    of each exit's hidden state with the one before it, may come with both.
-
-    Raises
-    ------
-    ValueError
-        If an array is missing, unknown or does not fit the others.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from None
-    known = {"logits", "labels", "cost", "index", "prediction", *KNOWN}
-    if unknown := sorted(arrays.keys() - known):
-        raise ValueError(f"{path}: unknown array {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
-    needed = {"labels", "cost"} | ({"logits"} if "logits" in arrays else {"prediction"})
-    if missing := sorted(needed - arrays.keys()):
-        raise ValueError(f"{path}: no array {missing[0]!r}; expected labels, cost and either logits or prediction")
-    shared = {name: arrays[name] for name in ("labels", "cost", "index") if name in arrays}
-    metadata = {"source": Path(path).name, **(metadata or {})}
-    try:
-        if "logits" in arrays:
-            similarity = arrays.get("similarity")
-            record = ExitRecord(logits=arrays["logits"], metadata=metadata, similarity=similarity, **shared)
-        else:
-            confidence = {measure: arrays[measure] for measure in KNOWN if measure in arrays}
-            record = ExitRecord.from_outputs(arrays["prediction"], confidence, metadata=metadata, **shared)
-        for measure in record.measures:
-            _in_range(measure, record.measure(measure))
-        return record
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _in_range(measure: str, values: np.ndarray) -> None:
-    """Probabilities are 0 … 1, cosines −1 … 1 and entropy is not negated, but for rounding."""
-    low, high = -1 if measure == "similarity" else 0, np.inf if measure == "entropy" else 1
-    wrong = np.argwhere((values < low - 1e-6) | (values > high + 1e-6))
-    if len(wrong):
-        place = ", ".join(map(str, wrong[0]))
-        raise ValueError(
-            f"{measure}[{place}] is {values[tuple(wrong[0])]}: expected {low} to {high}, entropy not negated"
-        )
 
 
 def _known_measure(measure: str) -> None:

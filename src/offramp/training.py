@@ -33,6 +33,7 @@ class TrainingOptions:
     Parameters
     ----------
     epochs : int
+        0 keeps the weights as they come: those of a pretrained classifier.
     batch_size : int
         The most samples in a batch; an epoch is cut into equal ones.
     optimizer : {"sgd", "adamw"}
@@ -87,11 +88,12 @@ class TrainingOptions:
             known = get_args(get_type_hints(type(self))[name])
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
-        for name in "epochs", "batch_size", "learning_rate":
+        for name in "batch_size", "learning_rate":
             if not (value := getattr(self, name)) > 0:
                 raise ValueError(f"{name}={value}, expected more than 0")
-        if not self.distillation >= 0:
-            raise ValueError(f"distillation={self.distillation}, expected 0 or more")
+        for name in "epochs", "distillation":
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"{name}={value}, expected 0 or more")
 
     def learning_rate_of(self, epoch: int, done: float = 0.0) -> float:
         """The learning rate in an epoch, counted from 0, of which the share `done` is over."""
@@ -240,7 +242,7 @@ def train(
                 if rank == 0:
                     save_checkpoint(checkpoint, run, model, optimizer, rows)
                 postfix["accuracy"] = f"{accuracy[-1]:.1%}"
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame(rows, columns=None if rows else ["epoch"])
         if rank == 0:
             write_text(history, table.to_csv(index=False))
             save_weights(out, model, parameters)

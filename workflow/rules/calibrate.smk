@@ -3,7 +3,7 @@
 
 rule calibrate:
     input:
-        validation=rules.record.output.validation,
+        validation=expand(RECORD, split="validation", allow_missing=True),
         code=POLICIES,
     output:
         policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",
@@ -27,8 +27,5 @@ rule calibrate:
 
 rule policies:
     input:
-        expand(
-            f"{ROOT}/calibrate/{{run}}.{{kind}}",
-            run=RUNS,
-            kind=["safetensors", "parquet"],
-        ),
+        of_runs(rules.calibrate.output.policies),
+        of_runs(rules.calibrate.output.reliability),

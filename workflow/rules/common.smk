@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from offramp.params import policies_of, select_study, training_of
+from offramp.params import dataset_of, policies_of, select_study, systems_of, training_of
 from offramp.params import spec as unquoted_spec
 
 try:
@@ -17,12 +17,20 @@ ROOT = f"artifacts/{config['study']}"
 REPORT = f"reports/{config['study']}"
 LOGS = f"logs/{config['study']}"
 BENCHMARKS = f"benchmarks/results/{config['study']}"
-RUNS = [f"{system}-s{seed}" for system in STUDY["models"] for seed in STUDY["seeds"]]
+MODELS, CASCADES = list(STUDY["models"]), list(STUDY["cascades"])
+SYSTEMS = systems_of(STUDY)  # what policies are for
+SINGLES = [model for model in MODELS if model not in SYSTEMS]
+
+
+def one_of(names):
+    """A pattern for any of them; for nothing, where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
-    system="|".join(map(re.escape, STUDY["models"])),
+    system=one_of(MODELS + CASCADES),
     seed=r"\d+",
+    split="validation|test",
 
 
 def code(*modules):
@@ -35,19 +43,21 @@ FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]
 POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
 
 
-# A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a tokenizer,
-# and one's own files may change
-DATASET_CODE = code("datasets/base", f"datasets/{STUDY['dataset']['name'].rstrip('0123456789')}")
-if STUDY["dataset"]["name"] in ("reviews", "glue", "text_files"):
-    DATASET_CODE += code("datasets/text", "pretrained")
-if STUDY["dataset"]["name"] == "text_files":
-    DATASET_CODE += [STUDY["dataset"][pool] for pool in ("train", "test") if pool in STUDY["dataset"]]
+def dataset_code(dataset):
+    """A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a
+    tokenizer, and one's own files may change."""
+    its = code("datasets/base", f"datasets/{dataset['name'].rstrip('0123456789')}")
+    if dataset["name"] in ("reviews", "glue", "text_files"):
+        its += code("datasets/text", "pretrained")
+    if dataset["name"] == "text_files":
+        its += [dataset[pool] for pool in ("train", "test") if pool in dataset]
+    return its
 
 
 def model_code(system):
     """What trains and runs this model: its data's code, and its own."""
     its = code("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "pretrained")
-    return sorted({*DATASET_CODE, *its})
+    return sorted({*dataset_code(dataset_of(STUDY, system)), *its})
 
 
 def spec(name, options):
@@ -98,9 +108,9 @@ def stems(folder, names, suffixes):
     return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)
 
 
-def of_runs(pattern, *systems):
-    """A file of every run of these systems; of all, where none is named."""
-    return expand(pattern, system=systems or list(STUDY["models"]), seed=STUDY["seeds"])
+def of_runs(pattern, systems=SYSTEMS):
+    """A file of every run of these models and cascades; of all that have policies, where none is named."""
+    return expand(pattern, system=systems, seed=STUDY["seeds"], allow_missing=True)
 
 
 def stem(wildcards, output):
@@ -108,7 +118,8 @@ def stem(wildcards, output):
     return os.path.splitext(output[0])[0]
 
 
-DATASET = spec(STUDY["dataset"]["name"], without(STUDY["dataset"], "name"))
+def dataset_spec(dataset):
+    return spec(dataset["name"], without(dataset, "name"))
 
 
 def grid(delta):

@@ -3,7 +3,7 @@
 
 rule data:
     input:
-        code=DATASET_CODE + code("datasets/splits"),
+        code=dataset_code(STUDY["dataset"]) + code("datasets/splits"),
     output:
         f"{ROOT}/data/splits.csv",
     log:
@@ -13,7 +13,7 @@ rule data:
     resources:
         **needs("data", mem_mb=2000, runtime=60),  # the first time the dataset is downloaded
     params:
-        dataset=DATASET,
+        dataset=dataset_spec(STUDY["dataset"]),
         splits=flags(**STUDY["splits"]),
     shell:
         "offramp data {params.dataset} {params.splits} --out {output} 2>&1 | tee {log}"

@@ -4,7 +4,7 @@
 rule evaluate:
     input:
         policies=rules.calibrate.output.policies,
-        test=rules.record.output.test,
+        test=expand(RECORD, split="test", allow_missing=True),
         code=POLICIES + code("evaluation"),
     output:
         curve=f"{REPORT}/curves/{{system}}-s{{seed}}.parquet",
@@ -24,10 +24,13 @@ rule evaluate:
         " {params.calibration} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
 
 
+RECORDS_OF_SYSTEMS = of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True))
+
+
 rule compare:
     input:
-        records=rules.records.input,
-        policies=expand(f"{ROOT}/calibrate/{{run}}.safetensors", run=RUNS),
+        records=RECORDS_OF_SYSTEMS,
+        policies=of_runs(rules.calibrate.output.policies),
         code=POLICIES + code("evaluation", "comparison", "matching"),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
@@ -65,7 +68,7 @@ VARIANTS = [
 
 rule sensitivity:
     input:
-        records=rules.records.input,
+        records=RECORDS_OF_SYSTEMS,
         code=POLICIES + code("evaluation", "comparison", "sensitivity"),
     output:
         f"{ROOT}/evaluate/sensitivity.parquet",
@@ -85,8 +88,41 @@ rule sensitivity:
         " --resamples {params.resamples} {params.variants} --out {output} 2>&1 | tee {log}"
 
 
+rule search:
+    input:
+        records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES),
+        code=RECORDS + code("calibration", "cascades", "comparison", "fronts", "reduction", "search", "search_kernels"),
+    output:
+        models=f"{ROOT}/evaluate/models.parquet",
+        relations=f"{ROOT}/evaluate/relations.parquet",
+        choices=f"{ROOT}/evaluate/choices.parquet",
+        reductions=f"{ROOT}/evaluate/reductions.parquet",
+        replacements=f"{ROOT}/evaluate/replacements.parquet",
+        measures=f"{ROOT}/evaluate/measures.parquet",
+    log:
+        f"{LOGS}/search.log",
+    benchmark:
+        f"{BENCHMARKS}/search.tsv"
+    threads: 2
+    resources:
+        **needs("search", mem_mb=4000, runtime=60),
+    params:
+        bands=" ".join(f"--band {low} {high}" for low, high in STUDY["search"].get("bands", [])),
+        step=STUDY["search"].get("step"),
+        variants=" ".join(
+            f"--variant {spec(name, options)}" for name, options in STUDY["search"].get("variants", {}).items()
+        ),
+        resamples=STUDY["comparison"]["resamples"],
+    shell:
+        "offramp search {input.records} {params.bands} --step {params.step} {params.variants}"
+        " --resamples {params.resamples} --models-out {output.models} --relations-out {output.relations}"
+        " --choices-out {output.choices} --reductions-out {output.reductions}"
+        " --replacements-out {output.replacements} --measures-out {output.measures} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
         rules.compare.output,
         rules.sensitivity.output if VARIANTS else [],
+        rules.search.output if STUDY["search"] else [],

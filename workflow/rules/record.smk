@@ -1,4 +1,5 @@
-# In: the weights and the splits. Out: the exit records of validation and test, the border of the pipeline.
+# In: the weights and the splits. Out: the exit records of validation and test, the border of the pipeline; and those
+# of cascades, made of their stages' records.
 
 
 rule record:
@@ -15,6 +16,8 @@ rule record:
         f"{LOGS}/record/{{system}}-s{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
+    wildcard_constraints:
+        system=one_of(MODELS),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -25,10 +28,32 @@ rule record:
         " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
 
 
+rule cascade:
+    input:
+        records=lambda wildcards: expand(
+            f"{ROOT}/records/{{stage}}-s{{seed}}/{{split}}.safetensors",
+            stage=STUDY["cascades"][wildcards.system],
+            seed=wildcards.seed,
+            split=wildcards.split,
+        ),
+        code=RECORDS + code("cascades"),
+    output:
+        f"{ROOT}/records/{{system}}-s{{seed}}/{{split}}.safetensors",
+    log:
+        f"{LOGS}/cascade/{{system}}-s{{seed}}-{{split}}.log",
+    benchmark:
+        f"{BENCHMARKS}/cascade/{{system}}-s{{seed}}-{{split}}.tsv"
+    wildcard_constraints:
+        system=one_of(CASCADES),
+    resources:
+        **needs("cascade", mem_mb=2000, runtime=10),
+    shell:
+        "offramp cascade {input.records} --system {wildcards.system} --out {output} 2>&1 | tee {log}"
+
+
+RECORD = rules.cascade.output[0]
+
+
 rule records:
     input:
-        expand(
-            f"{ROOT}/records/{{run}}/{{split}}.safetensors",
-            run=RUNS,
-            split=["validation", "test"],
-        ),
+        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), MODELS + CASCADES),

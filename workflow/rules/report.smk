@@ -10,6 +10,7 @@ PAIRS = STUDY["comparison"]["pairs"]
 CLAIMING = [label for label, options in STUDY["policies"].items() if options["policy"] in ("pcee", "pcee-ws")]
 BEEM = [label for label, options in STUDY["policies"].items() if options["policy"] in ("beem-c", "beem-a")]
 DUELS = STUDY["duels"]
+SEARCHED = bool(STUDY["search"])
 PICTURES = [
     *(["error-cost"] if PAIRS else []),
     "control",
@@ -20,10 +21,12 @@ PICTURES = [
     f"overconfidence-{LAYERS_OF}",
     f"oracle-heatmap-{LAYERS_OF}",
     *(["sensitivity"] if VARIANTS else []),
+    *(["cascades-front", "cascade-relation", "cascade-reduction", "cascade-variants"] if SEARCHED else []),
 ]
 LISTS = [
     *(["claims"] if CLAIMING else []),
     *(["beem-claims"] if BEEM else []),
+    *(["cascade-claims"] if SEARCHED else []),
     *(["duels"] if DUELS else []),
     "speedup",
     "per-exit",
@@ -33,6 +36,7 @@ LISTS = [
     "targets",
     "exits",
     *(["sensitivity"] if VARIANTS else []),
+    *(["reductions", "cascade-variants", "replacements", "models"] if SEARCHED else []),
 ]
 FIGURE_CODE = code("files", "figures/__init__", "figures/style", "naming", "inputs")
 TABLE_CODE = code("files", "tables/__init__", "tables/writing", "naming", "inputs")
@@ -111,7 +115,7 @@ rule figure_control:
 
 rule figure_reliability:
     input:
-        diagrams=of_runs(rules.calibrate.output.reliability, DIAGRAMS_OF),
+        diagrams=of_runs(rules.calibrate.output.reliability, [DIAGRAMS_OF]),
         code=FIGURE_CODE + code("figures/reliability", "calibration"),
     output:
         stems(FIGURES, f"reliability-{DIAGRAMS_OF}", ["pdf", "png"]),
@@ -126,7 +130,7 @@ rule figure_reliability:
 
 rule figure_layers:
     input:
-        record=expand(rules.record.output.test, system=LAYERS_OF, seed=STUDY["seeds"][0]),
+        record=expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0]),
         code=FIGURE_CODE + POLICIES + code("figures/overconfidence", "figures/oracle_heatmap"),
     output:
         stems(FIGURES, f"{{figure}}-{LAYERS_OF}", ["pdf", "png"]),
@@ -320,6 +324,132 @@ rule table_exits:
         "offramp table exits {input.exits} --out {params.stem} 2>&1 | tee {log}"
 
 
+rule figure_cascades_front:
+    input:
+        tables=[rules.search.output.models, rules.search.output.choices],
+        code=FIGURE_CODE + code("figures/cascades_front", "fronts"),
+    output:
+        stems(FIGURES, "cascades-front", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/cascades-front.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure cascades-front {input.tables} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_cascade_relation:
+    input:
+        relations=rules.search.output.relations,
+        code=FIGURE_CODE + code("figures/cascade_relation"),
+    output:
+        stems(FIGURES, "cascade-relation", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/cascade-relation.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure cascade-relation {input.relations} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_cascade_reduction:
+    input:
+        reductions=rules.search.output.reductions,
+        code=FIGURE_CODE + code("figures/cascade_reduction"),
+    output:
+        stems(FIGURES, "cascade-reduction", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/cascade-reduction.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure cascade-reduction {input.reductions} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule figure_cascade_variants:
+    input:
+        reductions=rules.search.output.reductions,
+        code=FIGURE_CODE + code("figures/cascade_variants"),
+    output:
+        stems(FIGURES, "cascade-variants", ["pdf", "png"]),
+    log:
+        f"{LOGS}/figures/cascade-variants.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure cascade-variants {input.reductions} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_cascade_claims:
+    input:
+        tables=[getattr(rules.search.output, name) for name in ("models", "choices", "reductions", "measures")],
+        code=TABLE_CODE + code("tables/cascade_claims", "tables/claims"),
+    output:
+        stems(TABLES, "cascade-claims", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/cascade-claims.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table cascade-claims {input.tables} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_reductions:
+    input:
+        reductions=rules.search.output.reductions,
+        code=TABLE_CODE + code("tables/reductions"),
+    output:
+        stems(TABLES, "reductions", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/reductions.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table reductions {input.reductions} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_cascade_variants:
+    input:
+        reductions=rules.search.output.reductions,
+        code=TABLE_CODE + code("tables/reductions"),
+    output:
+        stems(TABLES, "cascade-variants", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/cascade-variants.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table cascade-variants {input.reductions} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_replacements:
+    input:
+        replacements=rules.search.output.replacements,
+        code=TABLE_CODE + code("tables/replacements"),
+    output:
+        stems(TABLES, "replacements", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/replacements.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table replacements {input.replacements} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_models:
+    input:
+        models=rules.search.output.models,
+        code=TABLE_CODE + code("tables/models"),
+    output:
+        stems(TABLES, "models", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/models.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table models {input.models} --out {params.stem} 2>&1 | tee {log}"
+
+
 rule summary:
     input:
         tables=[rules.compare.output.speedup, rules.compare.output.control],
@@ -349,7 +479,7 @@ rule settings:
 # Machine and versions, asked for once all models are trained: of the machine that runs this rule.
 rule environment:
     input:
-        of_runs(rules.train.output.weights),
+        of_runs(rules.train.output.weights, MODELS),
     output:
         f"{REPORT}/environment.json",
     log:
@@ -385,3 +515,42 @@ rule pages:
         rules.summary.output,
         rules.settings.output,
         rules.environment.output,
+
+
+# Public models and what a cascade needs to beat them: of no study, and of files that are in git.
+ZOO = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])
+ZOO_REPORT, ZOO_CODE = "reports/public_zoo", code("zoo", "fronts")
+
+
+rule figure_public_zoo:
+    input:
+        zoo=ZOO,
+        code=FIGURE_CODE + ZOO_CODE + code("figures/public_zoo"),
+    output:
+        stems(ZOO_REPORT, "public-zoo", ["pdf", "png"]),
+    log:
+        "logs/public_zoo/figure.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp figure public-zoo {input.zoo} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_public_zoo:
+    input:
+        zoo=ZOO,
+        code=TABLE_CODE + ZOO_CODE + code("tables/public_zoo"),
+    output:
+        stems(ZOO_REPORT, "public-zoo", ["csv", "md", "tex"]),
+    log:
+        "logs/public_zoo/table.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table public-zoo {input.zoo} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule public_zoo:
+    input:
+        rules.figure_public_zoo.output,
+        rules.table_public_zoo.output,

@@ -12,15 +12,17 @@ rule train:
         f"{LOGS}/train/{{system}}-s{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
+    wildcard_constraints:
+        system=one_of(MODELS),
     priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
     threads: lambda wildcards: cores(wildcards.system)
     resources:
         **needs("train", mem_mb=4000, runtime=120),
     params:
-        dataset=DATASET,
+        dataset=lambda wildcards: dataset_spec(dataset_of(STUDY, wildcards.system)),
         model=lambda wildcards: spec(
             STUDY["models"][wildcards.system]["model"],
-            without(STUDY["models"][wildcards.system], "model", "training"),
+            without(STUDY["models"][wildcards.system], "model", "training", "dataset"),
         ),
         training=lambda wildcards: flags(
             **{
@@ -37,5 +39,5 @@ rule train:
 
 rule models:
     input:
-        expand(f"{ROOT}/train/{{run}}.safetensors", run=RUNS),
-        expand(f"{ROOT}/train/{{run}}.csv", run=RUNS),
+        of_runs(rules.train.output.weights, MODELS),
+        of_runs(rules.train.output.history, MODELS),

@@ -1,9 +1,10 @@
 """ImageNet (ILSVRC 2012), or another folder laid out like it: images of all sizes, decoded when they are asked for."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,24 +24,39 @@ class ImageFolder(ImageDataset):
     ----------
     paths : mapping of str to ndarray of shape (N,)
         The files of each pool, as bytes: a million Python strings would be copied into every worker process.
+    prepare : callable
+        Turns an image into a tensor (3, H, W), as for testing.
+    mean, std : tuple of float
+        What augmented images are normalised by.
     """
 
     paths: Mapping[str, np.ndarray] = field(repr=False)
+    prepare: Callable[[Any], torch.Tensor] = field(repr=False)
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
-        from torchvision.transforms import v2
-
-        size = self.image_shape[1]
-        if augment:
-            steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-        else:
-            steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size)]
-        to_numbers = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        prepare = v2.Compose(steps + to_numbers)
+        prepare = _steps("augment", self.image_shape[1], self.mean, self.std) if augment else self.prepare
         return torch.stack([prepare(read_image(path)) for path in self.paths[pool][index]])  # (B, 3, H, W)
 
 
-def load_imagenet(root: str | None = None, size: int = 224, classes: int = 1000) -> ImageFolder:
+def _steps(kind: Literal["augment", "centre"], size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    from torchvision.transforms import v2
+
+    if kind == "augment":
+        steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+    else:
+        steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size)]
+    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def load_imagenet(
+    root: str | None = None,
+    size: int = 224,
+    classes: int = 1000,
+    folder: Literal["train", "val"] | None = None,
+    prepare: str | None = None,
+) -> ImageFolder:
     """The images of ROOT/train/CLASS/ to train and of ROOT/val/CLASS/ to test; a class's label is its place by name.
 
     To augment, a random part of an image is resized and perhaps mirrored; else the short side is resized to
@@ -54,30 +70,55 @@ def load_imagenet(root: str | None = None, size: int = 224, classes: int = 1000)
         Height and width that a model sees.
     classes : int
         How many there must be.
+    folder : {"train", "val"}, optional
+        Take all splits from this folder alone: of "val" for models that were trained on "train" elsewhere, or their
+        thresholds would be chosen on images they know by heart.
+    prepare : str, optional
+        A model of timm whose own size, crop, interpolation and normalisation are used instead.
 
     Raises
     ------
     ValueError
-        If a folder is missing, has no images, or is a class too many or too few.
+        If a folder is missing, has no images, or is a class too many or too few; if timm knows no such model.
     """
     root = Path(root or data_folder("imagenet")).expanduser()
-    folders = {pool: root / folder for pool, folder in FOLDERS.items()}
-    listed = {pool: list_images(folder) for pool, folder in folders.items()}
-    for pool, other in ("train", "test"), ("test", "train"):
-        if extra := sorted(listed[pool][0].keys() - listed[other][0].keys()):
-            raise ValueError(f"{folders[pool]}: class folder {extra[0]}, which {folders[other]} lacks")
-    if (found := len(listed["train"][0])) != classes:
+    folders = {pool: root / name for pool, name in ({"all": folder} if folder else FOLDERS).items()}
+    listed = {pool: list_images(path) for pool, path in folders.items()}
+    for pool, path in folders.items():
+        for other in folders:
+            if extra := sorted(listed[pool][0].keys() - listed[other][0].keys()):
+                raise ValueError(f"{path}: class folder {extra[0]}, which {folders[other]} lacks")
+    if (found := len(next(iter(listed.values()))[0])) != classes:
         raise ValueError(
-            f"{root}: {found} class folders in {' and '.join(FOLDERS.values())} each, expected {classes}; if they are"
-            " what is meant, set classes in params.yaml"
+            f"{root}: {found} class folders in {' and '.join(path.name for path in folders.values())} each, expected"
+            f" {classes}; if they are what is meant, set classes in params.yaml"
         )
+    mean, std = MEAN, STD
+    steps = _steps("centre", size, mean, std)
+    if prepare:
+        size, mean, std, steps = preparation_of(prepare)
     return ImageFolder(
         name="imagenet",
         classes=classes,
         image_shape=(3, size, size),
         labels={pool: np.array([label for _, label in samples], np.int64) for pool, (_, samples) in listed.items()},
+        prepare=steps,
+        mean=mean,
+        std=std,
         paths={pool: np.array([os.fsencode(path) for path, _ in samples]) for pool, (_, samples) in listed.items()},
     )
+
+
+def preparation_of(name: str) -> tuple[int, tuple[float, ...], tuple[float, ...], Callable[[Any], torch.Tensor]]:
+    """Size, mean, standard deviation and test-time transform of a model of timm."""
+    from timm.data import create_transform, resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None:
+        raise ValueError(f"prepare: timm knows no model {name!r}; expected one of `timm.list_pretrained()`")
+    config = resolve_data_config(pretrained_cfg=known.to_dict())
+    return config["input_size"][1], config["mean"], config["std"], create_transform(**config)
 
 
 def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:

@@ -8,11 +8,16 @@ from matplotlib.figure import Figure
 
 from offramp.figures import (
     agreement,
+    cascade_reduction,
+    cascade_relation,
+    cascade_variants,
+    cascades_front,
     control,
     error_cost,
     exit_histogram,
     oracle_heatmap,
     overconfidence,
+    public_zoo,
     reliability,
     sensitivity,
     speedup,
@@ -31,6 +36,11 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "speedup": speedup.draw,
     "exit-histogram": exit_histogram.draw,
     "agreement": agreement.draw,
+    "public-zoo": public_zoo.draw,
+    "cascades-front": cascades_front.draw,
+    "cascade-relation": cascade_relation.draw,
+    "cascade-reduction": cascade_reduction.draw,
+    "cascade-variants": cascade_variants.draw,
 }
 
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from offramp.naming import in_order, policy_name
+from offramp.naming import KINDS, in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches, widths of a journal page
 
@@ -90,6 +90,15 @@ def policy_styles(labels: Iterable[str]) -> dict[str, PolicyStyle]:
         label: PolicyStyle(policy_name(label), *(_KNOWN[label] if label in _KNOWN else next(remaining)))
         for label in in_order(labels)
     }
+
+
+# Of the fronts of a search
+KIND_STYLES = {
+    "pair": PolicyStyle(KINDS["pair"], VERMILLION, "o", "-"),
+    "triple": PolicyStyle(KINDS["triple"], BLUE, "D", (0, (5, 1.2))),
+    "random": PolicyStyle(KINDS["random"], GREY, "x", ":"),
+    "oracle": PolicyStyle(KINDS["oracle"], GREEN, "*", "-."),
+}
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, list[Axes]]:

@@ -6,14 +6,18 @@ from typing import Any
 
 from offramp.models.base import INPUTS, LayeredModel, MultiExitModel
 from offramp.models.encoder import Encoder
+from offramp.models.huggingface import HuggingFace
 from offramp.models.msdnet import MSDNet
+from offramp.models.timm import Timm
 from offramp.models.vit import ViT
 
 __all__ = ["MODELS", "LayeredModel", "MultiExitModel", "build_model"]
 
 MODELS: dict[str, Callable[..., MultiExitModel]] = {
     "encoder": Encoder,
+    "huggingface": HuggingFace,
     "msdnet": MSDNet,
+    "timm": Timm,
     "vit": ViT,
 }
 

@@ -8,6 +8,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from offramp.datasets.base import Vocabulary
+
 # What a dataset may have: the constructor's argument that tells a model about it
 INPUTS = {"image_shape": "images", "vocabulary": "texts"}
 
@@ -77,3 +79,31 @@ class LayeredModel(MultiExitModel):
     def exits(self, x: Tensor) -> Iterator[Tensor]:
         for i, state in enumerate(islice(self.states(x), 1, None)):
             yield self.head(i, state)
+
+
+class TextModel(MultiExitModel):
+    """A model that reads token ids, those of some vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.pad, self.separator = vocabulary.pad, vocabulary.separator
+
+    def blank(self, shape: tuple[int, ...]) -> Tensor:
+        """Texts of that many tokens, (1, T), none of which is padding."""
+        return torch.full((1, *shape), int(self.pad == 0), device=next(self.parameters()).device)
+
+    def token_types(self, ids: Tensor) -> Tensor:
+        """1 behind the first separator, else 0, as for padding, (B, T)."""
+        separators = (ids == self.separator).long()  # (B, T)
+        behind = separators.cumsum(1) > separators  # (B, T)
+        return (behind & (ids != self.pad)).long()
+
+    def check_vocabulary(self, backbone: str, config) -> None:
+        """Raise ValueError where the configuration of a model of transformers has other tokens than the texts."""
+        spare = config.vocab_size - self.vocabulary.size  # tables are filled up, to a multiple of 128 at most
+        if not 0 <= spare < 128 or config.pad_token_id != self.pad:
+            raise ValueError(
+                f"the texts have {self.vocabulary.size} tokens and pad with {self.pad}, but {backbone!r} has "
+                f"{config.vocab_size} and {config.pad_token_id}: expected dataset.tokenizer to be the backbone's"
+            )

@@ -1,7 +1,6 @@
 """A text encoder of the BERT family with a classifier after every layer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -9,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from offramp.datasets.base import Vocabulary
-from offramp.models.base import LayeredModel
-from offramp.pretrained import one_line, source_of
+from offramp.models.base import LayeredModel, TextModel
+from offramp.pretrained import from_transformers, source_of
 
 # transformers' names of the architectures that are a plain chain of layers, normalised after each
 _FAMILIES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta")
 
 
-class Encoder(LayeredModel):
+class Encoder(LayeredModel, TextModel):
     """An encoder of transformers whose every layer is followed by an exit, as BEEM's (section "Training").
 
     An exit is the backbone's pre-trained pooler (Linear and tanh on the first token's state), which all exits
@@ -67,14 +66,15 @@ class Encoder(LayeredModel):
         pooling: Literal["first", "mean"] = "first",
         layers: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(vocabulary)
         if not 0 <= dropout < 1:
             raise ValueError(f"encoder: dropout={dropout!r}, expected a number in [0, 1)")
         if pooling not in ("first", "mean"):
             raise ValueError(f"encoder: pooling={pooling!r}, expected 'first' or 'mean'")
         model = _load(backbone, pretrained)
         config = model.config
-        _check_vocabulary(backbone, model, vocabulary)
+        self.check_vocabulary(backbone, config)
+        _check_positions(backbone, model, vocabulary)
         project, blocks, order = _chain(model)
         if layers is not None and not 1 <= layers <= len(order):
             raise ValueError(f"encoder: layers={layers!r}, expected 1 to {len(order)}, as many as {backbone!r} has")
@@ -84,7 +84,6 @@ class Encoder(LayeredModel):
         ).requires_grad_(not frozen)
         self.frozen, self.pooling = frozen, pooling
         self.n_exits = len(self.order)
-        self.pad, self.separator = vocabulary.pad, vocabulary.separator
         self.has_types = config.type_vocab_size > 1
 
         def linear(n_out: int) -> nn.Linear:
@@ -102,7 +101,7 @@ class Encoder(LayeredModel):
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
         kept = x != self.pad  # (B, T)
-        x = self.backbone["embeddings"](input_ids=x, token_type_ids=self._types(x) if self.has_types else None)
+        x = self.backbone["embeddings"](input_ids=x, token_type_ids=self.token_types(x) if self.has_types else None)
         x = self.backbone["project"](x)  # (B, T, D)
         yield self._pool(x, kept)
         for i in self.order:
@@ -113,10 +112,6 @@ class Encoder(LayeredModel):
     def head(self, i: int, state: Tensor) -> Tensor:
         pooler = self.pooler[i] if self.frozen else self.pooler
         return self.heads[i](self.dropout(pooler(state).tanh()))
-
-    def blank(self, shape: tuple[int, ...]) -> Tensor:
-        """Texts of that many tokens, (1, T), none of which is padding."""
-        return torch.full((1, *shape), int(self.pad == 0), device=next(self.parameters()).device)
 
     def train(self, mode: bool = True) -> "Encoder":
         super().train(mode)
@@ -131,12 +126,6 @@ class Encoder(LayeredModel):
         kept = kept[..., None].to(x.dtype)  # (B, T, 1)
         return (x * kept).sum(1) / kept.sum(1)
 
-    def _types(self, ids: Tensor) -> Tensor:
-        """1 behind the first separator, else 0, as for padding, (B, T)."""
-        separators = (ids == self.separator).long()  # (B, T)
-        behind = separators.cumsum(1) > separators  # (B, T)
-        return (behind & (ids != self.pad)).long()
-
 
 def _load(backbone: str, pretrained: bool) -> nn.Module:
     """The model of transformers, in float32, with its own weights or new ones."""
@@ -144,21 +133,13 @@ def _load(backbone: str, pretrained: bool) -> nn.Module:
 
     source = source_of(backbone)
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(source)
-            if config.model_type not in _FAMILIES:
-                raise ValueError(f"{backbone!r} is a {config.model_type}, expected one of {', '.join(_FAMILIES)}")
-            if not pretrained:
-                return AutoModel.from_config(config, **options)
-            model, report = AutoModel.from_pretrained(source, config=config, output_loading_info=True, **options)
-    except OSError as error:  # the hub's own errors among them
-        raise ValueError(
-            f"encoder: {backbone!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache (HF_HOME) "
-            "where there is a network, or name a folder that holds it"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"encoder: {one_line(error)}") from error
+    with from_transformers("encoder", backbone):
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in _FAMILIES:
+            raise ValueError(f"{backbone!r} is a {config.model_type}, expected one of {', '.join(_FAMILIES)}")
+        if not pretrained:
+            return AutoModel.from_config(config, **options)
+        model, report = AutoModel.from_pretrained(source, config=config, output_loading_info=True, **options)
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
         raise ValueError(f"encoder: {backbone!r} has no weights for {missing[0]}, expected all but the pooler's")
     return model
@@ -174,32 +155,10 @@ def _chain(model: nn.Module) -> tuple[nn.Module, nn.ModuleList, list[int]]:
     return getattr(model, "embeddings_project", nn.Identity()), encoder.layer, list(range(depth))
 
 
-def _check_vocabulary(backbone: str, model: nn.Module, vocabulary: Vocabulary) -> None:
-    config, positions = model.config, model.embeddings.position_embeddings
-    spare = config.vocab_size - vocabulary.size  # tables are filled up, to a multiple of 128 at most
-    if not 0 <= spare < 128 or config.pad_token_id != vocabulary.pad:
-        raise ValueError(
-            f"encoder: the texts have {vocabulary.size} tokens and pad with {vocabulary.pad}, but {backbone!r} has "
-            f"{config.vocab_size} and {config.pad_token_id}: expected dataset.tokenizer to be the backbone's"
-        )
+def _check_positions(backbone: str, model: nn.Module, vocabulary: Vocabulary) -> None:
+    positions = model.embeddings.position_embeddings
     first = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa counts on from the padding's
     if (longest := positions.num_embeddings - first) < vocabulary.max_tokens:
         raise ValueError(
             f"encoder: max_tokens={vocabulary.max_tokens}, but {backbone!r} takes at most {longest} tokens"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars, and from reporting that parts of a model start untrained."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from offramp.models.base import LayeredModel
-from offramp.pretrained import one_line
+from offramp.pretrained import build_timm
 
 
 class ViT(LayeredModel):
@@ -55,29 +55,21 @@ class ViT(LayeredModel):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        import timm  # takes seconds: only those who build a ViT wait for it
-        from timm.models.vision_transformer import VisionTransformer
+        from timm.models.vision_transformer import VisionTransformer  # takes seconds
 
         channels, *size = image_shape
-        try:
-            vit = timm.create_model(  # leaves out what is None
-                backbone,
-                pretrained=pretrained,
-                in_chans=channels,
-                img_size=tuple(size),
-                patch_size=patch_size,
-                embed_dim=embed_dim,
-                depth=depth,
-                num_heads=num_heads,
-                weight_init=weight_init,
-            )
-        except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(f"vit: timm cannot build {backbone!r} with these options: {one_line(error)}") from error
-        except OSError as error:  # the hub's own errors among them
-            raise ValueError(
-                f"vit: the pretrained weights of {backbone!r} could not be fetched ({one_line(error)}); fetch them to "
-                "the hub's cache (HF_HOME) where there is a network, or train from scratch with pretrained: false"
-            ) from error
+        vit = build_timm(
+            "vit",
+            backbone,
+            pretrained=pretrained,
+            in_chans=channels,
+            img_size=tuple(size),
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            weight_init=weight_init,
+        )
         if not isinstance(vit, VisionTransformer):
             raise ValueError(f"vit: {backbone!r} is a {type(vit).__name__}, expected a VisionTransformer")
         # The exits take the place of everything behind the blocks.

@@ -10,6 +10,7 @@ from offramp.policies.base import Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
 from offramp.policies.confidence import Confidence, HiddenSimilarity, NormalizedEntropy
+from offramp.policies.deferral import Agreement, LearnedDeferral
 from offramp.policies.patience import FPABEE, Patience, PatientConfident
 from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
@@ -20,6 +21,7 @@ POLICIES: dict[str, type[Policy]] = {
     for policy in (
         *(Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget),
         *(BEEMC, BEEMA, Patience, PatientConfident, FPABEE, NormalizedEntropy, ZTW, HiddenSimilarity),
+        *(Agreement, LearnedDeferral),
     )
 }
 FORMAT = "offramp-policies/1"

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from offramp.calibration import fit_temperature
+from offramp.calibration import fit_temperatures
 from offramp.confidence import confidences
 from offramp.policies.base import Policy
 from offramp.records import ExitRecord
@@ -44,15 +44,13 @@ class Confidence(Policy):
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         if not self.learns:
             return {}
-        logits = logits_of(record, "temperature='per_exit'")
-        return {"temperature": np.array([fit_temperature(logits[:, i], record.labels) for i in range(record.n_exits)])}
+        return {"temperature": fit_temperatures(record)}
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
         if not self.learns:
             return record.confidence(self.score)
-        scaled = getattr(
-            confidences(logits_of(record, "temperature='per_exit'"), self.state["temperature"]), self.score
-        )  # (N, L)
+        logits = record.needed_logits("temperature='per_exit'")
+        scaled = getattr(confidences(logits, self.state["temperature"]), self.score)  # (N, L)
         return -scaled if self.score == "entropy" else scaled
 
 
@@ -91,13 +89,6 @@ class HiddenSimilarity(Policy):
                 "model whose exits read states of one width (encoder, vit), or an import with the array similarity"
             )
         return record.confidence("similarity")
-
-
-def logits_of(record: ExitRecord, what: str) -> np.ndarray:
-    """The record's logits (N, L, C), for what cannot do without."""
-    if record.logits is None:
-        raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
-    return record.logits
 
 
 def one_minus_entropy(record: ExitRecord, what: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from offramp.policies.base import Policy
 from offramp.policies.beem import score
-from offramp.policies.confidence import logits_of, one_minus_entropy
+from offramp.policies.confidence import one_minus_entropy
 from offramp.records import ExitRecord
 
 CACHED_BYTES = 1 << 18  # of probabilities worked on at once
@@ -84,7 +84,7 @@ class FPABEE(Policy):
     paper = "F-PABEE (2023)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
-        logits = logits_of(record, self.name)  # (N, L, C)
+        logits = record.needed_logits(self.name)  # (N, L, C)
         step = max(1, CACHED_BYTES // (logits[0].size * 8))
         signal = np.full(record.prediction.shape, -np.inf)  # (N, L)
         between = {"js": _jensen_shannon, "kl": _kullback_leibler}[self.divergence]

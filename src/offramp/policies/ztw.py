@@ -8,7 +8,6 @@ import numpy as np
 
 from offramp.confidence import BLOCK_BYTES, confidences
 from offramp.policies.base import Policy
-from offramp.policies.confidence import logits_of
 from offramp.records import ExitRecord
 
 PENALTY = 1e-4  # on squared distance from equal weights and no bias: what the data leave open stays finite
@@ -55,14 +54,14 @@ class ZTW(Policy):
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
-        return fit(logits_of(record, self.name), record.prediction, record.labels)
+        return fit(record.needed_logits(self.name), record.prediction, record.labels)
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
         return self._answers(record)[1]
 
     def _answers(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
         """The ensembles' classes and their probabilities, (N, L) each."""
-        logits = logits_of(record, self.name)  # (N, L, C)
+        logits = record.needed_logits(self.name)  # (N, L, C)
         weights = self.state["weights"].astype(np.float32)  # (L, L)
         answers, probability = np.empty_like(record.prediction), np.empty(record.prediction.shape)
         step = max(1, BLOCK_BYTES // (logits[0].size * 4))

@@ -6,12 +6,17 @@ from pathlib import Path
 from offramp.inputs import apply, look_up
 from offramp.tables.beem_claims import BEEM_CLAIMS
 from offramp.tables.calibration import CALIBRATION
+from offramp.tables.cascade_claims import CASCADE_CLAIMS
 from offramp.tables.claims import CLAIMS
 from offramp.tables.control import CONTROL
 from offramp.tables.duels import DUELS
 from offramp.tables.exits import EXITS
+from offramp.tables.models import MODELS
 from offramp.tables.pairs import EQUAL_ACCURACY, EQUAL_COST
 from offramp.tables.per_exit import PER_EXIT
+from offramp.tables.public_zoo import PUBLIC_ZOO
+from offramp.tables.reductions import CASCADE_VARIANTS, REDUCTIONS
+from offramp.tables.replacements import REPLACEMENTS
 from offramp.tables.sensitivity import SENSITIVITY
 from offramp.tables.speedup import SPEEDUP
 from offramp.tables.targets import TARGETS
@@ -30,6 +35,12 @@ TABLES: dict[str, Table] = {
     "duels": DUELS,
     "speedup": SPEEDUP,
     "per-exit": PER_EXIT,
+    "public-zoo": PUBLIC_ZOO,
+    "cascade-claims": CASCADE_CLAIMS,
+    "reductions": REDUCTIONS,
+    "cascade-variants": CASCADE_VARIANTS,
+    "replacements": REPLACEMENTS,
+    "models": MODELS,
 }
 
 

@@ -86,7 +86,7 @@ _TEX = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "δ": r"$\delta$", "≤": r"$\leq$", "≥": r"$\geq$"},
-        **{"→": r"$\rightarrow$", "–": "--", "…": r"\dots{}", "<": "$<$", ">": "$>$", "|": "$|$"},
+        **{"→": r"$\rightarrow$", "–": "--", "…": r"\dots{}", "∞": r"$\infty$", "<": "$<$", ">": "$>$", "|": "$|$"},
     }
 )
 

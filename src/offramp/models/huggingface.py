@@ -1,0 +1,83 @@
+"""Any text classifier of Hugging Face's transformers, as a model of one exit: what cascades are made of."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offramp.datasets.base import Vocabulary
+from offramp.models.base import TextModel
+from offramp.pretrained import from_transformers, source_of
+
+
+class HuggingFace(TextModel):
+    """A model of `AutoModelForSequenceClassification` that answers once, at its end.
+
+    Token types are 0 up to the first separator, 1 behind it, where the model tells them apart. What is padding is not
+    attended to.
+
+    Parameters
+    ----------
+    classes : int
+        Number of classes C. A pretrained classifier for as many is kept; for others it starts untrained.
+    vocabulary : Vocabulary
+        What the token ids of the texts mean: it must be the model's.
+    backbone : str
+        "minilm-l6", a folder, or a name on the Hugging Face hub.
+    pretrained : bool
+        Start from its weights.
+    layers, width, heads : int, optional
+        What to change in its configuration: how many layers, how wide their states are (what is wide inside a layer
+        follows), how many attention heads. With pretrained weights only `layers`: the first ones are kept.
+
+    Raises
+    ------
+    ValueError
+        If the model or its weights cannot be fetched or built, or it has a vocabulary of another size.
+    """
+
+    n_exits = 1
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        vocabulary: Vocabulary,
+        backbone: str = "minilm-l6",
+        pretrained: bool = False,
+        layers: int | None = None,
+        width: int | None = None,
+        heads: int | None = None,
+    ) -> None:
+        super().__init__(vocabulary)
+        if pretrained and (width, heads) != (None, None):
+            raise ValueError("huggingface: pretrained weights have a width and heads of their own; expected none given")
+        changes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
+        self.classifier = _load(backbone, pretrained, {key: n for key, n in changes.items() if n}, classes)
+        self.check_vocabulary(backbone, self.classifier.config)
+        self.has_types = getattr(self.classifier.config, "type_vocab_size", 0) > 1
+
+    def exits(self, x: Tensor) -> Iterator[Tensor]:
+        types = {"token_type_ids": self.token_types(x)} if self.has_types else {}
+        yield self.classifier(input_ids=x, attention_mask=(x != self.pad).long(), **types).logits
+
+
+def _load(backbone: str, pretrained: bool, changes: dict[str, int], classes: int):
+    from transformers import AutoConfig, AutoModelForSequenceClassification  # takes seconds
+
+    source = source_of(backbone)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    with from_transformers("huggingface", backbone):
+        config = AutoConfig.from_pretrained(source, num_labels=classes)
+        for name, value in changes.items():
+            if not hasattr(config, name):
+                raise ValueError(f"{backbone!r} is a {config.model_type}, which has no {name}")
+            setattr(config, name, value)
+        if "hidden_size" in changes and hasattr(config, "intermediate_size"):
+            config.intermediate_size = 4 * config.hidden_size
+        if not pretrained:
+            return AutoModelForSequenceClassification.from_config(config, **options)
+        return AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, **options
+        )
