@@ -79,7 +79,7 @@ class Checkout:
 
     def write(self, study: dict, shared: dict = SHARED) -> None:
         params = {"study": "tiny", **shared, "studies": {"tiny": study}}
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     @classmethod
     def at(cls, folder: Path) -> "Checkout":

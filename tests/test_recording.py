@@ -1,16 +1,19 @@
 """Recording: what the model says sample by sample, in the record, whatever the batches."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from offramp import ExitRecord
+from offramp.cli import cli
 from offramp.confidence import MEASURES
 from offramp.costs import exit_costs
-from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits
+from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits, save_splits
 from offramp.models import MultiExitModel, build_model
-from offramp.recording import record
+from offramp.recording import load_pretrained, record, time_exits
 
 torch.set_num_threads(1)
 
@@ -230,3 +233,60 @@ def test_layers_of_several_widths_have_none(digits, splits, model):
     )
     for each in (msdnet, model):
         assert recorded(each, digits, splits).measures == MEASURES
+
+
+def test_seconds_are_measured_exit_by_exit(digits, splits, model):
+    table = time_exits(model, digits, splits, batch_size=20, batches=3)
+    assert table["exit"].tolist() == [1, 2]
+    assert (table["seconds_low"] > 0).all()
+    assert (table["seconds_low"] <= table["seconds"]).all()
+    assert (table["seconds"] <= table["seconds_high"]).all()
+    assert table["seconds"][0] < table["seconds"][1]  # what comes before an exit is in its time
+    assert table[["batch_size", "batches", "threads"]].drop_duplicates().to_numpy().tolist() == [[20, 3, 1]]
+    assert set(table["device"]) == {"cpu"}
+
+
+def test_a_classifier_of_timm_as_it_comes(digits, splits, tmp_path):
+    """Recorded without a training of ours: its weights decide."""
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    save_for_hf(theirs, tmp_path / "theirs")
+    save_splits(splits, tmp_path / "splits.csv", digits)
+    backbone = f"local-dir:{tmp_path / 'theirs'}"
+    given = ["--splits", tmp_path / "splits.csv", "--test", tmp_path / "test.safetensors"]
+    given += ["--seconds", tmp_path / "seconds.csv", "--system", "theirs"]
+    command = ["record", "--dataset", "digits", "--model", f"timm:backbone={backbone},pretrained=true", *given]
+    done = CliRunner().invoke(cli, [str(word) for word in command], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    made = ExitRecord.load(tmp_path / "test.safetensors")
+    index = splits[splits["split"] == "test"]["index"].to_numpy().copy()
+    with torch.no_grad():
+        expected = theirs.eval()(digits.inputs("all", index, augment=False))
+    np.testing.assert_allclose(made.logits[:, 0], expected, atol=1e-4)
+    assert (made.n_exits, made.metadata["system"], made.metadata["unit"]) == (1, "theirs", "MAC")
+    seconds = pd.read_csv(tmp_path / "seconds.csv")
+    assert seconds.loc[0, ["dataset", "system", "exit"]].tolist() == ["digits", "theirs", 1]
+
+
+def test_a_text_classifier_as_it_comes():
+    model, source, made = load_pretrained(
+        ("reviews", {"tokenizer": "minilm-l6"}), ("huggingface", {"backbone": "minilm-l6", "pretrained": True})
+    )
+    assert (source.name, made["system"], model.n_exits) == ("reviews", "minilm-l6", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digits"], "expected either WEIGHTS, or both --dataset and --model"),
+        (["--model", "timm:backbone=test_resnet"], "expected either WEIGHTS, or both --dataset and --model"),
+        (["--dataset", "digits", "--model", "timm:backbone=test_resnet"], "timm: its weights are new; expected"),
+    ],
+)
+def test_a_record_of_nothing(arguments, message, digits, splits, tmp_path):
+    save_splits(splits, tmp_path / "splits.csv", digits)
+    done = CliRunner().invoke(cli, ["record", *arguments, "--splits", str(tmp_path / "splits.csv")])
+    assert message in done.output + str(done.exception)

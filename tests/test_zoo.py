@@ -21,7 +21,7 @@ CASCADES = {"two": ["resnet-4", "resnet-12"], "three": MODELS}
 TINY = FULL | {
     "splits": {"validation": 300, "test": 900, "seed": 0},
     "seeds": [0],
-    "training": FULL["training"] | {"epochs": 2},
+    "training": FULL["training"] | {"epochs": 4},
     "models": {name: FULL["models"][name] for name in MODELS},
     "cascades": CASCADES,
     "comparison": FULL["comparison"] | {"targets": [0.6], "resamples": 100},
@@ -54,7 +54,7 @@ def table(zoo, name) -> pd.DataFrame:
 
 def test_ends_with_a_report_of_the_search(zoo):
     page = (zoo.folder / "reports/tiny/index.html").read_text()
-    for name in ("cascades-front", "cascades-relation", "cascades-reduction", "cascades-variants", "speedup"):
+    for name in ("cascades-front", "cascade-relation", "cascade-reduction", "cascade-variants", "speedup"):
         assert (zoo.folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
     for name in ("cascade-claims", "reductions", "cascade-variants", "replacements", "models", "speedup"):
         assert (zoo.folder / f"reports/tiny/tables/{name}.md").stat().st_size

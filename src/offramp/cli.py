@@ -262,27 +262,39 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
 
 
 @cli.command()
-@click.argument("weights", type=EXISTING)
+@click.argument("weights", type=EXISTING, required=False)
+@click.option("--dataset", type=Spec(), help="In place of WEIGHTS, with --model: for example imagenet:folder=val.")
+@click.option(
+    "--model",
+    type=Spec(),
+    help="A classifier that somebody else trained, for example timm:backbone=resnet18.a1_in1k,pretrained=true or "
+    "huggingface:backbone=textattack/bert-base-uncased-SST-2,pretrained=true.",
+)
+@click.option("--system", help="What to call that classifier; else its backbone.")
 @click.option("--splits", type=EXISTING, required=True, help="What `offramp data` wrote.")
 @click.option("--validation", type=OUT, help="Record of the validation split to write.")
 @click.option("--test", type=OUT, help="Record of the test split to write.")
+@click.option("--seconds", type=TABLE, help="Also measure how long a sample takes, here and now: a row an exit.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
-def record(weights, splits, validation, test, batch_size, threads, workers) -> None:
-    """Run a trained model (WEIGHTS) over held-out samples and write its exit records."""
+def record(weights, dataset, model, system, splits, validation, test, seconds, batch_size, threads, workers) -> None:
+    """Run a model over held-out samples and write its exit records: one that `offramp train` trained (WEIGHTS), or any
+    classifier of timm or Hugging Face as it comes (--dataset, --model)."""
     from offramp.checkpoints import digest
     from offramp.datasets import load_splits
-    from offramp.recording import load_trained, record
+    from offramp.recording import load_pretrained, load_trained, record, time_exits
 
-    model, source, made = load_trained(weights)
+    if (weights is None) == (model is None) or (model is None) != (dataset is None):
+        raise click.UsageError("expected either WEIGHTS, or both --dataset and --model")
+    network, source, made = load_pretrained(dataset, model, system) if weights is None else load_trained(weights)
     table = load_splits(splits, source)
-    if digest(table) != made["splits"]:
+    if weights is not None and digest(table) != made["splits"]:
         raise ValueError(f"{splits}: not the splits that {weights} was trained on; make both again")
     for split, out in (("validation", validation), ("test", test)):
         if out is not None:
             record(
-                model,
+                network,
                 source,
                 table,
                 split,
@@ -293,6 +305,10 @@ def record(weights, splits, validation, test, batch_size, threads, workers) -> N
                 threads=threads,
                 workers=workers,
             ).save(out)
+    if seconds is not None:
+        measured = time_exits(network, source, table, batch_size=batch_size, threads=threads)
+        about = {"dataset": source.name, "system": made["system"], "seed": made["seed"]}
+        write_table(measured.assign(**about)[[*about, *measured.columns]], seconds)
 
 
 @cli.command()

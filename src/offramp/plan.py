@@ -300,8 +300,9 @@ def known(name: str, options: Mapping[str, Any]) -> Known | None:
             archive = ARCHIVES[name]
             return Known({"train": 50_000, "test": 10_000}, archive.classes, [archive.name], (3, 32, 32))
         case "imagenet":
-            pools = {"train": 1_281_167, "val": 50_000}
-            pools = {"all": pools[folder]} if (folder := options.get("folder")) else {"train": 1_281_167, "test": 50_000}
+            images = {"train": 1_281_167, "val": 50_000}
+            folder = options.get("folder")
+            pools = {"all": images[folder]} if folder else {"train": images["train"], "test": images["val"]}
             size = preparation_of(options["prepare"])[0] if options.get("prepare") else options["size"]
             return Known(pools, options["classes"], [], (3, size, size))
         case "reviews":

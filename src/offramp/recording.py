@@ -1,6 +1,7 @@
 """Recording: what a trained model says about every sample of a split, at every exit, in one pass."""
 
 import os
+import time
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -33,6 +34,32 @@ def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, d
     model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)
     load_weights(weights, model)
     return model, dataset, made
+
+
+def load_pretrained(
+    dataset: tuple[str, Mapping[str, Any]], model: tuple[str, Mapping[str, Any]], system: str | None = None
+) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
+    """A model with the weights that it comes with, as `load_trained` gives one that was trained here.
+
+    Parameters
+    ----------
+    dataset, model : tuple of str and mapping
+        Their names and options.
+    system : str, optional
+        What to call the model; else its backbone.
+
+    Raises
+    ------
+    ValueError
+        If it is not a pretrained one, or model or dataset cannot be had.
+    """
+    (data_name, data_options), (name, options) = dataset, model
+    if not options.get("pretrained"):
+        raise ValueError(f"{name}: its weights are new; expected pretrained=true, or what `offramp train` wrote")
+    source = load_dataset(data_name, **data_options)
+    made = {"system": system or options.get("backbone", name), "seed": 0, "dataset": data_name}
+    made |= {"dataset_options": dict(data_options), "model": name, "model_options": dict(options)}
+    return build_model(name, classes=source.classes, **source.input_options, **options), source, made
 
 
 def record(
@@ -117,6 +144,72 @@ def record(
             "parameters": dict(parameters or {}),
         },
         similarity=None if similarity is None else similarity.numpy(),
+    )
+
+
+def time_exits(
+    model: MultiExitModel,
+    dataset: Dataset,
+    splits: pd.DataFrame,
+    *,
+    batch_size: int = 256,
+    batches: int = 10,
+    threads: int = 1,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Measure how long a sample takes until each exit answers, in batches of test samples, on this machine.
+
+    One batch goes first, unmeasured. Reading and preparing the samples is not counted. No record has these numbers,
+    for they are others each time.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+    dataset : Dataset
+    splits : DataFrame
+        From `make_splits`.
+    batch_size : int
+        Samples that are computed together.
+    batches : int
+        How many batches are measured, at most; spread over the test samples, of texts the short and the long ones.
+    threads, device
+        As for `record`.
+
+    Returns
+    -------
+    DataFrame
+        A row an exit: exit, seconds (a sample's, the median over batches), seconds_low and seconds_high (quartiles),
+        batch_size, batches, threads, device.
+    """
+    device = torch.device(device or default_device())
+    samples = dataset.samples(splits, "test")
+    in_order = list(batches_in_order(len(samples), batch_size, samples.lengths))
+    chosen = [in_order[place] for place in np.linspace(0, len(in_order) - 1, min(batches, len(in_order))).astype(int)]
+    model.to(device, memory_format=torch.channels_last).eval()
+
+    def seconds(inputs: torch.Tensor) -> list[float]:  # (L,): a sample's, until each exit
+        passed, begin = [], time.perf_counter()
+        for _ in model.exits(inputs):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            passed.append((time.perf_counter() - begin) / len(inputs))
+        return passed
+
+    with torch_settings(threads), torch.inference_mode():
+        prepared = [samples[batch][0].to(device) for batch in (chosen[0], *chosen)]
+        measured = np.array([seconds(inputs) for inputs in prepared])[1:]  # (batches, L)
+    low, median, high = np.quantile(measured, [0.25, 0.5, 0.75], axis=0)  # (L,) each
+    return pd.DataFrame(
+        {
+            "exit": np.arange(1, model.n_exits + 1),
+            "seconds": median,
+            "seconds_low": low,
+            "seconds_high": high,
+            "batch_size": min(batch_size, len(samples)),
+            "batches": len(chosen),
+            "threads": threads,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        }
     )
 
 

@@ -77,7 +77,7 @@ def _reductions(ax: Axes, reduction: np.ndarray) -> None:
     low, high = min(known.min(initial=1), 0.9), max(known.max(initial=1), 1.1)
     ax.set(yscale="log", ylim=(low / (high / low) ** 0.12, high * (high / low) ** 0.05))
     ax.axhline(1, color=BLACK, linewidth=0.9, zorder=2)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 5, 7, 9)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 3 else (1, 1.2, 1.5, 2, 3, 5, 7, 9)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:g}×")
     ax.set_ylabel("Reduction of cost at equal accuracy")

@@ -1,0 +1,140 @@
+"""What the exact search over cascades costs as models and samples grow, beside sorting anew for every pair.
+
+Seconds are the best of several repetitions, by the clock and by the processor, all threads together; machines are
+noisy, so read the latter's ratios. `--models 500` is the size of a large public zoo.
+"""
+
+import argparse
+import math
+import time
+from unittest.mock import patch
+
+import numpy as np
+
+from bench_evaluation import peak_gb
+from bench_policies import best_of
+from offramp import search
+from offramp.confidence import available_threads
+from offramp.fronts import pareto
+from offramp.search import Zoo, search_pairs, search_triples
+
+
+def synthetic_zoo(models, samples):
+    """Models from 60 to 88 % that mostly err on the same hard samples; the better, the dearer, with exceptions."""
+    random = np.random.Generator(np.random.SFC64(0))
+    hardness = random.standard_normal(samples, np.float32)
+    skill = np.linspace(0.3, 1.5, models) + 0.1 * random.standard_normal(models)
+    confidence = np.empty((models, samples), np.float32)
+    correct = np.empty((models, samples), bool)
+    for m in range(models):
+        logit = skill[m] - hardness + 0.7 * random.standard_normal(samples, np.float32)
+        correct[m] = logit > 0
+        confidence[m] = 1 / (1 + np.exp(-2 * logit - random.standard_normal(samples, np.float32)))
+    cost = np.geomspace(3e7, 4e11, models).round()  # MACs, as from tinynet_e to beit_large
+    return Zoo(tuple(f"model {m}" for m in range(models)), cost, None, confidence, correct)
+
+
+def one_pair(zoo, small, large):
+    """All operating points of one pair as they are usually drawn up: sort, add up, keep where values change."""
+    order = np.argsort(zoo.confidence[small])
+    values = zoo.confidence[small, order]
+    ends = np.concatenate([[True], values[1:] > values[:-1], [True]])  # (N + 1,)
+    gain = zoo.correct[large, order].astype(np.int64) - zoo.correct[small, order]
+    right = zoo.correct[small].sum() + np.append(0, gain.cumsum())  # (N + 1,)
+    cost = zoo.cost[small] + np.arange(len(right)) * zoo.cost[large] / zoo.n_samples
+    return right[ends].max() / zoo.n_samples, cost[ends]
+
+
+def pairs(sizes, repeat):
+    """The search over all pairs of zoos of these sizes, (models, samples), each beside the one before."""
+    heads = ["models", "samples", "pairs", "seconds", "CPU", "ratio", "CPU, ns a pair and sample", "rows of front"]
+    print(f"\n| {' | '.join(heads)} |\n{'|--:' * len(heads)}|")
+    before = None
+    for models, samples in sizes:
+        zoo = synthetic_zoo(models, samples)
+        base = peak_gb()
+        clock, cpu, found = best_of(repeat, lambda zoo=zoo: search_pairs(zoo))
+        ratio = f"{cpu / before:.1f}" if before else ""
+        before = cpu
+        print(
+            f"| {models} | {samples:,} | {len(found.pairs):,} | {clock:.2f} | {cpu:.2f} | {ratio} "
+            f"| {1e9 * cpu / len(found.pairs) / samples:.2f} | {len(found.front):,} |",
+            flush=True,
+        )
+    print(f"\nthe last one's peak beyond its zoo of {5e-9 * models * samples:.2f} GB: {peak_gb() - base:.2f} GB")
+
+
+def naive(models, samples, count):
+    """A few pairs sorted one by one, beside the whole search."""
+    zoo = synthetic_zoo(models, samples)
+    start = time.process_time()
+    found = search_pairs(zoo).pairs
+    ours = (time.process_time() - start) / len(found)
+    some = found.iloc[:: len(found) // count]
+    start = time.process_time()
+    best = [one_pair(zoo, *(zoo.names.index(name) for name in (row.small, row.large)))[0] for row in some.itertuples()]
+    theirs = (time.process_time() - start) / len(some)
+    assert best == some.best_accuracy.tolist()
+    print(
+        f"\n{models} models × {samples:,} samples: {1e6 * ours:,.0f} µs a pair, its front with it; "
+        f"with a sort a pair and no front {1e6 * theirs:,.0f} µs: {theirs / ours:.0f} times as long"
+    )
+
+
+def triples(models, sizes, members):
+    """All triples of the best single models, and one of them with no block ruled out."""
+    heads = [
+        "samples",
+        "triples",
+        "seconds",
+        "ratio",
+        "CPU, ms a triple",
+        "all points of one",
+        "ratio",
+        "rows of front",
+    ]
+    print(f"\n| {' | '.join([*heads, 'of triples'])} |\n{'|--:' * (len(heads) + 1)}|")
+    before = None
+    for samples in sizes:
+        zoo = synthetic_zoo(models, samples)
+        found = search_pairs(zoo)
+        front = pareto(zoo.cost, zoo.correct.mean(axis=1))
+        chosen = front[np.linspace(0, len(front) - 1, min(members, len(front))).round().astype(int)]
+        count = math.comb(len(chosen), 3)
+        clock, cpu, every = best_of(1, lambda zoo=zoo, of=chosen, found=found: search_triples(zoo, of, found))
+        one = chosen[[len(chosen) // 4, len(chosen) // 2, 3 * len(chosen) // 4]]
+        ruled_out = search_triples(zoo, one, found).front
+        with patch.object(search, "BLOCK", samples + 1):
+            _, full, walked = best_of(1, lambda zoo=zoo, of=one, found=found: search_triples(zoo, of, found))
+        assert ruled_out.equals(walked.front)
+        ratio = f"{cpu / before:.1f}" if before else ""
+        before = cpu
+        print(
+            f"| {samples:,} | {count} | {clock:.2f} | {cpu:.2f} | {ratio} | {1e3 * cpu / count:.0f} | {1e3 * full:,.0f} "
+            f"| {full * count / cpu:.0f} | {len(every.front):,} | {(every.front.kind == 'triple').sum():,} |",
+            flush=True,
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, nargs="+", default=[50, 100, 200])
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--members", type=int, default=12)
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    search_triples(tiny := synthetic_zoo(3, 9), range(3), search_pairs(tiny))  # compiles the kernels, once a machine
+    print(
+        f"{available_threads()} threads, best of {args.repetitions}; ratios of the processor's seconds, to the row before"
+    )
+    if args.models == parser.get_default("models"):
+        pairs([(100, args.samples // part) for part in (4, 2, 1)], args.repetitions)
+    pairs([(models, args.samples) for models in args.models], args.repetitions)
+    if args.models == parser.get_default("models"):
+        naive(100, args.samples, 50)
+        print(f"\nTriples of {args.members} members of 100 models' front; and one of them with no points ruled out")
+        triples(100, (args.samples // 10, args.samples * 2 // 5), args.members)
+
+
+if __name__ == "__main__":
+    main()
