@@ -83,17 +83,9 @@ def naive(models, samples, count):
 
 def triples(models, sizes, members):
     """All triples of the best single models, and one of them with no block ruled out."""
-    heads = [
-        "samples",
-        "triples",
-        "seconds",
-        "ratio",
-        "CPU, ms a triple",
-        "all points of one",
-        "ratio",
-        "rows of front",
-    ]
-    print(f"\n| {' | '.join([*heads, 'of triples'])} |\n{'|--:' * (len(heads) + 1)}|")
+    heads = ["samples", "triples", "seconds", "CPU", "ratio", "CPU, ms a triple", "all points of one, ms", "ratio"]
+    heads += ["rows of front", "of triples"]
+    print(f"\n| {' | '.join(heads)} |\n{'|--:' * len(heads)}|")
     before = None
     for samples in sizes:
         zoo = synthetic_zoo(models, samples)
@@ -110,8 +102,9 @@ def triples(models, sizes, members):
         ratio = f"{cpu / before:.1f}" if before else ""
         before = cpu
         print(
-            f"| {samples:,} | {count} | {clock:.2f} | {cpu:.2f} | {ratio} | {1e3 * cpu / count:.0f} | {1e3 * full:,.0f} "
-            f"| {full * count / cpu:.0f} | {len(every.front):,} | {(every.front.kind == 'triple').sum():,} |",
+            f"| {samples:,} | {count} | {clock:.2f} | {cpu:.2f} | {ratio} | {1e3 * cpu / count:.0f} "
+            f"| {1e3 * full:,.0f} | {full * count / cpu:.0f} "
+            f"| {len(every.front):,} | {(every.front.kind == 'triple').sum():,} |",
             flush=True,
         )
 
@@ -124,9 +117,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     search_triples(tiny := synthetic_zoo(3, 9), range(3), search_pairs(tiny))  # compiles the kernels, once a machine
-    print(
-        f"{available_threads()} threads, best of {args.repetitions}; ratios of the processor's seconds, to the row before"
-    )
+    print(f"{available_threads()} threads, best of {args.repetitions}; ratios of the CPU's seconds to the row before")
     if args.models == parser.get_default("models"):
         pairs([(100, args.samples // part) for part in (4, 2, 1)], args.repetitions)
     pairs([(models, args.samples) for models in args.models], args.repetitions)

@@ -106,6 +106,24 @@ def test_replacements_are_no_dearer_on_validation_nor_less_accurate(made):
     assert (others["cost_ratio"] <= others["cost_ratio_high"]).all()
 
 
+def test_contrasts_are_of_the_same_samples(made):
+    table = made["measures"].dropna(subset=["to_variant"])
+    ratio = table[table["quantity"] == "reduction_ratio"].set_index(["variant", "kind", "to_variant", "to_kind", "low"])
+    bands = made["reductions"]
+    bands = bands[(bands["scored_on"] == "test") & (bands["mean"] == "geometric")]
+    of = bands[bands["front"] == "step"].set_index(["variant", "kind", "low"])
+    for (variant, kind, to, other, low), row in ratio.iterrows():
+        sides = of.loc[(variant, kind, low)], of.loc[(to, other, low)]
+        if sides[0]["accuracies"] == sides[1]["accuracies"] == 11:  # all of the band: else they stop where they differ
+            assert row["value"] == pytest.approx(sides[0]["reduction"] / sides[1]["reduction"])
+        if kind == other:
+            assert row["value"] * ratio.loc[(to, other, variant, kind, low), "value"] == pytest.approx(1)
+    assert ("max-softmax", "triple", "max-softmax", "pair", 0.7) in ratio.index
+    tops = table[table["quantity"] == "top_accuracy_difference"].set_index(["variant", "to_variant"])["value"]
+    assert len(tops) == len(VARIANTS) * (len(VARIANTS) - 1)
+    assert tops["margin", "entropy"] == pytest.approx(-tops["entropy", "margin"])
+
+
 # Two models on ten samples: the small one has the first six right, the large one all but the sixth; each as sure as
 # the numbers say. Costs 1 and 4.
 SURE = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.7, 0.6, 0.55, 0.4])

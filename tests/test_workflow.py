@@ -117,7 +117,7 @@ def test_one_core_gives_the_same_bytes_as_two(finished, tmp_path):
         ({"seeds": "0"}, "studies.tiny.seeds is '0': expected array"),
         (
             {"models": {"m": {"model": "resnet"}}},
-            "studies.tiny.models.m.model is 'resnet': expected one of encoder, msdnet, vit",
+            "studies.tiny.models.m.model is 'resnet': expected one of encoder, huggingface, msdnet, timm, vit",
         ),
     ],
 )

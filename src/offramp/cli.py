@@ -754,7 +754,7 @@ def table(name, files, out, **options) -> None:
     duels                       the duels (compare --duels-out)
     speedup, per-exit           the speed-up table (compare --speedup-out)
     public-zoo                  tables of public models (data/timm)
-    cascade-claims              models, choices, reductions and measures (search --models-out, …)
+    cascade-claims              reductions and measures (search --reductions-out, --measures-out)
     reductions,
     cascade-variants            the reductions (search --reductions-out)
     replacements                the replacements (search --replacements-out)

@@ -206,6 +206,7 @@ def reduction_tables(
     tables: dict[str, list] = {name: [] for name in ("models", "relations", "choices", "replacements")}
     costs: dict[tuple, list] = {}  # by variant, kind, front and split, of each seed: (1 + B, A)
     measured: dict[tuple, list] = {}  # by quantity, variant, kind, of each seed: the number and its resamplings
+    tops: dict[str, list] = {}  # by variant, of each seed: what the most accurate pair has right (N,)
     with tqdm(total=len(by_seed) * len(variants), desc="search", unit="variant", disable=not progress) as bar:
         for number, group in by_seed.items():
             for label, variant in variants.items():
@@ -228,6 +229,7 @@ def reduction_tables(
                     tables["replacements"].append(replaced.assign(seed=number))
                     for quantity, values in _relations(splits["validation"], pairs.pairs, on["validation"]).items():
                         measured.setdefault((quantity, label, "pair"), []).append(values)
+                tops.setdefault(label, []).append(splits["test"].play(pairs.front.iloc[-1])[0])
                 for part, split in splits.items():
                     singles = Curve.of(split, fronts["single"], on[part])
                     for front, cost_at in (("step", step_cost), ("interpolated", interpolated_cost)):
@@ -246,11 +248,11 @@ def reduction_tables(
                 bar.update()
     made = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     made["reductions"] = _reductions(costs, list(variants), bands, grid, on["test"])
-    made["measures"] = pd.DataFrame(
-        {"quantity": quantity, "variant": label, "kind": kind}
-        | on["test"].summary("value", np.array([v[0] for v in values]), np.stack([v[1:] for v in values]))
+    rows = [
+        {"quantity": quantity, "variant": label, "kind": kind, **_summary(on["test"], np.stack(values))}
         for (quantity, label, kind), values in measured.items()
-    )
+    ]
+    made["measures"] = pd.DataFrame([*rows, *_contrasts(costs, tops, bands, grid, on["test"])])
     dataset = runs[0].test.metadata.get("dataset")
     for table in made.values():
         table.insert(0, "dataset", dataset)
@@ -454,3 +456,30 @@ def _reductions(
                         row |= bootstrap.summary("reduction", means[:, 0], means[:, 1:])
                         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _contrasts(costs: dict[tuple, list], tops: dict[str, list], bands, grid: np.ndarray, bootstrap: Bootstrap):
+    """Rows of `measures` that set one kind or variant beside another, on the same test samples: `reduction_ratio`, how
+    many times more the first reduces the cost, geometric mean over a band (what single models cost cancels out);
+    `top_accuracy_difference`, by how much the most accurate choice of its pairs is more accurate."""
+    base = next(iter(tops))
+    kinds = {(label, kind) for label, kind, _ in costs}
+    sides = [((base, "triple"), (base, "pair"))] if (base, "triple") in kinds else []
+    sides += [((of, "pair"), (to, "pair")) for of in tops for to in tops if of != to]
+    for (of, kind), (to, other) in sides:
+        row = {"variant": of, "kind": kind, "to_variant": to, "to_kind": other}
+        ratio = np.stack(costs[to, other, "test"]) / np.stack(costs[of, kind, "test"])  # (S, 1 + B, A)
+        for low, high in bands:
+            its = ratio[:, :, (grid >= low - 1e-9) & (grid <= high + 1e-9)]
+            known = ~np.isnan(its[:, 0]).any(axis=0)  # (a,)
+            if known.any():
+                means = mean_reduction(its[:, :, known], "geometric")  # (S, 1 + B)
+                yield {"quantity": "reduction_ratio", **row, "low": low, "high": high, **_summary(bootstrap, means)}
+        if kind == other:
+            apart = bootstrap.with_means(np.stack(tops[of]) - np.stack(tops[to]))  # (S, 1 + B)
+            yield {"quantity": "top_accuracy_difference", **row, **_summary(bootstrap, apart)}
+
+
+def _summary(bootstrap: Bootstrap, values: np.ndarray) -> dict[str, float]:
+    """Columns of one number, from what it is for each seed, then resampled (S, 1 + B)."""
+    return bootstrap.summary("value", values[:, 0], values[:, 1:])

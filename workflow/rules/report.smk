@@ -382,7 +382,7 @@ rule figure_cascade_variants:
 
 rule table_cascade_claims:
     input:
-        tables=[getattr(rules.search.output, name) for name in ("models", "choices", "reductions", "measures")],
+        tables=[rules.search.output.reductions, rules.search.output.measures],
         code=TABLE_CODE + code("tables/cascade_claims", "tables/claims"),
     output:
         stems(TABLES, "cascade-claims", ["csv", "md", "tex"]),

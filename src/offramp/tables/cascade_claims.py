@@ -1,12 +1,12 @@
 """The claims of the paper on cascades of pretrained models, and whether they hold here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from offramp.inputs import of_bands, of_base, read_tables
+from offramp.inputs import of_bands, read_tables
 from offramp.naming import KINDS, band_name, variant_name
 from offramp.tables.claims import how_often
 from offramp.tables.writing import Table, cell
@@ -30,6 +30,7 @@ _NUMBERS = {
     "difference": (100, 2, "+", ""),
 }
 _ENDINGS = ("", "_low", "_high", "_sd")
+_VALUE = [f"value{ending}" for ending in _ENDINGS]
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
@@ -39,25 +40,21 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     of the bound that is named here, does not hold where it lies wholly on the other one, and is undecided elsewhere.
     Claim 1, on test data: pairs reduce the cost at equal accuracy against the step and the log-interpolated front of
     single models (arithmetic mean over a band of accuracies above 1; beside it what random deferral reduces it by),
-    triples more than pairs (ratio of the geometric means above 1), and what was chosen in their place is better than
-    most models of the front but the cheapest: no dearer, no less accurate, and not equal (share above 50 %). Claim 2,
-    on validation data: over all pairs the rank correlation of the exit rate with the difference in accuracy is below 0
-    (beside it that with the ratio of costs). Claim 3, on test data: pairs by max softmax reduce the cost more than by
-    margin and by entropy, and those by margin more than by entropy (ratio of the geometric means above 1). Claim 4, on
-    test data: the highest accuracy of pairs that answer with the mean of their probabilities lies above that of pairs
-    without an ensemble, and the ratio of the reductions below 1, with each model's logits scaled by a temperature too.
-    Ratios are of the reductions against the step front. Two reductions have an interval each; that of their ratio is
-    made as of independent ones: on the logarithms the distances to the ends add up as squares. So is that of the
-    difference of two highest accuracies, each with the interval of the most accurate single model. As all are of the
-    same samples, this is wider than need be, and leaves open what may be decided. What was not measured is left out. ±
-    is the standard deviation over seeds.
+    triples more than pairs (ratio of the geometric means above 1), and most models of the front but the cheapest are
+    dearer than cascades of their accuracy (share above 50 %). Claim 2, on validation data: over all pairs the rank
+    correlation of the exit rate with the difference in accuracy is below 0 (beside it that with the ratio of costs).
+    Claim 3, on test data: pairs by max softmax reduce the cost more than by margin and by entropy, and those by margin
+    more than by entropy (ratio of the geometric means above 1). Claim 4, on test data: the highest accuracy of pairs
+    that answer with the mean of their probabilities lies above that of pairs without an ensemble, and the ratio of the
+    reductions below 1, with each model's logits scaled by a temperature too. Differences and ratios are of the same
+    test samples, resampled together. What was not measured is left out. ± is the standard deviation over seeds.
 
     Parameters
     ----------
     files : sequence of paths
-        The models, choices, reductions and measures of `offramp search`.
+        The reductions and measures of `offramp search`.
     """
-    models, choices, reductions, measures = read_tables(files, "models", "choices", "reductions", "measures")
+    reductions, measures = read_tables(files, "reductions", "measures")
     base = reductions["variant"].iloc[0]
     bands = of_bands(reductions)
     rows = [
@@ -65,7 +62,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
         for (low, high), of_band in bands[bands["scored_on"] == "test"].groupby(["low", "high"])
         for row in _of_band(of_band, base)
     ]
-    rows += [*_of_measures(of_base(measures)), *_of_highest(models, choices)]
+    rows += [*_of_measures(measures, base), *_of_contrasts(measures)]
     columns = ["claim", "part", "low", "high", "verdict", "number", "wanted", "bound"]
     columns += [*(f"estimate{ending}" for ending in _ENDINGS), "beside"]
     table = pd.DataFrame(rows).reindex(columns=columns).sort_values("claim", kind="stable", ignore_index=True)
@@ -82,76 +79,50 @@ def verdict(low: float, high: float, wanted: str, bound: float) -> str:
     return "holds" if holds else "does not hold" if fails else "undecided"
 
 
-def ratio(of: tuple[float, float, float], to: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Of two numbers, each with its interval (value, low, high): their ratio and its interval, as if they were
-    independent (Zou & Donner, Statistics in Medicine 2008, on the logarithms)."""
-    value, low, high = _apart(np.log(of), np.log(to))
-    return float(np.exp(value)), float(np.exp(low)), float(np.exp(high))
-
-
-def _apart(of: Sequence[float], from_: Sequence[float]) -> tuple[float, float, float]:
-    """The difference of two numbers and its interval, as if they were independent."""
-    (a, a_low, a_high), (b, b_low, b_high) = of, from_
-    return a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low)
-
-
 def _row(claim: int, part: str, number: str, estimate: Sequence[float], wanted: str, bound: float, **more) -> dict:
     ends = dict(zip((f"estimate{ending}" for ending in _ENDINGS), estimate))
     return {"claim": claim, "part": part, "number": number, "wanted": wanted, "bound": bound, **ends, **more}
 
 
 def _of_band(of_band: pd.DataFrame, base: str) -> Iterator[dict]:
-    columns = [f"reduction{ending}" for ending in _ENDINGS]
-    found: Mapping[tuple, np.ndarray] = {
-        tuple(key): np.array(values)
-        for *key, values in zip(
-            *(of_band[name] for name in ("variant", "kind", "front", "mean")), of_band[columns].to_numpy()
-        )
-    }
-
-    def compared(claim: int, part: str, of: tuple[str, str], to: tuple[str, str], wanted: str) -> Iterator[dict]:
-        keys = [(*each, "step", "geometric") for each in (of, to)]
-        if all(key in found for key in keys):
-            yield _row(claim, part, "ratio of reductions", ratio(*(found[key][:3] for key in keys)), wanted, 1.0)
-
+    pairs = of_band[(of_band["variant"] == base) & (of_band["mean"] == "arithmetic")].set_index(["kind", "front"])
     for front, name in (("step", "step"), ("interpolated", "log-interpolated")):
-        if (key := (base, "pair", front, "arithmetic")) in found:
-            by_chance = found.get((base, "random", front, "arithmetic"), [np.nan])[0]
-            yield _row(1, f"pairs, {name} front", "reduction", found[key], "above", 1.0, beside=by_chance)
-    yield from compared(1, "triples over pairs", (base, "triple"), (base, "pair"), "above")
-    for first, other in _MEASURES:
-        part = f"{variant_name(first)} over {variant_name(other)}"
-        yield from compared(3, part, (first, "pair"), (other, "pair"), "above")
-    for label in _ENSEMBLES:
-        part = f"{variant_name(label)} over {variant_name(_PLAIN)}"
-        yield from compared(4, part, (label, "pair"), (_PLAIN, "pair"), "below")
+        if ("pair", front) in pairs.index:
+            estimate = pairs.loc[("pair", front), [f"reduction{ending}" for ending in _ENDINGS]]
+            by_chance = pairs["reduction"].get(("random", front), np.nan)
+            yield _row(1, f"pairs, {name} front", "reduction", estimate, "above", 1.0, beside=by_chance)
 
 
-def _of_measures(measures: pd.DataFrame) -> Iterator[dict]:
-    values = measures.set_index(["quantity", "kind"])[[f"value{ending}" for ending in _ENDINGS]]
-    for (quantity, kind), estimate in zip(values.index, values.to_numpy()):
-        if np.isnan(estimate[0]):
+def _of_measures(measures: pd.DataFrame, base: str) -> Iterator[dict]:
+    of_base = measures[measures["variant"] == base].set_index(["quantity", "kind"])
+    for (quantity, kind), row in of_base.iterrows():
+        estimate = row[_VALUE]
+        if np.isnan(row["value"]):
             continue
         if quantity == "dominated_share":
             yield _row(1, f"front that {KINDS[kind]} beat", "share", estimate, "above", 0.5)
         if quantity == "spearman_accuracy_difference":
-            with_size = values["value"].get(("spearman_size_ratio", kind), np.nan)
+            with_size = of_base["value"].get(("spearman_size_ratio", kind), np.nan)
             part = "exit rate with accuracy difference"
             yield _row(2, part, "rank correlation", estimate, "below", 0.0, beside=with_size)
 
 
-def _of_highest(models: pd.DataFrame, choices: pd.DataFrame) -> Iterator[dict]:
-    """The highest test accuracy of pairs with an ensemble, against that of pairs without."""
-    pairs = choices[choices["kind"] == "pair"]
-    highest = pairs.pivot_table(index="seed", columns="variant", values="accuracy", aggfunc="max")  # (S, V)
-    best = models.loc[models.groupby("seed")["accuracy"].idxmax()]
-    accuracy, low, high = best[["accuracy", "accuracy_low", "accuracy_high"]].mean()
-    label = _ENSEMBLES[0]
-    if {label, _PLAIN} <= set(highest):
-        tops = highest[label], highest[_PLAIN]  # (S,) each
-        each = [(top.mean(), top.mean() - (accuracy - low), top.mean() + (high - accuracy)) for top in tops]
-        part = f"highest accuracy, {variant_name(label)} − {variant_name(_PLAIN)}"
-        yield _row(4, part, "difference", [*_apart(*each), (tops[0] - tops[1]).std()], "above", 0.0)
+def _of_contrasts(measures: pd.DataFrame) -> Iterator[dict]:
+    """One kind or variant against another, on the same samples."""
+    for _, row in measures.dropna(subset=["to_variant"]).iterrows():
+        sides = row["variant"], row["to_variant"]
+        number, band = row["quantity"], {"low": row["low"], "high": row["high"]}
+        if number == "reduction_ratio" and row["kind"] != row["to_kind"]:
+            yield _row(1, "triples over pairs", "ratio of reductions", row[_VALUE], "above", 1.0, **band)
+        elif number == "reduction_ratio" and sides in _MEASURES:
+            part = f"{variant_name(sides[0])} over {variant_name(sides[1])}"
+            yield _row(3, part, "ratio of reductions", row[_VALUE], "above", 1.0, **band)
+        elif number == "reduction_ratio" and sides[0] in _ENSEMBLES and sides[1] == _PLAIN:
+            part = f"{variant_name(sides[0])} over {variant_name(_PLAIN)}"
+            yield _row(4, part, "ratio of reductions", row[_VALUE], "below", 1.0, **band)
+        elif number == "top_accuracy_difference" and sides == (_ENSEMBLES[0], _PLAIN):
+            part = f"highest accuracy, {variant_name(sides[0])} − {variant_name(_PLAIN)}"
+            yield _row(4, part, "difference", row[_VALUE], "above", 0.0)
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
