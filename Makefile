@@ -40,12 +40,13 @@ lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	snakefmt --check workflow/Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(STAMP) ## time evaluation, policies, deciding, training and the workflow beside the usual ways
+bench: $(STAMP) ## time evaluation, policies, deciding, training, the workflow and the search beside the usual ways
 	python benchmarks/bench_evaluation.py
 	python benchmarks/bench_policies.py
 	python benchmarks/bench_inference.py
 	python benchmarks/bench_training.py
 	python benchmarks/bench_overhead.py
+	python benchmarks/bench_search.py
 
 lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	python -m pip install --quiet uv

@@ -470,6 +470,18 @@ def test_models_whose_parameters_nobody_counted(tmp_path):
     assert list(TABLES["models"].readable(TABLES["models"].numbers(paths))["Parameters"]) == ["–"] * 4
 
 
+def test_seconds_are_of_the_last_exit_and_mean_over_seeds(tmp_path):
+    rows = [("net-a", 0, 1, 0.001), ("net-a", 0, 2, 0.002), ("net-a", 1, 1, 0.001), ("net-a", 1, 2, 0.004)]
+    table = pd.DataFrame(rows, columns=["system", "seed", "exit", "seconds"])
+    table = table.assign(seconds_low=table["seconds"] / 2, seconds_high=2 * table["seconds"])
+    table = table.assign(batch_size=256, batches=10, threads=1, device="cpu", dataset="made")
+    paths = [tmp_path / f"{seed}.csv" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        write_table(table[table["seed"] == seed], path)
+    text = TABLES["seconds"].readable(TABLES["seconds"].numbers(paths))
+    assert text.to_numpy().tolist() == [["net a", "3.000 [1.500, 6.000]", "256", "10", "1", "cpu"]]
+
+
 # Claims
 
 

@@ -18,7 +18,7 @@ from offramp.tables.writing import cell, is_numeric
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
 # Those of test_speedup.py, test_public_zoo.py and test_cascade_reports.py apart
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
-_APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
+_APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds"]
 WRITTEN = [name for name in TABLES if name not in _APART]
 
 

@@ -56,7 +56,7 @@ def test_ends_with_a_report_of_the_search(zoo):
     page = (zoo.folder / "reports/tiny/index.html").read_text()
     for name in ("cascades-front", "cascade-relation", "cascade-reduction", "cascade-variants", "speedup"):
         assert (zoo.folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
-    for name in ("cascade-claims", "reductions", "cascade-variants", "replacements", "models", "speedup"):
+    for name in ("cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds", "speedup"):
         assert (zoo.folder / f"reports/tiny/tables/{name}.md").stat().st_size
     assert page.count("data:image/png;base64") == len(list((zoo.folder / "reports/tiny/figures").glob("*.png")))
     assert all(len(table(zoo, name)) for name in TABLES)

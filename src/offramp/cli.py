@@ -739,8 +739,8 @@ def figure(name, files, out, **options) -> None:
 )
 def table(name, files, out, **options) -> None:
     """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity,
-    beem-claims, duels, speedup, per-exit, public-zoo, cascade-claims, reductions, cascade-variants, replacements or
-    models.
+    beem-claims, duels, speedup, per-exit, public-zoo, cascade-claims, reductions, cascade-variants, replacements,
+    models or seconds.
 
     \b
     claims                      the pairs and the control table (compare --pairs-out, --control-out)
@@ -759,6 +759,7 @@ def table(name, files, out, **options) -> None:
     cascade-variants            the reductions (search --reductions-out)
     replacements                the replacements (search --replacements-out)
     models                      the models (search --models-out)
+    seconds                     the seconds of all models (record --seconds)
     """
     from offramp.tables import write
 

@@ -23,6 +23,7 @@ _KINDS = {
     "speedup": ({"system", "policy", "choice", "drop", "speedup", "cost", "loss", "worse"}, "compare --speedup-out"),
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
+    "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
     "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
     "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
     "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
@@ -40,7 +41,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
     files : sequence of paths
         .parquet or .csv.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
-            "models", "relations", "choices", "reductions", "replacements", "measures"}
+            "seconds", "models", "relations", "choices", "reductions", "replacements", "measures"}
 
     Raises
     ------

@@ -24,6 +24,8 @@ _POLICIES = {
     "hidden-similarity": "hidden similarity",
     "beem-c": "BEEM-C",
     "beem-a": "BEEM-A",
+    "agreement": "agreement of models",
+    "learned-deferral": "learnt deferral",
     "oracle": "oracle",
     "random": "random",
 }

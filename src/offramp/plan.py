@@ -92,7 +92,7 @@ class Job:
 
     @property
     def step(self) -> str:
-        return self.rule if self.rule in STEPS else "report"
+        return "record" if self.rule == "seconds" else self.rule if self.rule in STEPS else "report"
 
 
 class Estimate(NamedTuple):

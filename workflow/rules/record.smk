@@ -28,6 +28,24 @@ rule record:
         " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
 
 
+rule seconds:
+    input:
+        weights=rules.train.output.weights,
+        splits=rules.data.output,
+        code=lambda wildcards: model_code(wildcards.system) + code("recording", "checkpoints"),
+    output:
+        f"{ROOT}/records/{{system}}-s{{seed}}/seconds.csv",
+    log:
+        f"{LOGS}/seconds/{{system}}-s{{seed}}.log",
+    wildcard_constraints:
+        system=one_of(MODELS),
+    threads: 1
+    resources:
+        **needs("record", mem_mb=4000, runtime=30),
+    shell:
+        "offramp record {input.weights} --splits {input.splits} --seconds {output} --threads {threads} 2>&1 | tee {log}"
+
+
 rule cascade:
     input:
         records=lambda wildcards: expand(
@@ -57,3 +75,4 @@ RECORD = rules.cascade.output[0]
 rule records:
     input:
         of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), MODELS + CASCADES),
+        of_runs(rules.seconds.output[0], SINGLES),

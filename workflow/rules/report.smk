@@ -36,7 +36,7 @@ LISTS = [
     "targets",
     "exits",
     *(["sensitivity"] if VARIANTS else []),
-    *(["reductions", "cascade-variants", "replacements", "models"] if SEARCHED else []),
+    *(["reductions", "cascade-variants", "replacements", "models", "seconds"] if SEARCHED else []),
 ]
 FIGURE_CODE = code("files", "figures/__init__", "figures/style", "naming", "inputs")
 TABLE_CODE = code("files", "tables/__init__", "tables/writing", "naming", "inputs")
@@ -448,6 +448,20 @@ rule table_models:
         stem=stem,
     shell:
         "offramp table models {input.models} --out {params.stem} 2>&1 | tee {log}"
+
+
+rule table_seconds:
+    input:
+        seconds=of_runs(rules.seconds.output[0], SINGLES),
+        code=TABLE_CODE + code("tables/seconds"),
+    output:
+        stems(TABLES, "seconds", ["csv", "md", "tex"]),
+    log:
+        f"{LOGS}/tables/seconds.log",
+    params:
+        stem=stem,
+    shell:
+        "offramp table seconds {input.seconds} --out {params.stem} 2>&1 | tee {log}"
 
 
 rule summary:

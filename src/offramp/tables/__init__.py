@@ -17,6 +17,7 @@ from offramp.tables.per_exit import PER_EXIT
 from offramp.tables.public_zoo import PUBLIC_ZOO
 from offramp.tables.reductions import CASCADE_VARIANTS, REDUCTIONS
 from offramp.tables.replacements import REPLACEMENTS
+from offramp.tables.seconds import SECONDS
 from offramp.tables.sensitivity import SENSITIVITY
 from offramp.tables.speedup import SPEEDUP
 from offramp.tables.targets import TARGETS
@@ -41,6 +42,7 @@ TABLES: dict[str, Table] = {
     "cascade-variants": CASCADE_VARIANTS,
     "replacements": REPLACEMENTS,
     "models": MODELS,
+    "seconds": SECONDS,
 }
 
 
