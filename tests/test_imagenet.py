@@ -186,3 +186,70 @@ def test_a_class_too_many_or_too_few_is_refused(own_tree):
     refused(own_tree, "/train: class folder n04, which .*/val lacks")
     (own_tree / "train" / "n04").rename(own_tree / "val" / "n04")
     refused(own_tree, "/val: class folder n04, which .*/train lacks")
+
+
+# Models that were trained elsewhere
+
+
+def test_all_splits_may_be_of_the_validation_folder(tmp_path):
+    root = write_tree(tmp_path, 0, 4)
+    dataset = load(root, folder="val")
+    assert {pool: len(labels) for pool, labels in dataset.labels.items()} == {"all": 12}
+    splits = make_splits(dataset, validation=3, test=6, seed=0)
+    assert splits["pool"].unique() == ["all"]
+    assert all(f"{root}/val/".encode() in path for path in dataset.paths["all"])
+
+
+def test_images_may_be_prepared_as_a_model_of_timm_wants_them(tree):
+    """Its own size, crop, interpolation and normalisation: here those of BEiT, which none of ours are."""
+    from timm.data import create_transform
+
+    name = "beit_base_patch16_384.in22k_ft_in22k_in1k"
+    dataset = load(tree, prepare=name)
+    assert dataset.image_shape == (3, 384, 384)
+    prepare = create_transform(
+        (3, 384, 384), interpolation="bicubic", crop_pct=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+    with Image.open(tree / "val" / "n01" / "n01_1.JPEG") as image:
+        expected = prepare(image.convert("RGB"))
+    torch.testing.assert_close(dataset.inputs("test", np.array([1]), augment=False)[0], expected)
+    augmented = dataset.inputs("test", np.array([1]), augment=True)[0]
+    assert augmented.shape == (3, 384, 384)
+    assert -1 <= augmented.min() < 0 < augmented.max() <= 1
+    with pytest.raises(ValueError, match=r"timm knows no model 'beit_huge'; expected one of `timm\.list_pretrained"):
+        load(tree, prepare="beit_huge")
+
+
+def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
+    """The path of `zoo_imagenet` on a few images, with weights from a folder in place of the hub's."""
+    timm = pytest.importorskip("timm")
+    yaml = pytest.importorskip("yaml")
+    from checkout import ROOT, Checkout
+    from offramp import ExitRecord
+
+    root = write_tree(tmp_path / "images", 0, 16)
+    torch.manual_seed(0)
+    models = {}
+    for name, prepare in (("small", "test_resnet.r160_in1k"), ("large", "test_resnet.r160_in1k")):
+        timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / name)
+        models[name] = {"model": "timm", "backbone": f"local-dir:{tmp_path / name}", "pretrained": True}
+        models[name]["dataset"] = {"prepare": prepare}
+    models["large"]["dataset"] = {"size": 96}
+    checkout = Checkout(tmp_path / "study")
+    study = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]["zoo_imagenet"]
+    study |= {
+        "dataset": {"name": "imagenet", "folder": "val", "root": str(root), "classes": 3, "size": 64},
+        "splits": {"validation": 12, "test": 30, "seed": 0},
+        "models": models,
+        "cascades": {"both": ["small", "large"]},
+        "training": {"epochs": 0, "workers": 0},
+    }
+    study["report"] |= {"oracle": "both", "reliability": "both"}
+    checkout.write(study)
+    done = checkout.run("--cores", "2", "records")
+    assert done.returncode == 0, done.stderr
+    folder = checkout.folder / "artifacts/tiny/records"
+    small, large, both = (ExitRecord.load(folder / f"{name}-s0/test.safetensors") for name in (*models, "both"))
+    np.testing.assert_array_equal(small.index, large.index)
+    assert small.cost[0] / large.cost[0] == pytest.approx((160 / 96) ** 2, rel=0.05)  # each at its own size
+    np.testing.assert_array_equal(both.prediction, np.hstack([small.prediction, large.prediction]))

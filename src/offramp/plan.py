@@ -457,7 +457,9 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
             train_epoch(stepping, [(inputs, labels)], [len(labels)], optimizer, steps, 0, silent, {})
 
         batch_size = ceil(steps.batch_size / processes)
-        prepare, stepped, first = each(dataset.samples(splits, "train", augment=True), batch_size, step)
+        prepare, stepped, first = np.zeros((3, 2))
+        if steps.epochs:  # else its weights stay as they come
+            prepare, stepped, first = each(dataset.samples(splits, "train", augment=True), batch_size, step)
 
         @torch.inference_mode()
         def forward(inputs: torch.Tensor, labels: torch.Tensor) -> None:
