@@ -7,7 +7,7 @@ at equal test accuracy. Noise makes such a curve fall here and there, so its acc
 to choose on test. All of this but the definition of the reduction is our choice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -25,6 +25,7 @@ from offramp.fronts import interpolated_cost, mean_reduction, pareto, step_cost
 from offramp.records import ExitRecord
 from offramp.search import Zoo, search_pairs, search_triples
 
+KINDS = ("pair", "triple", "random", "oracle")
 STAGES, THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
 RELATION_RESAMPLES = 200  # of validation samples: each is a search of its own
 
@@ -203,62 +204,100 @@ def reduction_tables(
         raise ValueError(f"search: {len(systems[first])} model of one exit; expected two at least")
     on = {part: Bootstrap.draw(getattr(runs[0], part).n_samples, resamples, seed) for part in ("validation", "test")}
     grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
-    tables: dict[str, list] = {name: [] for name in ("models", "relations", "choices", "replacements")}
-    costs: dict[tuple, list] = {}  # by variant, kind, front and split, of each seed: (1 + B, A)
-    measured: dict[tuple, list] = {}  # by quantity, variant, kind, of each seed: the number and its resamplings
-    tops: dict[str, list] = {}  # by variant, of each seed: what the most accurate pair has right (N,)
-    with tqdm(total=len(by_seed) * len(variants), desc="search", unit="variant", disable=not progress) as bar:
-        for number, group in by_seed.items():
+    searched: dict[str, list[Searched]] = {label: [] for label in variants}
+    with tqdm(total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True) as bar:
+        for group in by_seed.values():
             for label, variant in variants.items():
-                base = label == next(iter(variants))
-                splits = _splits(group, variant)
-                zoo, answers = splits["validation"].zoo, splits["validation"].answers
-                members = pareto(zoo.cost, zoo.correct.mean(axis=1))
-                pairs = search_pairs(zoo, answers)
-                fronts = {"single": _singles(zoo, members), "pair": pairs.front}
-                if base and answers is None:
-                    fronts["triple"] = search_triples(zoo, members, pairs).front
-                targets = _multiples(step, zoo.correct.mean(axis=1).min(), 1)
-                chosen = {kind: _first_reaching(front, targets) for kind, front in fronts.items()}
-                if base:
-                    chosen |= {kind: _reference(splits["validation"], kind, targets) for kind in ("random", "oracle")}
-                    tables["models"].append(_models(group, splits, members, on["test"]).assign(seed=number))
-                    tables["relations"].append(pairs.pairs.assign(seed=number))
-                    best = list(fronts.values())[-1]
-                    replaced = _replacements(splits, fronts["single"], best, on["test"])
-                    tables["replacements"].append(replaced.assign(seed=number))
-                    for quantity, values in _relations(splits["validation"], pairs.pairs, on["validation"]).items():
-                        measured.setdefault((quantity, label, "pair"), []).append(values)
-                tops.setdefault(label, []).append(splits["test"].play(pairs.front.iloc[-1])[0])
-                for part, split in splits.items():
-                    singles = Curve.of(split, fronts["single"], on[part])
-                    for front, cost_at in (("step", step_cost), ("interpolated", interpolated_cost)):
-                        costs.setdefault((label, front, part), []).append(singles.costs_at(grid, cost_at))
-                    for kind, choices in chosen.items():
-                        if kind != "single":
-                            curve = Curve.of(split, choices, on[part])
-                            costs.setdefault((label, kind, part), []).append(curve.costs_at(grid))
-                            if part == "test" and kind in fronts:
-                                share = _dominated(singles, curve)
-                                measured.setdefault(("dominated_share", label, kind), []).append(share)
-                tables["choices"] += [
-                    _scored(splits["test"], choices).assign(seed=number, variant=label, kind=kind)
-                    for kind, choices in chosen.items()
-                ]
+                searched[label].append(Searched.of(group, variant, label == next(iter(variants)), step, grid, on))
                 bar.update()
-    made = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    made["reductions"] = _reductions(costs, list(variants), bands, grid, on["test"])
-    rows = [
-        {"quantity": quantity, "variant": label, "kind": kind, **_summary(on["test"], np.stack(values))}
-        for (quantity, label, kind), values in measured.items()
-    ]
-    made["measures"] = pd.DataFrame([*rows, *_contrasts(costs, tops, bands, grid, on["test"])])
-    dataset = runs[0].test.metadata.get("dataset")
+    base = next(iter(searched.values()))
+    made = {
+        "models": _of_seeds(by_seed, [_models(group, it, on["test"]) for group, it in zip(by_seed.values(), base)]),
+        "relations": _of_seeds(by_seed, [it.relations for it in base]),
+        "choices": pd.concat(
+            [_of_seeds(by_seed, [_scored(it) for it in its]).assign(variant=label) for label, its in searched.items()],
+            ignore_index=True,
+        ),
+        "replacements": _of_seeds(by_seed, [_replacements(it, on["test"]) for it in base]),
+        "reductions": pd.DataFrame(_reductions(searched, bands, grid, on["test"])),
+        "measures": pd.DataFrame([*_measures(searched, on), *_contrasts(searched, bands, grid, on["test"])]),
+    }
     for table in made.values():
-        table.insert(0, "dataset", dataset)
-        if "seed" in table:
-            table.insert(1, "seed", table.pop("seed"))
+        table.insert(0, "dataset", runs[0].test.metadata.get("dataset"))
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the search of one seed's models found, and what it gives.
+
+    Attributes
+    ----------
+    splits : dict of str to Split
+        "validation" and "test".
+    relations : DataFrame
+        `Found.pairs`, on validation.
+    fronts : dict of str to DataFrame
+        Of "single" models, with "pair"s and perhaps with "triple"s, on validation; columns as of `Found.front`.
+    chosen : dict of str to DataFrame
+        The cheapest point of each front at each target, and of the references "random" and "oracle".
+    curves : dict of (str, str) to Curve
+        By kind and split. Of single models, all of the front.
+    costs : dict of (str, str) to ndarray of shape (1 + B, A)
+        By kind and split, the cost at each accuracy of the grid; of single models by front, "step" and "interpolated".
+    """
+
+    splits: dict[str, Split]
+    relations: pd.DataFrame
+    fronts: dict[str, pd.DataFrame]
+    chosen: dict[str, pd.DataFrame]
+    curves: dict[tuple[str, str], Curve]
+    costs: dict[tuple[str, str], np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        group: Sequence[Run],
+        variant: Variant,
+        first: bool,
+        step: float,
+        grid: np.ndarray,
+        on: dict[str, Bootstrap],
+    ) -> "Searched":
+        """Search the runs of one seed; of the first variant triples too, where no ensemble answers."""
+        splits = _splits(group, variant)
+        zoo, answers = splits["validation"].zoo, splits["validation"].answers
+        accuracy = zoo.correct.mean(axis=1)  # (M,)
+        members = pareto(zoo.cost, accuracy)
+        pairs = search_pairs(zoo, answers)
+        fronts = {"single": _singles(zoo, members), "pair": pairs.front}
+        if first and answers is None:
+            fronts["triple"] = search_triples(zoo, members, pairs).front
+        targets = _multiples(step, accuracy.min(), 1)
+        chosen = {kind: _first_reaching(front, targets) for kind, front in fronts.items()}
+        if first:
+            chosen |= {kind: _reference(splits["validation"], kind, targets) for kind in ("random", "oracle")}
+        points = chosen | {"single": fronts["single"]}
+        curves = {
+            (kind, part): Curve.of(split, its, on[part])
+            for part, split in splits.items()
+            for kind, its in points.items()
+        }
+        costs = {}
+        for (kind, part), curve in curves.items():
+            if kind == "single":
+                costs["step", part] = curve.costs_at(grid)
+                costs["interpolated", part] = curve.costs_at(grid, interpolated_cost)
+            else:
+                costs[kind, part] = curve.costs_at(grid)
+        return cls(splits, pairs.pairs, fronts, chosen, curves, costs)
+
+
+def _of_seeds(seeds: Iterable[int], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The seeds' tables below each other, the seed in front."""
+    for seed, table in zip(seeds, tables):
+        table.insert(0, "seed", seed)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _multiples(step: float, low: float, high: float) -> np.ndarray:
@@ -328,23 +367,24 @@ def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndar
     return table[np.isfinite(table["cost"])].reset_index(drop=True)
 
 
-def _scored(split: Split, choices: pd.DataFrame) -> pd.DataFrame:
+def _scored(searched: Searched) -> pd.DataFrame:
     """The choices: target, stages and thresholds, accuracy_validation and cost_validation, accuracy and cost on test,
-    exit_1 and exit_2 (shares of test samples that leave there; missing where no such stage goes on)."""
-    rows = []
-    for _, choice in choices.iterrows():
-        right, paid, left = split.play(choice)
-        rows.append([right.mean(), paid.mean(), *[*left, np.nan, np.nan][:2]])
-    table = choices.rename(columns={"accuracy": "accuracy_validation", "cost": "cost_validation"})
-    table = table.reindex(columns=["target", *STAGES, *THRESHOLDS, "accuracy_validation", "cost_validation"])
-    table[["accuracy", "cost", "exit_1", "exit_2"]] = np.reshape(rows, (len(choices), 4))
-    return table
+    exit_1 and exit_2 (shares of test samples that leave there; missing where no such stage goes on), kind."""
+    tables = []
+    for kind, choices in searched.chosen.items():
+        played = (searched.splits["test"].play(choice) for _, choice in choices.iterrows())
+        rows = [[right.mean(), paid.mean(), *[*left, np.nan, np.nan][:2]] for right, paid, left in played]
+        table = choices.rename(columns={"accuracy": "accuracy_validation", "cost": "cost_validation"})
+        table = table.reindex(columns=["target", *STAGES, *THRESHOLDS, "accuracy_validation", "cost_validation"])
+        table[["accuracy", "cost", "exit_1", "exit_2"]] = np.reshape(rows, (len(choices), 4))
+        tables.append(table.assign(kind=kind))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _models(group: Sequence[Run], splits: dict[str, Split], members: np.ndarray, bootstrap: Bootstrap) -> pd.DataFrame:
+def _models(group: Sequence[Run], searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
     """The models: cost, accuracy on validation and test with its interval, whether on the front of single models,
     parameters."""
-    front = {splits["validation"].zoo.names[member] for member in members}
+    front = set(searched.fronts["single"]["stage_1"])
     rows = []
     for run in sorted(group, key=lambda run: run.validation.cost[0]):
         right = run.test.correct[:, 0]
@@ -364,18 +404,17 @@ def _models(group: Sequence[Run], splits: dict[str, Split], members: np.ndarray,
     return pd.DataFrame(rows)
 
 
-def _replacements(
-    splits: dict[str, Split], singles: pd.DataFrame, front: pd.DataFrame, bootstrap: Bootstrap
-) -> pd.DataFrame:
+def _replacements(searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
     """For each single model of the front what takes its place: at its accuracy the cheapest (goal "accuracy"), at its
     cost the most accurate ("cost"), on validation; cost_ratio and accuracy_change on test, with intervals."""
-    rows = []
-    for _, member in singles.iterrows():
+    test, rows = searched.splits["test"], []
+    front = list(searched.fronts.values())[-1]  # of all that was searched
+    for _, member in searched.fronts["single"].iterrows():
         own = _first_reaching(front, np.array([member["accuracy"]])).iloc[0]
         affordable = front[front["cost"] <= member["cost"]].iloc[-1]
-        right_0, paid_0, _ = splits["test"].play(member)
+        right_0, paid_0, _ = test.play(member)
         for goal, choice in (("accuracy", own), ("cost", affordable)):
-            right, paid, _ = splits["test"].play(choice)
+            right, paid, _ = test.play(choice)
             ratio = bootstrap.with_means(paid) / bootstrap.with_means(paid_0)  # (1 + B,)
             change = bootstrap.with_means(right - right_0)
             row = {"model": member["stage_1"], "goal": goal, "kind": choice["kind"]}
@@ -434,49 +473,75 @@ def _of_pairs(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def _reductions(
-    costs: dict[tuple, list], variants: Sequence[str], bands, grid: np.ndarray, bootstrap: Bootstrap
-) -> pd.DataFrame:
+    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+) -> Iterator[dict]:
     """How many times less a cascade costs than a single model at equal accuracy, R(a) = C_single(a) / C_cascade(a): at
     each accuracy a of the grid (low == high), and its means over bands. `front` says what the single model's cost is
     taken from, `accuracies` at how many of the band's both costs are known."""
-    rows = []
-    for (label, kind, part), each in costs.items():
-        if kind in ("step", "interpolated"):
-            continue
-        for front in ("step", "interpolated"):
-            ratio = np.stack(costs[label, front, part]) / np.stack(each)  # (S, 1 + B, A)
-            for low, high in [*bands, *((a, a) for a in grid if part == "test")]:
-                its = ratio[:, :, (grid >= low - 1e-9) & (grid <= high + 1e-9)]
-                known = ~np.isnan(its[:, 0]).any(axis=0)  # (a,)
-                for mean in ("arithmetic", "geometric") if low < high else ("arithmetic",):
-                    row = {"variant": label, "kind": kind, "front": front, "low": low, "high": high, "mean": mean}
-                    row |= {"scored_on": part, "accuracies": int(known.sum())}
-                    if known.any():
-                        means = mean_reduction(its[:, :, known], mean)  # (S, 1 + B)
-                        row |= bootstrap.summary("reduction", means[:, 0], means[:, 1:])
-                        rows.append(row)
-    return pd.DataFrame(rows)
+    for label, its in searched.items():
+        for kind, part in its[0].costs:
+            for front in ("step", "interpolated") if kind in KINDS else ():
+                ratio = np.stack([it.costs[front, part] / it.costs[kind, part] for it in its])  # (S, 1 + B, A)
+                about = {"variant": label, "kind": kind, "front": front}
+                for low, high in [*bands, *((a, a) for a in grid if part == "test")]:
+                    known = _known(ratio, grid, low, high)  # (S, 1 + B, a)
+                    for mean in ("arithmetic", "geometric") if low < high else ("arithmetic",):
+                        if known.size:
+                            means = mean_reduction(known, mean)  # (S, 1 + B)
+                            yield {
+                                **about,
+                                **{"low": low, "high": high, "mean": mean, "scored_on": part},
+                                "accuracies": known.shape[-1],
+                                **bootstrap.summary("reduction", means[:, 0], means[:, 1:]),
+                            }
 
 
-def _contrasts(costs: dict[tuple, list], tops: dict[str, list], bands, grid: np.ndarray, bootstrap: Bootstrap):
+def _known(ratio: np.ndarray, grid: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Of ratios (S, 1 + B, A) those of a band at whose accuracies both costs are known, but for resamplings."""
+    inside = (grid >= low - 1e-9) & (grid <= high + 1e-9)  # (A,)
+    return ratio[:, :, inside & ~np.isnan(ratio[:, 0]).any(axis=0)]
+
+
+def _measures(searched: dict[str, list[Searched]], on: dict[str, Bootstrap]) -> Iterator[dict]:
+    """Numbers of the whole zoo: `dominated_share` of each variant and kind, and `_relations` of the first variant."""
+    for label, its in searched.items():
+        for kind in its[0].fronts:
+            if kind != "single":
+                shares = [_dominated(it.curves["single", "test"], it.curves[kind, "test"]) for it in its]
+                about = {"quantity": "dominated_share", "variant": label, "kind": kind}
+                yield about | _summary(on["test"], np.stack(shares))
+        if label == next(iter(searched)):
+            each = [_relations(it.splits["validation"], it.relations, on["validation"]) for it in its]
+            for quantity in each[0]:
+                about = {"quantity": quantity, "variant": label, "kind": "pair"}
+                yield about | _summary(on["test"], np.stack([values[quantity] for values in each]))
+
+
+def _contrasts(
+    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+) -> Iterator[dict]:
     """Rows of `measures` that set one kind or variant beside another, on the same test samples: `reduction_ratio`, how
     many times more the first reduces the cost, geometric mean over a band (what single models cost cancels out);
     `top_accuracy_difference`, by how much the most accurate choice of its pairs is more accurate."""
-    base = next(iter(tops))
-    kinds = {(label, kind) for label, kind, _ in costs}
-    sides = [((base, "triple"), (base, "pair"))] if (base, "triple") in kinds else []
-    sides += [((of, "pair"), (to, "pair")) for of in tops for to in tops if of != to]
+    base = next(iter(searched))
+    tops = {
+        label: np.stack([it.splits["test"].play(it.fronts["pair"].iloc[-1])[0] for it in its])  # (S, N)
+        for label, its in searched.items()
+    }
+    sides = [((base, "triple"), (base, "pair"))] if "triple" in searched[base][0].fronts else []
+    sides += [((of, "pair"), (to, "pair")) for of in searched for to in searched if of != to]
     for (of, kind), (to, other) in sides:
         row = {"variant": of, "kind": kind, "to_variant": to, "to_kind": other}
-        ratio = np.stack(costs[to, other, "test"]) / np.stack(costs[of, kind, "test"])  # (S, 1 + B, A)
+        ratio = np.stack(
+            [that.costs[other, "test"] / this.costs[kind, "test"] for this, that in zip(searched[of], searched[to])]
+        )  # (S, 1 + B, A)
         for low, high in bands:
-            its = ratio[:, :, (grid >= low - 1e-9) & (grid <= high + 1e-9)]
-            known = ~np.isnan(its[:, 0]).any(axis=0)  # (a,)
-            if known.any():
-                means = mean_reduction(its[:, :, known], "geometric")  # (S, 1 + B)
-                yield {"quantity": "reduction_ratio", **row, "low": low, "high": high, **_summary(bootstrap, means)}
+            known = _known(ratio, grid, low, high)  # (S, 1 + B, a)
+            if known.size:
+                means = _summary(bootstrap, mean_reduction(known, "geometric"))
+                yield {"quantity": "reduction_ratio", **row, "low": low, "high": high, **means}
         if kind == other:
-            apart = bootstrap.with_means(np.stack(tops[of]) - np.stack(tops[to]))  # (S, 1 + B)
+            apart = bootstrap.with_means(tops[of] - tops[to])  # (S, 1 + B)
             yield {"quantity": "top_accuracy_difference", **row, **_summary(bootstrap, apart)}
 
 
