@@ -201,8 +201,8 @@ def test_both_call_the_same_stages_stale(untouched, change):
         of_dvc, of_snakemake = stages_of_dvc(untouched.folder), stages_of_snakemake(untouched.folder)
     finally:
         untouched.write(TINY)
-    if change == "search":  # models of one exit have no policies; that stage looks at all models and finds nothing to do
-        of_dvc.discard("calibrate")
+    if change == "search":
+        of_dvc.discard("calibrate")  # it looks at all models, though those of one exit have no policies to fit
     assert of_dvc == of_snakemake
     assert bool(of_dvc) == (change != "resources")
 

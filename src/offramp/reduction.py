@@ -205,7 +205,9 @@ def reduction_tables(
     on = {part: Bootstrap.draw(getattr(runs[0], part).n_samples, resamples, seed) for part in ("validation", "test")}
     grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
     searched: dict[str, list[Searched]] = {label: [] for label in variants}
-    with tqdm(total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True) as bar:
+    with tqdm(
+        total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True
+    ) as bar:
         for group in by_seed.values():
             for label, variant in variants.items():
                 searched[label].append(Searched.of(group, variant, label == next(iter(variants)), step, grid, on))
