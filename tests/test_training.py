@@ -297,6 +297,17 @@ def test_weights_and_history_say_what_happened(digits, splits, tmp_path):
     np.testing.assert_allclose(table["validation_loss"].iloc[-1], loss.item(), rtol=1e-5)
 
 
+def test_no_epochs_keep_the_weights_as_they_come(digits, splits, tmp_path):
+    out, history = tmp_path / "weights.safetensors", tmp_path / "history.csv"
+    theirs = Tiny()
+    table = train(lambda: theirs, digits, splits, TrainingOptions(epochs=0), seed=0, out=out, history=history)
+    expected = {name: values.clone() for name, values in theirs.state_dict().items()}
+    load_weights(out, model := Tiny())
+    assert all(torch.equal(values, expected[name]) for name, values in model.state_dict().items())
+    assert table.empty
+    assert pd.read_csv(history).empty
+
+
 def test_a_training_learns(digits, tmp_path):
     splits = make_splits(digits, validation=200, test=397, seed=0)
     options = TrainingOptions(epochs=8, batch_size=32, learning_rate=0.05, milestones=(6,))
@@ -607,7 +618,7 @@ def test_learning_rates():
         ({"schedule": "step"}, "unknown schedule 'step': expected one of multistep, cosine, linear"),
         ({"exit_weights": "mean"}, "unknown exit_weights 'mean': expected one of sum, linear"),
         ({"precision": "float16"}, "unknown precision 'float16': expected one of auto, float32, bfloat16"),
-        ({"epochs": 0}, "epochs=0, expected more than 0"),
+        ({"epochs": -1}, "epochs=-1, expected 0 or more"),
         ({"learning_rate": float("nan")}, "learning_rate=nan, expected more than 0"),
         ({"distillation": -0.5}, "distillation=-0.5, expected 0 or more"),
         ({"distillation": float("nan")}, "distillation=nan, expected 0 or more"),
