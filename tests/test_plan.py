@@ -271,13 +271,14 @@ def test_plan_of_a_finished_study(finished, tmp_path):
     lines = [re.split(r" *\| *", line)[1:-1] for line in told.stdout.splitlines() if line.startswith("|")]
     columns, _, *rows = lines
     table = {row[0]: dict(zip(columns, row)) for row in rows}
-    assert list(table) == [*planning.STEPS, "all"]
+    steps = [step for step in planning.STEPS if step not in ("cascade", "search")]  # of models of one exit
+    assert list(table) == [*steps, "all"]
     for step, cells in table.items():
         assert cells["jobs"] == cells["done"], step
         assert 0 < float(cells["CPU-hours"]) < 1, step
         if step != "report":
             assert float(cells["measured / estimate"]) > 0, step
-    assert sum(int(table[step]["jobs"]) for step in planning.STEPS) == int(table["all"]["jobs"])
+    assert sum(int(table[step]["jobs"]) for step in steps) == int(table["all"]["jobs"])
 
 
 def test_plan_refuses(checkout, tmp_path, monkeypatch):
