@@ -37,7 +37,7 @@ test: $(STAMP) ## run the tests
 lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
-	snakefmt --check workflow/Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
 bench: $(STAMP) ## time evaluation, policies, deciding, training, the workflow and the search beside the usual ways

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from offramp import ExitRecord, evaluate, frontier, make_policy
-from offramp.confidence import MEASURES, available_threads, confidences
+from offramp.records.confidence import MEASURES, available_threads, confidences
 
 
 def best_of(repetitions, function):

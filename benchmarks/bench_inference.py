@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from offramp import ExitRecord, make_policy
-from offramp.costs import exit_costs
 from offramp.evaluation import choose_threshold
 from offramp.models import build_model
+from offramp.models.costs import exit_costs
 from offramp.recording import load_trained
 
 POLICIES = ("confidence", "pcee-ws", "patience", "beem-c", "beem-a")

@@ -11,8 +11,8 @@ import numpy as np
 
 from bench_evaluation import random_logits
 from offramp import ExitRecord, evaluate, frontier, make_policy
-from offramp.confidence import available_threads
 from offramp.policies import POLICIES
+from offramp.records.confidence import available_threads
 
 OTHERS = [("f-pabee", {"divergence": "kl"}), ("ztw", {"ensemble": "arithmetic"})]  # beside the defaults
 

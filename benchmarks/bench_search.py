@@ -13,10 +13,10 @@ import numpy as np
 
 from bench_evaluation import peak_gb
 from bench_policies import best_of
-from offramp import search
-from offramp.confidence import available_threads
-from offramp.fronts import pareto
-from offramp.search import Zoo, search_pairs, search_triples
+from offramp.cascades import search
+from offramp.cascades.fronts import pareto
+from offramp.cascades.search import Zoo, search_pairs, search_triples
+from offramp.records.confidence import available_threads
 
 
 def synthetic_zoo(models, samples):

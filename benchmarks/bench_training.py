@@ -15,19 +15,14 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
-from offramp.cli import Spec
+from offramp._io.progress import progress_bar
+from offramp.cli.options import Spec
 from offramp.datasets import load_dataset, make_splits
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader
 from offramp.models import build_model
-from offramp.training import (
-    TrainingOptions,
-    default_device,
-    for_steps,
-    make_optimizer,
-    progress_bar,
-    torch_settings,
-    train_epoch,
-)
+from offramp.training.device import default_device, torch_settings
+from offramp.training.loop import for_steps, make_optimizer, train_epoch
+from offramp.training.options import TrainingOptions
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,10 @@ class Checkout:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("workflow", "src"):
+        for name in ("workflow", "profiles", "src"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         (folder / ".dvc").mkdir()
-        for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".gitignore"):
+        for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".gitignore"):
             shutil.copy(ROOT / name, folder / name)
         self.write(TINY)
 

@@ -11,16 +11,8 @@ from scipy.special import log_softmax
 
 import oracles
 from offramp import ExitRecord, make_policy
-from offramp.calibration import (
-    StepMap,
-    exit_table,
-    fit_temperature,
-    histogram_map,
-    isotonic_map,
-    reliability_diagram,
-    reliability_table,
-    window_map,
-)
+from offramp.calibration import StepMap, fit_temperature, histogram_map, isotonic_map, reliability_diagram, window_map
+from offramp.evaluation.exits import exit_table, reliability_table
 from strategies import EDGES, few, quick, records
 
 

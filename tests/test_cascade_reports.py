@@ -7,11 +7,11 @@ from click.testing import CliRunner
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
+from offramp._io.tables import read_table, write_table
 from offramp.cli import cli
-from offramp.figures import FIGURES, draw, style
-from offramp.files import read_table, write_table
-from offramp.naming import band_name, title_and_caption, variant_name
-from offramp.tables import TABLES, cascade_claims, write
+from offramp.reports.figures import FIGURES, draw, style
+from offramp.reports.labels import band_name, title_and_caption, variant_name
+from offramp.reports.tables import TABLES, cascade_claims, write
 
 INPUTS = {
     "cascades-front": ["models", "choices"],

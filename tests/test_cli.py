@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 import offramp
-from offramp import ExitRecord, comparison, evaluate, frontier, load_policies, make_policy, matching
-from offramp.calibration import exit_table, reliability_table
+from offramp import ExitRecord, evaluate, frontier, load_policies, make_policy
 from offramp.cli import cli, main
+from offramp.comparison import claims, matched
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.runs import load_runs
+from offramp.comparison.sensitivity import Variant, sensitivity
+from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
-from offramp.sensitivity import Variant, sensitivity
 
 KNOWN = ["dataset", "system", "seed"]  # what every table says in front
 TORCH_FREE = "torch timm transformers torchvision"
@@ -90,7 +93,7 @@ def test_from_a_models_outputs_to_a_curve(tmp_path):
         "import test.npz test.safetensors",
         "evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.parquet",
     ]
-    for words in (["-c", make], *(["-m", "offramp.cli", *line.split()] for line in lines)):
+    for words in (["-c", make], *(["-m", "offramp", *line.split()] for line in lines)):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
     curve = pd.read_parquet(tmp_path / "curve.parquet")
@@ -208,18 +211,18 @@ def test_compare(run, study):
     words = "--target 0.5 --target 0.7 --pair small large --grid 0.3:0.9:0.1 --resamples 100 --seed 3"
     outs = "--targets-out t.csv --pairs-out p.parquet --control-out c.csv"
     assert run(f"compare {' '.join(study)} {words} {outs}")[0] == 0
-    runs = comparison.load_runs(study)
-    bootstrap = comparison.Bootstrap.draw(50, 100, 3)
-    targets = comparison.at_targets(runs, [0.5, 0.7], bootstrap)
-    control = comparison.control(runs, np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]), "confidence", bootstrap)
+    runs = load_runs(study)
+    bootstrap = Bootstrap.draw(50, 100, 3)
+    targets = claims.at_targets(runs, [0.5, 0.7], bootstrap)
+    control = claims.control(runs, np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]), "confidence", bootstrap)
     pd.testing.assert_frame_equal(pd.read_csv("t.csv"), targets)
     pd.testing.assert_frame_equal(pd.read_csv("c.csv"), control)
-    pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), comparison.pairs(runs, [("small", "large")], bootstrap))
+    pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), claims.pairs(runs, [("small", "large")], bootstrap))
     more = "--duel pcee confidence --speedup-out s.parquet --duels-out d.parquet"
     assert run(f"compare {' '.join(study)} {words} {outs} {more}")[0] == 0
-    matched = matching.match(runs)
-    pd.testing.assert_frame_equal(pd.read_parquet("s.parquet"), matching.speedup(matched, bootstrap))
-    fought = matching.duels(matched, [("pcee", "confidence")], bootstrap)
+    matches = matched.match(runs)
+    pd.testing.assert_frame_equal(pd.read_parquet("s.parquet"), matched.speedup(matches, bootstrap))
+    fought = matched.duels(matches, [("pcee", "confidence")], bootstrap)
     pd.testing.assert_frame_equal(pd.read_parquet("d.parquet"), fought)
 
 
@@ -235,9 +238,9 @@ def test_sensitivity(run, study):
         Variant("bins", "4", "coarse", make_policy("pcee", bins=4, no_exit="most_accurate")),
         Variant("n", "20", "pcee", make_policy("pcee"), 20),
     ]
-    runs = comparison.load_runs(records[::-1], fitted=False)
+    runs = load_runs(records[::-1], fitted=False)
     grid = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    expected = sensitivity(runs, variants, grid, 2, comparison.Bootstrap.draw(50, 100, 3))
+    expected = sensitivity(runs, variants, grid, 2, Bootstrap.draw(50, 100, 3))
     pd.testing.assert_frame_equal(pd.read_csv("s.csv", dtype={"setting": str}), expected)
 
 

@@ -6,7 +6,9 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 import oracles
 from offramp import ExitRecord, comparison, make_policy, save_policies
-from offramp.comparison import Bootstrap, at_targets, control, load_runs, pairs
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.claims import at_targets, control, pairs
+from offramp.comparison.runs import load_runs
 from offramp.evaluation import frontier
 
 N = 40

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import entr, softmax
 
 import oracles
-from offramp import ExitRecord, confidence
-from offramp.confidence import MEASURES, confidences
+from offramp import ExitRecord
+from offramp.records import confidence
+from offramp.records.confidence import MEASURES, confidences
 from strategies import quick
 
 ULP = np.finfo(np.float32).eps

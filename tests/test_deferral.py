@@ -19,8 +19,8 @@ from offramp import (
     make_policy,
     save_policies,
 )
-from offramp.confidence import MEASURES
 from offramp.policies.deferral import fit_logistic
+from offramp.records.confidence import MEASURES
 from strategies import quick, records, thresholds
 
 # Agreement

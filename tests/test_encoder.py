@@ -7,11 +7,11 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from offramp.checkpoints import fingerprint, load_weights, save_weights
-from offramp.costs import exit_costs
+from offramp._io.pretrained import source_of
 from offramp.datasets import Vocabulary
 from offramp.models import build_model
-from offramp.pretrained import source_of
+from offramp.models.costs import exit_costs
+from offramp.training.checkpoints import fingerprint, load_weights, save_weights
 
 torch.set_num_threads(1)
 

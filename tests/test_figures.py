@@ -10,10 +10,17 @@ from click.testing import CliRunner
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
-from offramp import comparison, evaluate, make_policy
-from offramp.calibration import exit_table, reliability_diagram, reliability_table
+from offramp import evaluate, make_policy
+from offramp._io.tables import write_table
+from offramp.calibration import reliability_diagram
 from offramp.cli import cli
-from offramp.figures import (
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.runs import Run
+from offramp.comparison.sensitivity import ALL, Variant
+from offramp.comparison.sensitivity import sensitivity as measure
+from offramp.evaluation.exits import exit_table, reliability_table
+from offramp.records import ExitRecord
+from offramp.reports.figures import (
     FIGURES,
     control,
     draw,
@@ -24,11 +31,7 @@ from offramp.figures import (
     sensitivity,
     style,
 )
-from offramp.files import write_table
-from offramp.naming import title_and_caption
-from offramp.records import ExitRecord
-from offramp.sensitivity import ALL, Variant
-from offramp.sensitivity import sensitivity as measure
+from offramp.reports.labels import title_and_caption
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
@@ -79,7 +82,7 @@ def study(records, tmp_path_factory):
             write_table(exit_table(test, fitted, 15).assign(**run), folder / f"exits-{system}-{seed}.parquet")
             write_table(reliability_table(validation, 15).assign(**run), folder / f"bins-{system}-{seed}.parquet")
     runs = [
-        comparison.Run(system, seed, records[system, seed, "validation"], records[system, seed, "test"])
+        Run(system, seed, records[system, seed, "validation"], records[system, seed, "test"])
         for system in SYSTEMS
         for seed in SEEDS
     ]
@@ -87,7 +90,7 @@ def study(records, tmp_path_factory):
         *(Variant("bins", f"{bins}", "pcee", make_policy("pcee", bins=bins)) for bins in (50, 10, 5)),
         *(Variant("samples", f"{n}", name, make_policy(name), n) for n in (150, 40) for name in ("pcee-ws", "pcee")),
     ]
-    table = measure(runs, variants, np.arange(0, 1.01, 0.05), 2, comparison.Bootstrap.draw(150, 100, 0))
+    table = measure(runs, variants, np.arange(0, 1.01, 0.05), 2, Bootstrap.draw(150, 100, 0))
     write_table(table, folder / "sensitivity.parquet")
     records["msdnet-large", 0, "test"].save(folder / "test.safetensors")
     return folder

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.fronts import interpolated_cost, mean_reduction, needed_exit_rate, pareto, step_cost
+from offramp.cascades.fronts import interpolated_cost, mean_reduction, needed_exit_rate, pareto, step_cost
 from strategies import quick
 
 numbers = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]) | st.floats(1e-3, 1e3)  # ties are likely

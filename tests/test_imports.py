@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from offramp import ExitRecord, cascade, evaluate, make_policy
 from offramp.cli import cli
-from offramp.confidence import MEASURES
-from offramp.imports import import_outputs
+from offramp.records.confidence import MEASURES
+from offramp.records.importing import import_outputs
 from strategies import quick, records
 from test_records import COSTS, NAN, SIMILARITY, assert_same, logits_of
 

@@ -19,10 +19,12 @@ import pytest
 from checkout import ENVIRONMENT, TINY, Checkout
 from kill_loop import TOLD, differences, half_done, run_and_kill
 from offramp import ExitRecord
-from offramp.calibration import exit_table
+from offramp._io.arrays import open_arrays
+from offramp._io.tables import write_table
+from offramp._io.writing import whole_file, write_text
 from offramp.cli import main
 from offramp.datasets import load_dataset, load_splits
-from offramp.files import open_arrays, whole_file, write_table, write_text
+from offramp.evaluation.exits import exit_table
 
 SPLITS = "artifacts/tiny/data/splits.csv"
 WEIGHTS = "artifacts/tiny/train/net-small-s0.safetensors"

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import oracles
 from offramp import ExitRecord, Policy, choose_threshold, make_policy
-from offramp.comparison import Bootstrap, Run
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.matched import BUDGETS, CHOICES, DROPS, REFERENCES, at_budgets, duels, match, matched, speedup
+from offramp.comparison.runs import Run
 from offramp.evaluation import frontier
-from offramp.matching import BUDGETS, CHOICES, DROPS, REFERENCES, at_budgets, duels, match, matched, speedup
 from strategies import quick, records
 
 N, VALIDATION = 40, 60

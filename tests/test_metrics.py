@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from offramp.metrics import METRICS, terms
+from offramp.records.metrics import METRICS, terms
 from strategies import quick
 
 THEIRS = {

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from offramp.costs import exit_costs
 from offramp.datasets import Vocabulary
 from offramp.models import MODELS, LayeredModel, MultiExitModel, build_model
 from offramp.models.base import TextModel
+from offramp.models.costs import exit_costs
 from offramp.models.msdnet import PRESETS, MSDNetConfig, _Layer
 
 torch.set_num_threads(1)

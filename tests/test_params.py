@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offramp.params import select_study
+from offramp.study.params import select_study
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")

@@ -15,9 +15,9 @@ pytest.importorskip("snakemake")
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from offramp import plan as planning
 from offramp.datasets import DATASETS, make_splits
-from offramp.plan import (
+from offramp.study import plan as planning
+from offramp.study.plan import (
     Estimate,
     Job,
     Sizes,
@@ -75,7 +75,7 @@ def with_training(**training):
 
 
 def test_jobs_are_those_of_a_dry_run(checkout, monkeypatch):
-    monkeypatch.setenv("SNAKEMAKE_PROFILE", "workflow/profiles/slurm")  # whose groups do not hide a job
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/slurm")  # whose groups do not hide a job
     dry = checkout.run("-n", "--forceall")
     stats = re.search(r"Job stats:\n.*\n[- ]+\n((?:\w+ +\d+\n)+)", dry.stdout + dry.stderr)[1]
     expected = {rule: int(n) for rule, n in (line.split() for line in stats.splitlines())}
@@ -293,5 +293,5 @@ def test_plan_refuses(checkout, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="snakemake is not installed"):
             plan()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no workflow/Snakefile here, expected a checkout"):
+    with pytest.raises(ValueError, match="no Snakefile here, expected a checkout"):
         plan()

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.text import Text
 
+from offramp.cascades.fronts import pareto
+from offramp.cascades.public_models import COSTS, front, read_zoo
 from offramp.cli import cli
-from offramp.figures import draw, public_zoo, style
-from offramp.fronts import pareto
-from offramp.naming import title_and_caption
-from offramp.tables import TABLES, write
-from offramp.zoo import COSTS, front, read_zoo
+from offramp.reports.figures import draw, public_zoo, style
+from offramp.reports.labels import title_and_caption
+from offramp.reports.tables import TABLES, write
 
 DATA = Path(__file__).parents[1] / "data" / "timm"
 SNAPSHOT, NEWEST = DATA / "timm_pareto_2022-09.csv", DATA / "timm_pareto.csv"

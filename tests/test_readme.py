@@ -26,7 +26,7 @@ def test_bring_your_own_outputs(tmp_path, monkeypatch):
     commands = [line.split() for line in SHELL if line.startswith(("offramp import", "offramp evaluate"))]
     assert len(commands) == 2
     for command in commands:
-        subprocess.run([sys.executable, "-m", "offramp.cli", *command[1:]], check=True)
+        subprocess.run([sys.executable, "-m", "offramp", *command[1:]], check=True)
     curve = pd.read_csv("curve.csv")
     record = ExitRecord.load("record.safetensors")
     expected = evaluate(make_policy("pcee").fit(record), record, curve.threshold)

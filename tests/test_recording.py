@@ -9,11 +9,11 @@ from torch import nn
 
 from offramp import ExitRecord
 from offramp.cli import cli
-from offramp.confidence import MEASURES
-from offramp.costs import exit_costs
 from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits, save_splits
 from offramp.models import MultiExitModel, build_model
+from offramp.models.costs import exit_costs
 from offramp.recording import load_pretrained, record, time_exits
+from offramp.records.confidence import MEASURES
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import oracles
 from offramp import ExitRecord, make_policy
-from offramp.confidence import MEASURES
+from offramp.records.confidence import MEASURES
 from strategies import quick, records
 
 METADATA = {

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import ExitRecord
-from offramp.comparison import Bootstrap, Run
-from offramp.reduction import (
+from offramp.cascades.search import Zoo
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.cascades import (
     VARIANTS,
     Curve,
     Split,
@@ -19,7 +20,7 @@ from offramp.reduction import (
     _singles,
     reduction_tables,
 )
-from offramp.search import Zoo
+from offramp.comparison.runs import Run
 from strategies import quick
 
 COSTS = [1.0, 3.0, 10.0]

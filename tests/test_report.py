@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from offramp._io.tables import write_table
 from offramp.cli import cli
-from offramp.environment import environment
-from offramp.figures import draw
-from offramp.files import write_table
 from offramp.records import ExitRecord
-from offramp.report import read_json, write_report
-from offramp.tables import write
+from offramp.reports.environment import environment
+from offramp.reports.figures import draw
+from offramp.reports.page import read_json, write_report
+from offramp.reports.tables import write
 
 PARAMETERS = {
     "study": "digits",

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from offramp import ExitRecord, cascade, frontier, make_policy, search
-from offramp.search import Zoo, pair_frontier, search_pairs, search_triples, triple_frontier
+from offramp import ExitRecord, cascade, frontier, make_policy
+from offramp.cascades import search
+from offramp.cascades.search import Zoo, pair_frontier, search_pairs, search_triples, triple_frontier
 from strategies import EDGES, few, quick
 from test_cascades import ACCURACY, COST, LARGE, SMALL, stage
 

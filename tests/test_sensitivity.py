@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from offramp import ExitRecord, make_policy, sensitivity
-from offramp.cli import PolicySpec
-from offramp.comparison import MEASURES, Bootstrap, Run, control, reachable
-from offramp.sensitivity import ALL, Variant, stratified_order
+from offramp import ExitRecord, make_policy
+from offramp.cli.options import PolicySpec
+from offramp.comparison import sensitivity
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.claims import MEASURES, control, reachable
+from offramp.comparison.runs import Run
+from offramp.comparison.sensitivity import ALL, Variant, stratified_order
 from strategies import quick
 
 N = 60

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from checkout import ENVIRONMENT, ROOT, TINY, Checkout
-from offramp.checkpoints import CHECKPOINT
-from offramp.files import open_arrays
+from offramp._io.arrays import open_arrays
+from offramp.training.checkpoints import CHECKPOINT
 
 LOOPBACK = ROOT / "workflow" / "loopback_slurm.sh"
 RULES = ROOT / "workflow" / "rules"
 FOLDER = Path("/run/offramp-slurm")
-PROFILE = "workflow/profiles/slurm"
+PROFILE = "profiles/slurm"
 PATIENCE = 3600  # seconds, after which a study that does not move is given up
 
 # One model, trained long enough to be disturbed
@@ -118,8 +118,7 @@ def kill_node(run: Run) -> None:
 
 def test_the_profile_keeps_what_the_default_one_sets():
     default, slurm = (
-        yaml.safe_load((ROOT / "workflow" / "profiles" / name / "config.yaml").read_text())
-        for name in ("default", "slurm")
+        yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text()) for name in ("default", "slurm")
     )
     default.pop("cores", None)  # of this machine, where no job runs
     assert {key: slurm.get(key) for key in default} == default
@@ -141,7 +140,7 @@ def test_without_a_controller_a_dry_run_tells_what_jobs_ask_for(tmp_path, how):
 
 def test_small_jobs_are_in_groups():
     """A rule that a group lacks would be a Slurm job of two seconds."""
-    groups = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())["groups"]
+    groups = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())["groups"]
     rules = re.findall(r"^rule (\w+):(.*?)(?=^rule|\Z)", (RULES / "report.smk").read_text(), re.DOTALL | re.MULTILINE)
     assert {name for name, body in rules if "shell:" in body} == {rule for rule in groups if groups[rule] == "report"}
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from offramp._io.tables import write_table
 from offramp.cli import cli
-from offramp.figures import FIGURES, agreement, draw, exit_histogram, speedup, style
-from offramp.files import write_table
-from offramp.inputs import _KINDS, read_tables
-from offramp.naming import title_and_caption
-from offramp.report import write_report
-from offramp.tables import TABLES, beem_claims, duels, write
+from offramp.reports.figures import FIGURES, agreement, draw, exit_histogram, speedup, style
+from offramp.reports.labels import title_and_caption
+from offramp.reports.loading import _KINDS, read_tables
+from offramp.reports.page import write_report
+from offramp.reports.tables import TABLES, beem_claims, duels, write
 from strategies import quick
 
 SYSTEMS = {"minilm": 3, "bert": 5}  # exits

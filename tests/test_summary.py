@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from offramp.cli import cli
-from offramp.summary import summarise
+from offramp.reports.summary import summarise
 
 
 @pytest.fixture

@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from offramp import comparison, make_policy
-from offramp.calibration import exit_table
+from offramp import make_policy
+from offramp._io.tables import write_table
 from offramp.cli import cli
-from offramp.files import write_table
-from offramp.naming import in_order, policy_name, system_name, title_and_caption, unit
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.claims import at_targets, control, pairs
+from offramp.comparison.runs import Run
+from offramp.comparison.sensitivity import ALL, Variant, sensitivity
+from offramp.evaluation.exits import exit_table
 from offramp.records import ExitRecord
-from offramp.sensitivity import ALL, Variant, sensitivity
-from offramp.tables import TABLES, claims, write
-from offramp.tables.writing import cell, is_numeric
+from offramp.reports.labels import in_order, policy_name, system_name, title_and_caption, unit
+from offramp.reports.tables import TABLES, claims, write
+from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
 # Those of test_speedup.py, test_public_zoo.py and test_cascade_reports.py apart
@@ -52,18 +55,18 @@ def runs():
         for seed in (0, 1):
             validation, test = make_record(system, seed, "validation"), make_record(system, seed, "test")
             fitted = {name: make_policy(name).fit(validation) for name in ("pcee-ws", "oracle", "confidence", "pcee")}
-            made.append(comparison.Run(system, seed, validation, test, fitted))
+            made.append(Run(system, seed, validation, test, fitted))
     return made
 
 
 @pytest.fixture(scope="module")
 def study(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    bootstrap = comparison.Bootstrap.draw(240, 100, seed=0)
-    write_table(comparison.at_targets(runs, [0.8, 0.9], bootstrap), folder / "targets.parquet")
-    write_table(comparison.pairs(runs, [tuple(SYSTEMS)], bootstrap), folder / "pairs.parquet")
+    bootstrap = Bootstrap.draw(240, 100, seed=0)
+    write_table(at_targets(runs, [0.8, 0.9], bootstrap), folder / "targets.parquet")
+    write_table(pairs(runs, [tuple(SYSTEMS)], bootstrap), folder / "pairs.parquet")
     grid = np.arange(0.5, 1, 0.05)
-    write_table(comparison.control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
+    write_table(control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import test_downloads
-from offramp import pretrained
+from offramp._io import pretrained
+from offramp._io.pretrained import source_of
 from offramp.cli import cli
 from offramp.datasets import TextDataset, Vocabulary, glue, load_dataset, load_splits, make_splits, reviews
 from offramp.datasets.batches import batch_loader, batches_in_order
 from offramp.datasets.text import tokenize
-from offramp.pretrained import source_of
 from test_downloads import put, refused, sha256
 
 server, no_server = test_downloads.server, test_downloads.no_server

@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from offramp import training
-from offramp.checkpoints import load_weights, read_parameters
 from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits
 from offramp.datasets.batches import ShuffledBatches, batches_in_order
 from offramp.models import build_model
-from offramp.processes import Parts, Place
-from offramp.training import TrainingOptions, exit_losses, joint_loss, train
+from offramp.training import loop as training
+from offramp.training.checkpoints import load_weights, read_parameters
+from offramp.training.distributed import Parts, Place
+from offramp.training.loop import train
+from offramp.training.losses import exit_losses, joint_loss
+from offramp.training.options import TrainingOptions
 
 torch.set_num_threads(1)
 EPOCHS = 3

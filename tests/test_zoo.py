@@ -9,8 +9,8 @@ import yaml
 
 from checkout import ROOT, SHARED, Checkout
 from offramp import ExitRecord, cascade, evaluate, make_policy
-from offramp.files import read_table
-from offramp.params import systems_of
+from offramp._io.tables import read_table
+from offramp.study.params import systems_of
 
 pytest.importorskip("timm")
 

@@ -11,8 +11,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
 from offramp import ExitRecord, evaluate, frontier, make_policy
+from offramp._kernels.ztw import TILE, geometric_derivatives
 from offramp.policies.ztw import PENALTY
-from offramp.policies.ztw_kernels import TILE, geometric_derivatives
 from strategies import quick
 
 ENSEMBLES = ["geometric", "arithmetic"]

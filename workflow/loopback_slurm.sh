@@ -14,7 +14,7 @@ Wants Debian's slurm-wlm and munge, and root: `apt-get install slurm-wlm munge`.
 there is one already it is left alone, and nothing is started. The node has a GPU in name only, so that jobs may ask.
 
 While it is up:
-  snakemake --workflow-profile workflow/profiles/slurm --profile /run/offramp-slurm/profile
+  snakemake --workflow-profile profiles/slurm --profile /run/offramp-slurm/profile
 HELP
 }
 
@@ -141,7 +141,7 @@ case ${1:-} in
         shift
         up
         trap down EXIT
-        snakemake --workflow-profile workflow/profiles/slurm --profile "$folder/profile" "$@"
+        snakemake --workflow-profile profiles/slurm --profile "$folder/profile" "$@"
         ;;
     -h | --help) usage ;;
     *)

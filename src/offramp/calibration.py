@@ -1,18 +1,14 @@
 """From confidence to estimated accuracy: reliability diagrams, step maps, temperature."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from offramp.metrics import METRICS, terms
 from offramp.records import ExitRecord
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from offramp.policies import Policy
+    pass
 
 
 @dataclass(frozen=True)
@@ -199,56 +195,3 @@ def with_temperatures(record: ExitRecord, temperatures: np.ndarray) -> ExitRecor
     similarity = record.measure("similarity") if "similarity" in record.measures else None
     metadata = {**record.metadata, "temperatures": temperatures.tolist()}
     return ExitRecord(scaled, record.labels, cost, record.index, metadata, similarity)
-
-
-def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
-    """The reliability diagrams of a record's exits by max softmax, a row a bin.
-
-    Columns: exit, lower, upper, count, mean_confidence, accuracy.
-    """
-    import pandas as pd
-
-    confidence = record.confidence()  # (N, L)
-    tables = []
-    for i in range(record.n_exits):
-        diagram = reliability_diagram(confidence[:, i], record.correct[:, i], bins)
-        bins_ = {"lower": diagram.edges[:-1], "upper": diagram.edges[1:], "count": diagram.count}
-        tables.append(
-            pd.DataFrame(
-                {
-                    "exit": i + 1,
-                    **bins_,
-                    "mean_confidence": diagram.mean_confidence,
-                    "accuracy": diagram.accuracy,
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
-def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
-    """Each exit by itself, a row an exit.
-
-    Columns: exit, accuracy, cost, agreement (share of samples on which the exit answers as the one before it),
-    parameters and overconfidence (mean max softmax − accuracy; both where the record has them), the record's metric
-    where it is another than accuracy, and ece_LABEL for each policy whose signal claims to be an accuracy.
-    """
-    import pandas as pd
-
-    table = pd.DataFrame(
-        {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
-    )
-    table["agreement"] = np.append(np.nan, (np.diff(record.prediction, axis=1) == 0).mean(0))
-    table["parameters"] = record.metadata.get("exit_parameters")
-    surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
-    table["overconfidence"] = surest - table["accuracy"]
-    if record.metric != "accuracy":
-        parts = terms(record.prediction, record.labels[:, None])  # (N, L) each
-        table[record.metric] = METRICS[record.metric](*(part.mean(0) for part in parts))
-    for label, policy in policies.items():
-        if policy.claims_accuracy:
-            signal, correct = policy.signal(record), policy.correct(record)  # (N, L) each
-            table[f"ece_{label}"] = [
-                reliability_diagram(signal[:, i], correct[:, i], bins).ece for i in range(record.n_exits)
-            ]
-    return table

@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from offramp.checkpoints import load_weights, read_parameters
-from offramp.costs import exit_costs
+from offramp._io.progress import progress_bar
 from offramp.datasets import Dataset, Samples, load_dataset
 from offramp.datasets.batches import batch_loader, batches_in_order
 from offramp.models import LayeredModel, MultiExitModel, build_model
+from offramp.models.costs import exit_costs
 from offramp.records import ExitRecord
-from offramp.training import default_device, progress_bar, torch_settings
+from offramp.training.checkpoints import load_weights, read_parameters
+from offramp.training.device import default_device, torch_settings
 
 
 def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from offramp.params import dataset_of, policies_of, select_study, systems_of, training_of
-from offramp.params import spec as unquoted_spec
+from offramp.policies import spec as unquoted_spec
+from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
 
 try:
     STUDY = select_study(config, workflow.source_path("../schemas/params.schema.yaml"))
@@ -34,13 +34,21 @@ wildcard_constraints:
 
 
 def code(*modules):
-    """Source files as inputs: a job runs again when the code behind it changes, by checksum, and for no other edit."""
-    return [f"src/offramp/{module}.py" for module in modules]
+    """Source files as inputs: a job runs again when the code behind it changes, by checksum, and for no other edit.
+
+    A name is a module, or a package of which all modules but `__init__` count: those only register and re-export.
+    """
+    files = []
+    for module in modules:
+        path = Path("src/offramp", module)
+        files += sorted(map(str, path.glob("[a-z]*.py"))) if path.is_dir() else [f"{path}.py"]
+    return files
 
 
-RECORDS = code("records", "confidence", "_kernels", "metrics", "files")
-FAMILIES = sorted(path.stem for path in Path("src/offramp/policies").glob("[a-z]*.py"))
-POLICIES = RECORDS + code("calibration", *(f"policies/{family}" for family in FAMILIES))
+IO = code("_io/arrays", "_io/writing")
+RECORDS = IO + code(*(f"records/{module}" for module in ("record", "confidence", "metrics")))
+RECORDS += code("_kernels/compiling", "_kernels/softmax")
+POLICIES = RECORDS + code("_io/tables", "_kernels/ztw", "calibration", "policies", "evaluation/exits")
 
 
 def dataset_code(dataset):
@@ -48,7 +56,7 @@ def dataset_code(dataset):
     tokenizer, and one's own files may change."""
     its = code("datasets/base", f"datasets/{dataset['name'].rstrip('0123456789')}")
     if dataset["name"] in ("reviews", "glue", "text_files"):
-        its += code("datasets/text", "pretrained")
+        its += code("datasets/text", "_io/pretrained")
     if dataset["name"] == "text_files":
         its += [dataset[pool] for pool in ("train", "test") if pool in dataset]
     return its
@@ -56,7 +64,7 @@ def dataset_code(dataset):
 
 def model_code(system):
     """What trains and runs this model: its data's code, and its own."""
-    its = code("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "pretrained")
+    its = code("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "_io/pretrained")
     return sorted({*dataset_code(dataset_of(STUDY, system)), *its})
 
 

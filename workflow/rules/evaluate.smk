@@ -5,7 +5,7 @@ rule evaluate:
     input:
         policies=rules.calibrate.output.policies,
         test=expand(RECORD, split="test", allow_missing=True),
-        code=POLICIES + code("evaluation"),
+        code=POLICIES + code("evaluation/curves"),
     output:
         curve=f"{REPORT}/curves/{{system}}-s{{seed}}.parquet",
         frontier=f"{ROOT}/evaluate/{{system}}-s{{seed}}/frontier.parquet",
@@ -31,7 +31,8 @@ rule compare:
     input:
         records=RECORDS_OF_SYSTEMS,
         policies=of_runs(rules.calibrate.output.policies),
-        code=POLICIES + code("evaluation", "comparison", "matching"),
+        code=POLICIES
+        + code("evaluation", *(f"comparison/{module}" for module in ("runs", "bootstrap", "claims", "matched"))),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
@@ -69,7 +70,8 @@ VARIANTS = [
 rule sensitivity:
     input:
         records=RECORDS_OF_SYSTEMS,
-        code=POLICIES + code("evaluation", "comparison", "sensitivity"),
+        code=POLICIES
+        + code("evaluation", *(f"comparison/{module}" for module in ("runs", "bootstrap", "claims", "sensitivity"))),
     output:
         f"{ROOT}/evaluate/sensitivity.parquet",
     log:
@@ -91,7 +93,9 @@ rule sensitivity:
 rule search:
     input:
         records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES),
-        code=RECORDS + code("calibration", "cascades", "comparison", "fronts", "reduction", "search", "search_kernels"),
+        code=RECORDS
+        + code("_kernels/search", "calibration", "cascades/building", "cascades/fronts", "cascades/search")
+        + code("comparison/runs", "comparison/bootstrap", "comparison/cascades"),
     output:
         models=f"{ROOT}/evaluate/models.parquet",
         relations=f"{ROOT}/evaluate/relations.parquet",

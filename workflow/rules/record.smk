@@ -8,7 +8,7 @@ rule record:
         splits=rules.data.output,
         code=lambda wildcards: RECORDS
         + model_code(wildcards.system)
-        + code("recording", "costs", "checkpoints", "training"),
+        + code("recording", "models/costs", "training/checkpoints", "training/device"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
         test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",
@@ -32,7 +32,8 @@ rule seconds:
     input:
         weights=rules.train.output.weights,
         splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system) + code("recording", "checkpoints"),
+        code=lambda wildcards: model_code(wildcards.system)
+        + code("recording", "training/checkpoints", "training/device"),
     output:
         f"{ROOT}/records/{{system}}-s{{seed}}/seconds.csv",
     log:
@@ -54,7 +55,7 @@ rule cascade:
             seed=wildcards.seed,
             split=wildcards.split,
         ),
-        code=RECORDS + code("cascades"),
+        code=RECORDS + code("cascades/building"),
     output:
         f"{ROOT}/records/{{system}}-s{{seed}}/{{split}}.safetensors",
     log:

@@ -38,14 +38,15 @@ LISTS = [
     *(["sensitivity"] if VARIANTS else []),
     *(["reductions", "cascade-variants", "replacements", "models", "seconds"] if SEARCHED else []),
 ]
-FIGURE_CODE = code("files", "figures/__init__", "figures/style", "naming", "inputs")
-TABLE_CODE = code("files", "tables/__init__", "tables/writing", "naming", "inputs")
+SHOWING = code("_io/tables", "_io/writing", "reports/labels", "reports/loading")
+FIGURE_CODE = SHOWING + code("reports/figures/__init__", "reports/figures/style")
+TABLE_CODE = SHOWING + code("reports/tables/__init__", "reports/tables/writing")
 
 
 rule figure_error_cost:
     input:
         curves=CURVES,
-        code=FIGURE_CODE + code("figures/error_cost"),
+        code=FIGURE_CODE + code("reports/figures/error_cost"),
     output:
         stems(FIGURES, "error-cost", ["pdf", "png"]),
     log:
@@ -60,7 +61,7 @@ rule figure_error_cost:
 rule figure_speedup:
     input:
         curves=CURVES,
-        code=FIGURE_CODE + code("figures/speedup", "figures/error_cost"),
+        code=FIGURE_CODE + code("reports/figures/speedup", "reports/figures/error_cost"),
     output:
         stems(FIGURES, "speedup", ["pdf", "png"]),
     log:
@@ -74,7 +75,7 @@ rule figure_speedup:
 rule figure_exit_histogram:
     input:
         speedup=rules.compare.output.speedup,
-        code=FIGURE_CODE + code("figures/exit_histogram"),
+        code=FIGURE_CODE + code("reports/figures/exit_histogram"),
     output:
         stems(FIGURES, "exit-histogram", ["pdf", "png"]),
     log:
@@ -88,7 +89,7 @@ rule figure_exit_histogram:
 rule figure_agreement:
     input:
         exits=of_runs(rules.evaluate.output.exits),
-        code=FIGURE_CODE + code("figures/agreement"),
+        code=FIGURE_CODE + code("reports/figures/agreement"),
     output:
         stems(FIGURES, "agreement", ["pdf", "png"]),
     log:
@@ -102,7 +103,7 @@ rule figure_agreement:
 rule figure_control:
     input:
         curves=CURVES,
-        code=FIGURE_CODE + code("figures/control"),
+        code=FIGURE_CODE + code("reports/figures/control"),
     output:
         stems(FIGURES, "control", ["pdf", "png"]),
     log:
@@ -116,7 +117,7 @@ rule figure_control:
 rule figure_reliability:
     input:
         diagrams=of_runs(rules.calibrate.output.reliability, [DIAGRAMS_OF]),
-        code=FIGURE_CODE + code("figures/reliability", "calibration"),
+        code=FIGURE_CODE + code("reports/figures/reliability", "calibration"),
     output:
         stems(FIGURES, f"reliability-{DIAGRAMS_OF}", ["pdf", "png"]),
     log:
@@ -131,7 +132,7 @@ rule figure_reliability:
 rule figure_layers:
     input:
         record=expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0]),
-        code=FIGURE_CODE + POLICIES + code("figures/overconfidence", "figures/oracle_heatmap"),
+        code=FIGURE_CODE + POLICIES + code("reports/figures/overconfidence", "reports/figures/oracle_heatmap"),
     output:
         stems(FIGURES, f"{{figure}}-{LAYERS_OF}", ["pdf", "png"]),
     log:
@@ -147,7 +148,7 @@ rule figure_layers:
 rule figure_sensitivity:
     input:
         measured=rules.sensitivity.output,
-        code=FIGURE_CODE + code("figures/sensitivity"),
+        code=FIGURE_CODE + code("reports/figures/sensitivity"),
     output:
         stems(FIGURES, "sensitivity", ["pdf", "png"]),
     log:
@@ -161,7 +162,7 @@ rule figure_sensitivity:
 rule table_claims:
     input:
         tables=[rules.compare.output.pairs, rules.compare.output.control],
-        code=TABLE_CODE + code("tables/claims"),
+        code=TABLE_CODE + code("reports/tables/claims"),
     output:
         stems(TABLES, "claims", ["csv", "md", "tex"]),
     log:
@@ -176,7 +177,7 @@ rule table_claims:
 rule table_beem_claims:
     input:
         tables=[rules.compare.output.speedup, rules.compare.output.duels],
-        code=TABLE_CODE + code("tables/beem_claims", "tables/claims", "tables/duels"),
+        code=TABLE_CODE + code("reports/tables/beem_claims", "reports/tables/claims", "reports/tables/duels"),
     output:
         stems(TABLES, "beem-claims", ["csv", "md", "tex"]),
     log:
@@ -191,7 +192,7 @@ rule table_beem_claims:
 rule table_duels:
     input:
         duels=rules.compare.output.duels,
-        code=TABLE_CODE + code("tables/duels"),
+        code=TABLE_CODE + code("reports/tables/duels"),
     output:
         stems(TABLES, "duels", ["csv", "md", "tex"]),
     log:
@@ -205,7 +206,7 @@ rule table_duels:
 rule table_speedup:
     input:
         speedup=rules.compare.output.speedup,
-        code=TABLE_CODE + code("tables/speedup"),
+        code=TABLE_CODE + code("reports/tables/speedup"),
     output:
         stems(TABLES, "speedup", ["csv", "md", "tex"]),
     log:
@@ -219,7 +220,7 @@ rule table_speedup:
 rule table_per_exit:
     input:
         speedup=rules.compare.output.speedup,
-        code=TABLE_CODE + code("tables/per_exit"),
+        code=TABLE_CODE + code("reports/tables/per_exit"),
     output:
         stems(TABLES, "per-exit", ["csv", "md", "tex"]),
     log:
@@ -233,7 +234,7 @@ rule table_per_exit:
 rule table_pairs:
     input:
         pairs=rules.compare.output.pairs,
-        code=TABLE_CODE + code("tables/pairs"),
+        code=TABLE_CODE + code("reports/tables/pairs"),
     output:
         stems(TABLES, "{table}", ["csv", "md", "tex"]),
     log:
@@ -249,7 +250,7 @@ rule table_pairs:
 rule table_control:
     input:
         control=rules.compare.output.control,
-        code=TABLE_CODE + code("tables/control"),
+        code=TABLE_CODE + code("reports/tables/control"),
     output:
         stems(TABLES, "control", ["csv", "md", "tex"]),
     log:
@@ -263,7 +264,7 @@ rule table_control:
 rule table_calibration:
     input:
         tables=[rules.compare.output.control] + of_runs(rules.evaluate.output.exits),
-        code=TABLE_CODE + code("tables/calibration"),
+        code=TABLE_CODE + code("reports/tables/calibration"),
     output:
         stems(TABLES, "calibration", ["csv", "md", "tex"]),
     log:
@@ -277,7 +278,7 @@ rule table_calibration:
 rule table_sensitivity:
     input:
         measured=rules.sensitivity.output,
-        code=TABLE_CODE + code("tables/sensitivity"),
+        code=TABLE_CODE + code("reports/tables/sensitivity"),
     output:
         stems(TABLES, "sensitivity", ["csv", "md", "tex"]),
     log:
@@ -299,7 +300,7 @@ rule choices:
 rule table_targets:
     input:
         targets=rules.compare.output.targets,
-        code=TABLE_CODE + code("tables/targets"),
+        code=TABLE_CODE + code("reports/tables/targets"),
     output:
         stems(TABLES, "targets", ["csv", "md", "tex"]),
     log:
@@ -313,7 +314,7 @@ rule table_targets:
 rule table_exits:
     input:
         exits=of_runs(rules.evaluate.output.exits),
-        code=TABLE_CODE + code("tables/exits", "metrics"),
+        code=TABLE_CODE + code("reports/tables/exits", "records/metrics"),
     output:
         stems(TABLES, "exits", ["csv", "md", "tex"]),
     log:
@@ -327,7 +328,7 @@ rule table_exits:
 rule figure_cascades_front:
     input:
         tables=[rules.search.output.models, rules.search.output.choices],
-        code=FIGURE_CODE + code("figures/cascades_front", "fronts"),
+        code=FIGURE_CODE + code("reports/figures/cascades_front", "cascades/fronts"),
     output:
         stems(FIGURES, "cascades-front", ["pdf", "png"]),
     log:
@@ -341,7 +342,7 @@ rule figure_cascades_front:
 rule figure_cascade_relation:
     input:
         relations=rules.search.output.relations,
-        code=FIGURE_CODE + code("figures/cascade_relation"),
+        code=FIGURE_CODE + code("reports/figures/cascade_relation"),
     output:
         stems(FIGURES, "cascade-relation", ["pdf", "png"]),
     log:
@@ -355,7 +356,7 @@ rule figure_cascade_relation:
 rule figure_cascade_reduction:
     input:
         reductions=rules.search.output.reductions,
-        code=FIGURE_CODE + code("figures/cascade_reduction"),
+        code=FIGURE_CODE + code("reports/figures/cascade_reduction"),
     output:
         stems(FIGURES, "cascade-reduction", ["pdf", "png"]),
     log:
@@ -369,7 +370,7 @@ rule figure_cascade_reduction:
 rule figure_cascade_variants:
     input:
         reductions=rules.search.output.reductions,
-        code=FIGURE_CODE + code("figures/cascade_variants"),
+        code=FIGURE_CODE + code("reports/figures/cascade_variants"),
     output:
         stems(FIGURES, "cascade-variants", ["pdf", "png"]),
     log:
@@ -383,7 +384,7 @@ rule figure_cascade_variants:
 rule table_cascade_claims:
     input:
         tables=[rules.search.output.reductions, rules.search.output.measures],
-        code=TABLE_CODE + code("tables/cascade_claims", "tables/claims"),
+        code=TABLE_CODE + code("reports/tables/cascade_claims", "reports/tables/claims"),
     output:
         stems(TABLES, "cascade-claims", ["csv", "md", "tex"]),
     log:
@@ -397,7 +398,7 @@ rule table_cascade_claims:
 rule table_reductions:
     input:
         reductions=rules.search.output.reductions,
-        code=TABLE_CODE + code("tables/reductions"),
+        code=TABLE_CODE + code("reports/tables/reductions"),
     output:
         stems(TABLES, "reductions", ["csv", "md", "tex"]),
     log:
@@ -411,7 +412,7 @@ rule table_reductions:
 rule table_cascade_variants:
     input:
         reductions=rules.search.output.reductions,
-        code=TABLE_CODE + code("tables/reductions"),
+        code=TABLE_CODE + code("reports/tables/reductions"),
     output:
         stems(TABLES, "cascade-variants", ["csv", "md", "tex"]),
     log:
@@ -425,7 +426,7 @@ rule table_cascade_variants:
 rule table_replacements:
     input:
         replacements=rules.search.output.replacements,
-        code=TABLE_CODE + code("tables/replacements"),
+        code=TABLE_CODE + code("reports/tables/replacements"),
     output:
         stems(TABLES, "replacements", ["csv", "md", "tex"]),
     log:
@@ -439,7 +440,7 @@ rule table_replacements:
 rule table_models:
     input:
         models=rules.search.output.models,
-        code=TABLE_CODE + code("tables/models"),
+        code=TABLE_CODE + code("reports/tables/models"),
     output:
         stems(TABLES, "models", ["csv", "md", "tex"]),
     log:
@@ -453,7 +454,7 @@ rule table_models:
 rule table_seconds:
     input:
         seconds=of_runs(rules.seconds.output[0], SINGLES),
-        code=TABLE_CODE + code("tables/seconds"),
+        code=TABLE_CODE + code("reports/tables/seconds"),
     output:
         stems(TABLES, "seconds", ["csv", "md", "tex"]),
     log:
@@ -467,7 +468,7 @@ rule table_seconds:
 rule summary:
     input:
         tables=[rules.compare.output.speedup, rules.compare.output.control],
-        code=code("summary", "inputs", "files"),
+        code=SHOWING + code("reports/summary"),
     output:
         f"{REPORT}/metrics.json",
     log:
@@ -508,7 +509,7 @@ rule report:
         linked=stems(FIGURES, PICTURES, ["pdf"]) + stems(TABLES, LISTS, ["md", "tex"]),
         parameters=rules.settings.output,
         environment=rules.environment.output,
-        code=FIGURE_CODE + TABLE_CODE + code("report"),
+        code=FIGURE_CODE + TABLE_CODE + code("reports/page"),
     output:
         f"{REPORT}/index.html",
     log:
@@ -533,13 +534,13 @@ rule pages:
 
 # Public models and what a cascade needs to beat them: of no study, and of files that are in git.
 ZOO = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])
-ZOO_REPORT, ZOO_CODE = "reports/public_zoo", code("zoo", "fronts")
+ZOO_REPORT, ZOO_CODE = "reports/public_zoo", code("cascades/public_models", "cascades/fronts")
 
 
 rule figure_public_zoo:
     input:
         zoo=ZOO,
-        code=FIGURE_CODE + ZOO_CODE + code("figures/public_zoo"),
+        code=FIGURE_CODE + ZOO_CODE + code("reports/figures/public_zoo"),
     output:
         stems(ZOO_REPORT, "public-zoo", ["pdf", "png"]),
     log:
@@ -553,7 +554,7 @@ rule figure_public_zoo:
 rule table_public_zoo:
     input:
         zoo=ZOO,
-        code=TABLE_CODE + ZOO_CODE + code("tables/public_zoo"),
+        code=TABLE_CODE + ZOO_CODE + code("reports/tables/public_zoo"),
     output:
         stems(ZOO_REPORT, "public-zoo", ["csv", "md", "tex"]),
     log:

@@ -4,7 +4,7 @@
 rule train:
     input:
         splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system) + code("training", "checkpoints", "processes"),
+        code=lambda wildcards: model_code(wildcards.system) + code("training"),
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pandas as pd
 
+from offramp._io.writing import AGAIN, write_text
 from offramp.datasets.base import Dataset
-from offramp.files import AGAIN, write_text
 
 COLUMNS = ["split", "pool", "index"]
 SPLITS = ["train", "validation", "test"]

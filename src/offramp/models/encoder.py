@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from offramp._io.pretrained import from_transformers, source_of
 from offramp.datasets.base import Vocabulary
 from offramp.models.base import LayeredModel, TextModel
-from offramp.pretrained import from_transformers, source_of
 
 # transformers' names of the architectures that are a plain chain of layers, normalised after each
 _FAMILIES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta")

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offramp._io.pretrained import from_transformers, source_of
 from offramp.datasets.base import Vocabulary
 from offramp.models.base import TextModel
-from offramp.pretrained import from_transformers, source_of
 
 
 class HuggingFace(TextModel):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from offramp._io.pretrained import build_timm
 from offramp.models.base import MultiExitModel
-from offramp.pretrained import build_timm
 
 
 class Timm(MultiExitModel):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from offramp._io.pretrained import build_timm
 from offramp.models.base import LayeredModel
-from offramp.pretrained import build_timm
 
 
 class ViT(LayeredModel):

@@ -1,11 +1,12 @@
 """Exit policies by name."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from offramp.files import open_arrays, save_arrays
+from offramp._io.arrays import open_arrays, save_arrays
 from offramp.policies.base import Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
@@ -42,6 +43,15 @@ def make_policy(name: str, /, **options: Any) -> Policy:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
     return POLICIES[name](**options)
+
+
+def spec(name: str, options: Mapping[str, Any]) -> str:
+    """NAME:option=value,… as the command line takes it."""
+    values = ",".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key, value in options.items()
+    )
+    return f"{name}:{values}" if values else name
 
 
 def save_policies(

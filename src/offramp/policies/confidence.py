@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from offramp.calibration import fit_temperatures
-from offramp.confidence import confidences
 from offramp.policies.base import Policy
 from offramp.records import ExitRecord
+from offramp.records.confidence import confidences
 
 Score = Literal["max_softmax", "margin", "entropy"]
 

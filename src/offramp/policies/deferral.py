@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from offramp.confidence import MEASURES
 from offramp.policies.base import Policy
 from offramp.records import ExitRecord
+from offramp.records.confidence import MEASURES
 
 STEPS = 100
 TOLERANCE = 1e-9  # nats: what another step could still gain

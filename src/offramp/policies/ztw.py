@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from offramp.confidence import BLOCK_BYTES, confidences
 from offramp.policies.base import Policy
 from offramp.records import ExitRecord
+from offramp.records.confidence import BLOCK_BYTES, confidences
 
 PENALTY = 1e-4  # on squared distance from equal weights and no bias: what the data leave open stays finite
 STEPS = 100
@@ -94,7 +94,7 @@ def _softmax(members: np.ndarray) -> np.ndarray:
 
 
 def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    from offramp.policies.ztw_kernels import TILE, geometric_derivatives  # Numba: only who needs it pays for its start
+    from offramp._kernels.ztw import TILE, geometric_derivatives  # Numba: only who needs it pays for its start
 
     n_samples, n_exits, n_classes = logits.shape
     members = np.zeros((-(-n_samples // TILE), n_exits, n_classes, TILE), np.float32)

@@ -1,0 +1,150 @@
+"""Named arrays and metadata as .safetensors files, checked when they are read.
+
+The safetensors library reads and checks them. Offramp writes them itself, because the library orders the metadata
+differently from run to run, and equal results must give equal files.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from offramp._io.writing import AGAIN, whole_file
+
+_TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "U8": "|u1", "BOOL": "|b1"}
+_CODES = {np.dtype(name): code for code, name in _TYPES.items()}
+
+
+def save_arrays(
+    path: str | os.PathLike, kind: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
+    """Write arrays and metadata to one .safetensors file: whole or not at all, and the same bytes for the same content.
+
+    Parameters
+    ----------
+    kind : str
+        What the file is, for example "offramp-record/1"; `open_arrays` asks for it.
+    metadata : mapping
+        JSON values. Strings are stored as they are, anything else as JSON.
+    """
+    if reserved := {"format", "checksums"} & metadata.keys():
+        raise ValueError(f"metadata: {reserved.pop()!r} is a key of the file format; expected another name")
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # larger items first keeps all aligned
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        start, end = end, end + arrays[name].nbytes
+        code = _CODES[arrays[name].dtype]
+        header[name] = {"dtype": code, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    strings = _to_strings({**dict(sorted(metadata.items())), "format": kind})
+    checksums = {name: _checksum(arrays[name]) for name in order} | {HEADER: _header_checksum(header, strings)}
+    header["__metadata__"] = {**strings, **_to_strings({"checksums": checksums})}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in order:
+            file.write(memoryview(arrays[name].reshape(-1).view(np.uint8)))
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array inside a file, not read yet."""
+
+    path: Path
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+    checksum: int | None  # None: written by another program
+
+    def read(self) -> np.ndarray:
+        """The array, mapped into memory.
+
+        Raises
+        ------
+        ValueError
+            If it is not what was written.
+        """
+        values = np.empty(self.shape, self.dtype)
+        if values.size:
+            values = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        if self.checksum is not None and _checksum(values) != self.checksum:
+            raise ValueError(f"{self.path}: {self.name} is damaged (checksum differs); {AGAIN}")
+        return values
+
+
+def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, StoredArray], dict[str, Any]]:
+    """The kind of a file that `save_arrays` wrote, its arrays, unread, and its metadata.
+
+    Raises
+    ------
+    ValueError
+        If the file is cut short, damaged, no .safetensors file or of none of these kinds.
+    """
+    path = Path(path)
+    expected = f"expected a whole {' or '.join(kinds)} file"
+    try:
+        with safe_open(path, framework="numpy"):  # checks sizes, offsets and types
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        strings = header.pop("__metadata__", {})
+        checksums = json.loads(strings.pop("checksums", "{}"))
+        if checksums and checksums[HEADER] != _header_checksum(header, strings):
+            raise ValueError("its header is damaged")
+        metadata = _from_strings(strings)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not readable ({error}); {expected}; if damaged, {AGAIN}") from None
+    found = metadata.pop("format", None)
+    if found not in kinds:
+        raise ValueError(f"{path}: its metadata says format: {found}; {expected}")
+    arrays = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _TYPES:
+            raise ValueError(f"{path}: {name} has type {entry['dtype']}; expected one of {', '.join(_TYPES)}")
+        dtype = np.dtype(_TYPES[entry["dtype"]])
+        offset = 8 + length + entry["data_offsets"][0]
+        arrays[name] = StoredArray(path, name, dtype, tuple(entry["shape"]), offset, checksums.get(name))
+    return found, arrays, metadata
+
+
+HEADER = "header"  # under this name the checksums have that of everything but themselves and the arrays
+
+
+def _header_checksum(header: Mapping[str, Any], strings: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps([header, strings], sort_keys=True).encode())
+
+
+def _checksum(values: np.ndarray) -> int:
+    return zlib.crc32(values.reshape(-1).view(np.uint8))
+
+
+def _to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value if _plain(value) else json.dumps(value, default=np.generic.item) for key, value in metadata.items()
+    }
+
+
+def _from_strings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {key: value if _plain(value) else json.loads(value) for key, value in metadata.items()}
+
+
+def _plain(value: Any) -> bool:
+    """Is it a string that JSON would not read as something else?"""
+    if not isinstance(value, str):
+        return False
+    try:
+        json.loads(value)
+    except ValueError:
+        return True
+    return False

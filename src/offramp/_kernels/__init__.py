@@ -1,0 +1,1 @@
+"""Kernels compiled by Numba, imported only where they are used."""

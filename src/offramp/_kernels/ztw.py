@@ -1,0 +1,104 @@
+"""Loss and derivatives of ZTW's geometric ensembles, compiled by Numba."""
+
+import numpy as np
+
+from offramp._kernels.compiling import FLOOR, RELAXED, compiled, exp, larger
+
+TILE = 128  # samples worked on at once: what is read again and again stays in the caches
+
+
+@compiled(fastmath=RELAXED)
+def _dot(a, b):  # (n,), (n,)
+    total = a.dtype.type(0)
+    for k in range(a.shape[0]):
+        total += a[k] * b[k]
+    return total
+
+
+@compiled(fastmath=RELAXED)
+def _total(a):  # (n,)
+    total = a.dtype.type(0)
+    for k in range(a.shape[0]):
+        total += a[k]
+    return total
+
+
+@compiled(fastmath=RELAXED, error_model="numpy")
+def _softmax(x, labels, weights, bias, p, top, total):
+    """Fill p (C, TILE) with the softmax of Σ_j weights[j] · x[j] + bias; returns Σ −ln p[label].
+
+    There may be fewer labels (n,) than TILE: p is 0 for the rest. top and total (TILE,) are scratch.
+    """
+    n = labels.shape[0]
+    top[:] = -np.inf
+    for c in range(p.shape[0]):
+        p_c = p[c]
+        p_c[:] = bias[c]
+        for j in range(weights.shape[0]):
+            x_jc = x[j, c]
+            for k in range(TILE):
+                p_c[k] += weights[j] * x_jc[k]
+        for k in range(TILE):
+            top[k] = larger(p_c[k], top[k])
+    loss = 0.0
+    for k in range(n):
+        loss += top[k] - p[labels[k], k]
+    total[:] = 0
+    for c in range(p.shape[0]):
+        p_c = p[c]
+        for k in range(TILE):
+            p_c[k] = exp(larger(p_c[k] - top[k], np.float32(FLOOR)))
+            total[k] += p_c[k]
+    for k in range(n):
+        loss += np.log(total[k])
+        total[k] = 1 / total[k]
+    total[n:] = 0
+    for c in range(p.shape[0]):
+        p_c = p[c]
+        for k in range(TILE):
+            p_c[k] *= total[k]
+    return loss
+
+
+@compiled(fastmath=RELAXED)
+def geometric_derivatives(x, labels, weights, bias, gradient, hessian):
+    """Σ −ln p[label] over the samples, for p = softmax(Σ_j weights[j] · x[j] + bias).
+
+    x (T, L, C, TILE) has the samples tile by tile, anything after the last of them; of its L members the first J are
+    used. x, weights (J,) and bias (C,) are float32, labels (N,). To gradient (J + C,) and to the lower triangle of
+    hessian (J + C, J + C), float64, of the weights and then the bias, this adds.
+    """
+    n_members, n_classes = len(weights), len(bias)
+    p = np.empty((n_classes, TILE), np.float32)
+    weighted = np.empty((n_classes, TILE), np.float32)  # p · x[j]
+    mean = np.empty((n_members, TILE), np.float32)  # of x[j] under p
+    top, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    loss = 0.0
+    for t in range(x.shape[0]):
+        here = labels[t * TILE : (t + 1) * TILE]
+        loss += _softmax(x[t], here, weights, bias, p, top, total)
+        for j in range(n_members):
+            mean_j = mean[j]
+            mean_j[:] = 0
+            for c in range(n_classes):
+                p_c, x_jc, weighted_c = p[c], x[t, j, c], weighted[c]
+                for k in range(TILE):
+                    weighted_c[k] = p_c[k] * x_jc[k]
+                    mean_j[k] += weighted_c[k]
+                hessian[n_members + c, j] += _total(weighted_c)
+            gradient[j] += _total(mean_j)
+            for k in range(here.shape[0]):
+                gradient[j] -= x[t, j, here[k], k]
+            for i in range(j + 1):
+                hessian[j, i] += _dot(weighted.reshape(-1), x[t, i].reshape(-1)) - _dot(mean_j, mean[i])
+            for c in range(n_classes):
+                hessian[n_members + c, j] -= _dot(p[c], mean_j)
+        for c in range(n_classes):
+            share = _total(p[c])
+            gradient[n_members + c] += share
+            hessian[n_members + c, n_members + c] += share
+            for d in range(c + 1):
+                hessian[n_members + c, n_members + d] -= _dot(p[c], p[d])
+        for label in here:
+            gradient[n_members + label] -= 1
+    return loss

@@ -1,0 +1,172 @@
+"""Cascades of separate models, as one exit record."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from offramp.records import ExitRecord
+from offramp.records.confidence import MEASURES
+
+Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
+
+
+def cascade(
+    records: Sequence[ExitRecord],
+    ensemble: Ensemble | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    confidence: Literal["own", "ensemble"] = "own",
+) -> ExitRecord:
+    """The cascade that runs the systems one after another until one is sure enough.
+
+    Every system that ran is paid for, so costs add up: after the last exit of one stage the first of the next
+    costs the sum of both. Where all stages have logits and none is answered for by others, so has the cascade.
+
+    Parameters
+    ----------
+    records : sequence of ExitRecord
+        The stages in order, on the same samples (equal `index` and `labels`); each may have several exits.
+    ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
+        None: the running system's own answer. Else the answer of an exit is that of all systems so far, each by
+        its latest exit: the mean of their probabilities, plain or weighted by accuracies, of their logits, or of their
+        log-probabilities (the geometric mean; those of logits differ from them by a constant a sample, so their answers
+        agree). Needs logits.
+    weights : sequence of float, optional
+        Of "accuracy_weighted", one an exit of the cascade: its accuracy. Where not given that on these very records,
+        which is right on validation; on test samples give what the validation cascade's metadata say, or the labels
+        that are reported on weigh in.
+    confidence : {"own", "ensemble"}
+        Whose confidences the exits have: the running system's, or the ensemble's.
+
+    Raises
+    ------
+    ValueError
+        If the stages have other samples, labels or classes, one costs nothing, or they lack what the ensemble needs.
+
+    Warns
+    -----
+    UserWarning
+        If a stage costs no more than the one before it: a cascade then pays first for what is dear.
+    """
+    check_stages(records, "cascade")
+    if ensemble not in (None, *_SCORES):
+        raise ValueError(f"cascade: ensemble is {ensemble!r}; expected None or one of {', '.join(_SCORES)}")
+    if confidence not in ("own", "ensemble") or (confidence == "ensemble" and ensemble is None):
+        raise ValueError(f"cascade: confidence is {confidence!r}; expected 'own', or 'ensemble' where there is one")
+    if weights is not None and ensemble != "accuracy_weighted":
+        raise ValueError(f"cascade: weights are for ensemble='accuracy_weighted'; expected none for {ensemble!r}")
+    for k, (before, record) in enumerate(pairwise(records), start=2):
+        if record.cost[-1] <= before.cost[-1]:
+            warnings.warn(
+                f"cascade: stage {k} costs {record.cost[-1]:g}, no more than stage {k - 1} ({before.cost[-1]:g}); "
+                "expected cheaper stages first",
+                stacklevel=2,
+            )
+    first = records[0]
+    shared = ("dataset", "split", "seed", "classes", "unit", "metric")
+    metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
+    names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
+    metadata |= {"system": " + ".join(names), "ensemble": ensemble}
+    about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
+    if ensemble is None:
+        prediction = np.hstack([record.prediction for record in records])  # (N, L)
+        read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
+        return ExitRecord.from_outputs(prediction, _measures(records), **about, logits=read)
+    if ensemble == "accuracy_weighted":
+        weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
+        if (
+            len(weights) != sum(record.n_exits for record in records)
+            or not (np.isfinite(weights) & (weights >= 0)).all()
+        ):
+            raise ValueError(f"cascade: weights are {list(weights)}; expected a number from 0 for each exit")
+        metadata["weights"] = weights.tolist()
+    sums, total = _ensembles(records, ensemble, weights)
+    if confidence == "ensemble":
+        mean = sums / total[:, None]  # (N, L, C)
+        of_probabilities = ensemble in ("mean_probability", "accuracy_weighted")
+        return ExitRecord(np.log(np.maximum(mean, np.finfo(float).tiny)) if of_probabilities else mean, **about)
+    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+
+
+def check_stages(records: Sequence[ExitRecord], who: str) -> None:
+    """Raise ValueError unless the records are of the same samples and classes, with costs above 0 in one unit."""
+    if not records:
+        raise ValueError(f"{who}: expected at least one record")
+    first = records[0]
+    for k, record in enumerate(records, start=1):
+        units = record.metadata.get("unit"), first.metadata.get("unit")
+        if None not in units and units[0] != units[1]:
+            raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
+        if record.n_samples != first.n_samples:
+            raise ValueError(f"{who}: stage {k} has {record.n_samples} samples, stage 1 has {first.n_samples}")
+        for field in ("index", "labels"):
+            if not np.array_equal(getattr(record, field), getattr(first, field)):
+                raise ValueError(
+                    f"{who}: stage {k} has another {field} than stage 1; expected the same samples in order"
+                )
+        if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
+            raise ValueError(f"{who}: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
+        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
+        if (own[..., 0] == 0).any():
+            raise ValueError(f"{who}: stage {k} costs 0; expected what running it costs, above 0")
+
+
+def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
+    paid, costs = 0.0, []
+    for record in records:
+        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
+        costs.append(paid + own)
+        paid = costs[-1][..., -1:]
+    if any(cost.ndim == 2 for cost in costs):
+        costs = [np.broadcast_to(cost, (records[0].n_samples, cost.shape[-1])) for cost in costs]
+    return np.concatenate(costs, axis=-1)
+
+
+def _measures(records: Sequence[ExitRecord]) -> dict[str, np.ndarray]:  # (N, L) each
+    measures = [m for m in MEASURES if all(m in record.measures for record in records)]
+    if not measures:
+        raise ValueError("cascade: the stages have no confidence measure in common")
+    return {m: np.hstack([record.measure(m) for record in records]) for m in measures}
+
+
+def _all_logits(records: Sequence[ExitRecord]) -> np.ndarray:  # (N, L, C)
+    return np.concatenate([record.logits for record in records], axis=1)
+
+
+def _ensembles(
+    records: Sequence[ExitRecord], ensemble: Ensemble, weights: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """At each exit the weighted sum of the scores of all that ran, (N, L, C), and the sum of their weights, (L,)."""
+    of_exit = iter([1.0] * sum(record.n_exits for record in records) if weights is None else weights)
+    before, weighed, sums, total = 0.0, 0.0, [], []
+    for k, record in enumerate(records, start=1):
+        if not record.has_logits:
+            raise ValueError(f"cascade: ensemble={ensemble!r} needs logits, but stage {k} has none")
+        for i in range(record.n_exits):
+            weight = next(of_exit)
+            score = weight * _SCORES[ensemble](record.logits[:, i].astype(np.float64))  # (N, C)
+            sums.append(before + score)
+            total.append(weighed + weight)
+        before, weighed = sums[-1], total[-1]
+    return np.stack(sums, axis=1), np.array(total)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:  # (N, C)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:  # (N, C)
+    return np.exp(_log_softmax(logits))
+
+
+_SCORES = {
+    "mean_probability": _softmax,
+    "mean_logit": lambda logits: logits,
+    "accuracy_weighted": _softmax,
+    "geometric": _log_softmax,
+}

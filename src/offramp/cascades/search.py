@@ -1,0 +1,412 @@
+"""The exact search: every operating point of every cascade of two or three models of a zoo."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from offramp._kernels.search import BLOCK, Table, Triple, offer, sketch_triple, walk_pairs, walk_triple
+from offramp.cascades.building import check_stages
+from offramp.records import ExitRecord
+from offramp.records.confidence import available_threads
+
+SORTED = 64  # models whose sorted samples are kept at once
+KINDS = ("single", "pair", "triple")
+Answers = Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Zoo:
+    """M models of one exit each, on the same N samples, by ascending mean cost.
+
+    Attributes
+    ----------
+    names : tuple of M str
+        All different.
+    cost : ndarray of shape (M,), float64
+        Mean cost of a sample, above 0, ascending.
+    sample_cost : ndarray of shape (M, N), float64, or None
+        What each sample costs, where they differ, as texts do.
+    confidence : ndarray of shape (M, N), float32 or float64
+        Larger is surer; finite.
+    correct : ndarray of shape (M, N), bool
+
+    Raises
+    ------
+    ValueError
+        If a cost is not above 0 or they do not ascend, names repeat, shapes differ or a confidence is not finite.
+    """
+
+    names: tuple[str, ...]
+    cost: np.ndarray
+    sample_cost: np.ndarray | None
+    confidence: np.ndarray
+    correct: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = len(self.names), np.shape(self.confidence)[-1]
+        for field in ("confidence", "correct", "sample_cost"):
+            if (values := getattr(self, field)) is not None and values.shape != shape:
+                raise ValueError(f"zoo: {field} has shape {values.shape}; expected {shape}, models and samples")
+        if self.cost.shape != shape[:1] or not (self.cost > 0).all() or (np.diff(self.cost) < 0).any():
+            raise ValueError(f"zoo: costs are {self.cost}; expected one a model, above 0, in ascending order")
+        if len(set(self.names)) < len(self.names):
+            again = next(name for name in self.names if self.names.count(name) > 1)
+            raise ValueError(f"zoo: {again} is there twice; expected another name for each model")
+        if not np.isfinite(self.confidence).all():
+            raise ValueError("zoo: a confidence is not finite; expected finite numbers")
+
+    @classmethod
+    def of(cls, records: Sequence[ExitRecord], measure: str = "max_softmax") -> "Zoo":
+        """The zoo of these records, sorted by mean cost; of equal costs the first given comes first.
+
+        Parameters
+        ----------
+        records : sequence of M ExitRecord
+            Of one exit each, on the same samples (equal `index` and `labels`), in one unit; `metadata["system"]`
+            is the name.
+        measure : str
+            The confidence: max_softmax, margin, or entropy (negated).
+
+        Raises
+        ------
+        ValueError
+            If a record has several exits, no name or lacks the measure, the records do not fit each other, or as the
+            class.
+        """
+        check_stages(records, "zoo")
+        for k, record in enumerate(records, start=1):
+            if record.n_exits != 1:
+                raise ValueError(f"zoo: record {k} has {record.n_exits} exits; expected one")
+            if "system" not in record.metadata:
+                raise ValueError(f"zoo: record {k} has no name; expected metadata with system")
+        records = sorted(records, key=lambda record: record.cost[0])
+        sample_cost = None
+        if any(record.sample_cost is not None for record in records):
+            first = np.zeros(records[0].n_samples, np.int64)  # (N,): all leave at the first exit
+            sample_cost = np.stack([record.cost_of(first) for record in records])  # (M, N)
+        return cls(
+            names=tuple(str(record.metadata["system"]) for record in records),
+            cost=np.array([record.cost[0] for record in records]),
+            sample_cost=sample_cost,
+            confidence=np.stack([record.confidence(measure)[:, 0] for record in records]),
+            correct=np.stack([record.correct[:, 0] for record in records]),
+        )
+
+    @property
+    def n_samples(self) -> int:
+        return self.confidence.shape[1]
+
+    @property
+    def total(self) -> np.ndarray:
+        """Cost of all samples, (M,)."""
+        return self.cost * self.n_samples if self.sample_cost is None else self.sample_cost.sum(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    front : DataFrame
+        The Pareto front of all operating points of all single models and cascades, in ascending cost and accuracy:
+        accuracy, cost (mean over samples), kind ("single", "pair" or "triple"), stage_1 … stage_3 (names), threshold_1
+        and threshold_2 (a sample leaves there where confidence ≥ threshold; the largest that gives this point), exit_1
+        and exit_2 (share of all samples that leave there). What a cascade of fewer stages does not have is missing.
+        Of points that are equal in accuracy and cost the one of fewer stages is shown, then of cheaper ones, first
+        stage first, then that which sends fewer on.
+    pairs : DataFrame or None
+        A row an ordered pair: small, large (names), accuracy_small, accuracy_large, cost_small, cost_large; exit_rate,
+        the largest at which the pair is as accurate as the large model alone (NaN if it never is), cost, what
+        it then costs, and reduction, cost_large / cost; best_accuracy, the highest that the pair has, and
+        best_exit_rate, the largest that gives it. None if no pairs were searched.
+    """
+
+    front: pd.DataFrame
+    pairs: pd.DataFrame | None
+
+
+def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = None) -> pd.DataFrame:
+    """Every operating point of a pair, exactly: the small model answers where its confidence ≥ threshold.
+
+    It is `frontier` of the policy "confidence" on the `cascade` of the two records, without either.
+
+    Parameters
+    ----------
+    zoo : Zoo
+    small, large : int
+        Places in the zoo of the first and the second stage.
+    correct : callable, optional
+        As for `search_pairs`.
+
+    Returns
+    -------
+    DataFrame
+        threshold (ascending; +∞ where all go on), accuracy, cost (mean over samples), exit_rate (share that the small
+        model answers).
+    """
+    n = zoo.n_samples
+    ranked = _ranked(zoo.confidence[small])
+    order = ranked.order
+    answers = _answers(zoo, small, correct)[large, order]  # (N,)
+    own = zoo.correct[small, order]  # (N,)
+    right = own.sum() + np.append(0, np.cumsum(answers.astype(np.int64) - own))  # (N + 1,)
+    k = np.flatnonzero(ranked.ends)  # (U,)
+    return pd.DataFrame(
+        {
+            "threshold": ranked.threshold[k],
+            "accuracy": right[k] / n,
+            "cost": (zoo.total[small] + _sums(zoo, large, order)[k]) / n,
+            "exit_rate": (n - k) / n,
+        }
+    )
+
+
+def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = False) -> Found:
+    """The front of all single models and all pairs of a cheaper and a dearer model, exactly and at every threshold.
+
+    Two models of equal cost are no pair: neither is the small one. The search takes O(M N log N) for one sort a model,
+    O(M² N) for the walks over the pairs, and O(threads · N) bytes beside the zoo and one row a pair. Threads are
+    those that the process may use; the result does not depend on their number.
+
+    Parameters
+    ----------
+    zoo : Zoo
+    correct : callable, optional
+        Of the place of a small model: which samples its pair with each model has right where both ran, bool (M, N),
+        for ensembles of the two. Otherwise the large model alone answers then. It is called once a small model, and
+        the rows of large models are read.
+    progress : bool
+        Show a bar of small models on stderr.
+
+    Returns
+    -------
+    Found
+    """
+    n_models, n = zoo.correct.shape
+    found = np.zeros((n_models, n_models, 3), np.int32)
+    found_cost = np.full((n_models, n_models), np.nan)
+    right, total = zoo.correct.sum(axis=1), zoo.total  # (M,) each
+    cost = zoo.cost[:, None] if zoo.sample_cost is None else zoo.sample_cost  # (M, 1) or (M, N)
+    dearer = np.searchsorted(zoo.cost, zoo.cost, side="right")  # (M,): the first large model of each
+    threads = available_threads()
+    tables = [_singles(zoo) for _ in range(threads)]  # one a thread
+    with ThreadPoolExecutor(threads) as pool:
+        for s in tqdm(np.flatnonzero(dearer < n_models), desc="pairs", unit="model", disable=not progress):
+            ranked = _ranked(zoo.confidence[s])
+            own = zoo.correct[s, ranked.order].view(np.int8)  # (N,)
+            answers = _answers(zoo, s, correct).view(np.int8)  # (M, N)
+            shared = ranked.order, ranked.ends, own, answers, right, total, cost
+            walks = [
+                pool.submit(walk_pairs, s, dearer[s] + t, threads, *shared, table, found[s], found_cost[s])
+                for t, table in enumerate(tables)
+            ]
+            for walk in walks:
+                walk.result()
+    small, large = np.nonzero(zoo.cost[:, None] < zoo.cost)  # (P,) each
+    fewest, best, best_k = found[small, large].T  # (P,) each
+    names = np.array(zoo.names, object)
+    columns = {"small": names[small], "large": names[large]}
+    for of, model in (("accuracy", right / n), ("cost", zoo.cost)):
+        columns |= {f"{of}_small": model[small], f"{of}_large": model[large]}
+    columns["exit_rate"] = np.where(fewest < 0, np.nan, (n - fewest) / n)
+    columns["cost"] = found_cost[small, large]
+    columns["reduction"] = zoo.cost[large] / columns["cost"]
+    columns |= {"best_accuracy": best / n, "best_exit_rate": (n - best_k) / n}
+    return Found(_front(zoo, _merged(tables)), pd.DataFrame(columns))
+
+
+def search_triples(zoo: Zoo, members: Sequence[int], found: Found | None = None) -> Found:
+    """The front with all triples of some models added, exactly and at every two thresholds.
+
+    A triple of N samples has up to (N + 1)² operating points. Blocks of them that the front so far already beats are
+    not walked: for b × b points a block that leaves N² / b steps for the bounds, and b² for each block near the front.
+    Models of equal cost are never in one triple. Costs O(members · N + threads · N) bytes.
+
+    Parameters
+    ----------
+    zoo : Zoo
+    members : sequence of int
+        Places in the zoo.
+    found : Found, optional
+        From `search_pairs` on the same zoo: its front is where this one starts, and its pairs are kept. Else
+        only single models and triples are on the front.
+
+    Returns
+    -------
+    Found
+
+    Raises
+    ------
+    ValueError
+        If a member is not in the zoo, or the front names models that are not.
+    """
+    members = sorted(set(members))
+    if members and not 0 <= members[0] <= members[-1] < len(zoo.names):
+        raise ValueError(f"search_triples: members {members}; expected places in a zoo of {len(zoo.names)} models")
+    triples = [t for t in combinations(members, 3) if zoo.cost[t[0]] < zoo.cost[t[1]] < zoo.cost[t[2]]]
+    start = _singles(zoo) if found is None else _table(zoo, found.front)
+    table = _with_triples(zoo, triples, start)
+    return Found(_front(zoo, table), None if found is None else found.pairs)
+
+
+def triple_frontier(zoo: Zoo, small: int, middle: int, large: int) -> pd.DataFrame:
+    """The Pareto front of one triple's operating points, exactly: a row a point, as `Found.front`."""
+    return _front(zoo, _with_triples(zoo, [(small, middle, large)], _empty(zoo.n_samples)))
+
+
+def _with_triples(zoo: Zoo, triples: Sequence[tuple[int, int, int]], table: Table) -> Table:
+    """The front with the triples' points. All are sketched first: the better the front, the less is walked."""
+    ranked = {model: _ranked(zoo.confidence[model]) for model in set(chain(*triples))}
+    threads = available_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        for walk in (sketch_triple, walk_triple):
+            tables = [Table(*(column.copy() for column in table)) for _ in range(threads)]
+
+            def run(t, walk=walk, tables=tables):
+                for models in triples[t::threads]:
+                    walk(_triple(zoo, models, ranked), BLOCK, tables[t])
+
+            list(pool.map(run, range(threads)))
+            table = _merged(tables)
+    return table
+
+
+class _Ranked(NamedTuple):
+    """One model's samples, the least sure first."""
+
+    order: np.ndarray  # (N,) int32
+    rank: np.ndarray  # (N,) int32: each sample's place in it
+    threshold: np.ndarray  # (N + 1,) float64: the largest that sends so many on
+    ends: np.ndarray  # (N + 1,) bool: does it send no more on? Of equals all or none go
+
+
+def _ranked(confidence: np.ndarray) -> _Ranked:
+    order = np.argsort(confidence, kind="stable").astype(np.int32)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    threshold = np.append(confidence[order].astype(np.float64), np.inf)
+    return _Ranked(order, rank, threshold, np.append(True, threshold[1:] > threshold[:-1]))
+
+
+def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
+    """Which samples a pair with each model has right where both ran, bool (M, N)."""
+    if correct is None:
+        return zoo.correct
+    answers = np.ascontiguousarray(correct(small), bool)
+    if answers.shape != zoo.correct.shape:
+        raise ValueError(f"correct({small}): shape {answers.shape}; expected {zoo.correct.shape}, models and samples")
+    return answers
+
+
+def _sums(zoo: Zoo, model: int, order: np.ndarray) -> np.ndarray:
+    """What the model costs for the first 0 … N samples of an order, (N + 1,)."""
+    if zoo.sample_cost is None:
+        return np.arange(len(order) + 1) * zoo.cost[model]
+    return np.append(0, np.cumsum(zoo.sample_cost[model, order]))
+
+
+def _number(zoo: Zoo, stages: Sequence[int]) -> int:
+    """A cascade's number: its stages, counted from 1, as digits to base M + 1, so that fewer stages come first."""
+    number = 0
+    for stage in stages:
+        number = number * (len(zoo.names) + 1) + stage + 1
+    return number
+
+
+def _stages(zoo: Zoo, number: int) -> list[int]:
+    stages = []
+    while number:
+        number, digit = divmod(number, len(zoo.names) + 1)
+        stages.append(digit - 1)
+    return stages[::-1]
+
+
+def _empty(n: int) -> Table:
+    return Table(np.full(n + 1, np.inf), np.zeros(n + 1, np.int64), np.zeros((n + 1, 2), np.int32))
+
+
+def _singles(zoo: Zoo) -> Table:
+    table = _empty(zoo.n_samples)
+    for m, (right, total) in enumerate(zip(zoo.correct.sum(axis=1), zoo.total)):
+        offer(table, right, total / zoo.n_samples, _number(zoo, [m]), 0, 0)
+    return table
+
+
+def _members(table: Table) -> np.ndarray:
+    """The rows that are points of the Pareto front: more right costs more."""
+    return np.flatnonzero(table.cost < np.append(table.cost[1:], np.inf))
+
+
+def _merged(tables: Sequence[Table]) -> Table:
+    first, *others = tables
+    for table in others:
+        for count in _members(table):
+            offer(first, count, table.cost[count], table.who[count], *map(int, table.deferred[count]))
+    return first
+
+
+def _table(zoo: Zoo, front: pd.DataFrame) -> Table:
+    """The table that has this front."""
+    table = _empty(zoo.n_samples)
+    ranked = lru_cache(SORTED)(lambda model: _ranked(zoo.confidence[model]))
+    for row in front.itertuples():
+        names = [name for name in (row.stage_1, row.stage_2, row.stage_3) if not pd.isna(name)]
+        if unknown := set(names) - set(zoo.names):
+            raise ValueError(f"front: {min(unknown)} is not in the zoo; expected a front of the same zoo")
+        stages = [zoo.names.index(name) for name in names]
+        thresholds = (row.threshold_1, row.threshold_2)[: len(stages) - 1]
+        deferred = [int(ranked(s).threshold.searchsorted(threshold)) for s, threshold in zip(stages, thresholds)]
+        i, j = [*deferred, 0, 0][:2]
+        offer(table, round(row.accuracy * zoo.n_samples), row.cost, _number(zoo, stages), i, j)
+    return table
+
+
+def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
+    n = zoo.n_samples
+    ranked = lru_cache(SORTED)(lambda model: _ranked(zoo.confidence[model]))
+    rows, members = [], _members(table)
+    for count, cost, who, (i, j) in zip(members.tolist(), *(column[members].tolist() for column in table)):
+        stages = _stages(zoo, who)
+        thresholds, leave = [], []  # of all stages but the last
+        if len(stages) > 1:
+            thresholds.append(ranked(stages[0]).threshold[i])
+            leave.append(n - i)
+        if len(stages) > 2:
+            ranks = ranked(stages[1]).rank[ranked(stages[0]).order[:i]]  # (i,)
+            stay = ranks[ranks >= j]
+            thresholds.append(ranked(stages[1]).threshold[stay.min(initial=n)])
+            leave.append(len(stay))
+        names = [zoo.names[stage] for stage in stages]
+        shares = [left / n for left in (*leave, n - sum(leave))]
+        row = [count / n, cost, KINDS[len(stages) - 1], *[*names, None, None][:3]]
+        rows.append([*row, *[*thresholds, np.nan, np.nan][:2], *[*shares, np.nan][:2]])
+    columns = ["accuracy", "cost", "kind", "stage_1", "stage_2", "stage_3"]
+    return pd.DataFrame(rows, columns=[*columns, "threshold_1", "threshold_2", "exit_1", "exit_2"])
+
+
+def _triple(zoo: Zoo, models: Sequence[int], ranked: dict[int, _Ranked]) -> Triple:
+    s, m, l = models
+    order = ranked[s].order
+    right_s, right_m, right_l = (zoo.correct[model, order].view(np.int8) for model in models)  # (N,) each
+    each = zoo.sample_cost is not None
+    return Triple(
+        who=_number(zoo, models),
+        right=int(right_s.sum()),
+        rank=np.pad(ranked[m].rank[order], (0, 1)),
+        place=np.pad(ranked[s].rank[ranked[m].order], (0, 1)),
+        ends_s=ranked[s].ends,
+        ends_m=ranked[m].ends,
+        gain_m=np.pad(right_m - right_s, (0, 1)),
+        gain_l=np.pad(right_l - right_m, (0, 1)),
+        paid=zoo.total[s] + _sums(zoo, m, order),
+        weight=np.pad(zoo.sample_cost[l, order] if each else np.ones(len(order)), (0, 1)),
+        unit=1.0 if each else float(zoo.cost[l]),
+    )

@@ -1,0 +1,156 @@
+"""Types of options, and what several verbs share."""
+
+import json
+import math
+import os
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import numpy as np
+
+from offramp._io.tables import TABLE_SUFFIXES, write_table
+from offramp._io.writing import claim
+from offramp.policies import Policy, make_policy
+from offramp.records import ExitRecord
+
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
+
+
+class TablePath(click.Path):
+    """A table to write; its ending is checked before any work is done."""
+
+    def convert(self, value, param, ctx):
+        path = super().convert(value, param, ctx)
+        if path.suffix not in TABLE_SUFFIXES:
+            self.fail(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}", param, ctx)
+        return path
+
+
+TABLE = TablePath(dir_okay=False, path_type=Path)
+
+
+class Verb(click.Command):
+    """A command that is the only one to write its files, from its start to its end."""
+
+    def invoke(self, ctx):
+        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE)} - {None}
+        with ExitStack() as claims:
+            if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first writes
+                for path in sorted(files):
+                    claims.enter_context(claim(path))
+            return super().invoke(ctx)
+
+
+class Spec(click.ParamType):
+    """NAME:option=value,…; values as in JSON, bare words are strings."""
+
+    name = "NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        name, _, rest = value.partition(":")
+        options = {}
+        for item in re.split(r",(?![^\[]*\])", rest) if rest else []:  # commas, but not those inside [ ]
+            option, equals, text = item.partition("=")
+            if not equals:
+                self.fail(f"{item!r} in {value!r}: expected option=value", param, ctx)
+            try:
+                options[option] = json.loads(text)
+            except ValueError:
+                options[option] = text
+        return name, options
+
+
+class PolicySpec(Spec):
+    """[LABEL=]NAME:option=value,…; the label names the policy in tables, its own name where there is none."""
+
+    name = "[LABEL=]NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        label, name, options = self.parts(value, param, ctx)
+        return label, make_policy(name, **options)
+
+    def parts(self, value, param, ctx):
+        label, _, rest = value.partition("=") if re.match(r"[^:]*=", value) else ("", "", value)
+        name, options = super().convert(rest, param, ctx)
+        return label or name, name, options
+
+
+class VariantSpec(PolicySpec):
+    """FACTOR/SETTING=, then a policy; its option `validation` is how many validation samples to fit it on."""
+
+    name = "FACTOR/SETTING=[LABEL=]NAME[:option=value,…]"
+
+    def convert(self, value, param, ctx):
+        from offramp.comparison.sensitivity import Variant
+
+        place = re.fullmatch(r"([^/=]+)/([^=]+)=(.+)", value)
+        if place is None:
+            self.fail(f"{value!r}: expected {self.name}", param, ctx)
+        factor, setting, rest = place.groups()
+        label, name, options = self.parts(rest, param, ctx)
+        samples = options.pop("validation", None)
+        if samples is not None:
+            samples = click.IntRange(1).convert(str(samples), param, ctx)
+        return Variant(factor, setting, label, make_policy(name, **options), samples)
+
+
+def labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
+    labelled = dict(specs)
+    if len(labelled) < len(specs):
+        raise click.BadParameter("two policies of one name; expected a label for each, LABEL=NAME", ctx, param)
+    return labelled
+
+
+class LabelledGrid(click.ParamType):
+    """[LABEL=]GRID: for the policy of that label, else for all."""
+
+    name = "[LABEL=]START:STOP:STEP"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        label, equals, rest = value.rpartition("=")
+        return label if equals else None, Grid().convert(rest, param, ctx)
+
+
+class Grid(click.ParamType):
+    """start:stop:step (both ends included) or numbers with commas."""
+
+    name = "START:STOP:STEP or δ,δ,…"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, np.ndarray):
+            return value
+        try:
+            if ":" not in value:
+                return np.array([float(part) for part in value.split(",")])
+            start, stop, step = map(float, value.split(":"))
+            if not step > 0 or not -math.inf < start <= stop < math.inf:
+                raise ValueError
+            steps = math.floor((stop - start) / step + 1e-9)
+            return np.round(start + step * np.arange(steps + 1), 12)  # rounded, so that 0.9 is the float 0.9
+        except ValueError:
+            self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
+
+
+DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
+
+
+def write_all(tables: dict) -> None:
+    """Write tables only once all of them are there: an error leaves none behind."""
+    for path, table in tables.items():
+        write_table(table, path)
+
+
+def about(record: ExitRecord, table):
+    """The table with columns in front that say of what it is, as far as the record knows."""
+    for place, key in enumerate(["dataset", "system", "seed"]):
+        table.insert(place, key, record.metadata.get(key))
+    if "policy" in table:
+        table.insert(3, "policy", table.pop("policy"))
+    return table

@@ -1,0 +1,1 @@
+"""Many runs set side by side, with an interval for every number."""

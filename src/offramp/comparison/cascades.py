@@ -1,0 +1,553 @@
+"""What cascades save at equal accuracy: cascades are chosen on validation and scored on test samples.
+
+For every accuracy of a grid the cheapest single model, pair and triple is chosen that is so accurate on validation; so
+are two references, deferral by chance and in hindsight. What they give on test makes a curve, and curves are compared
+at equal test accuracy. Noise makes such a curve fall here and there, so its accuracies are made ascending first
+(isotonic regression, all curves alike): to take the cheapest choice that happens to be accurate enough on test would be
+to choose on test. All of this but the definition of the reduction is our choice.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from offramp.calibration import fit_temperatures, with_temperatures
+from offramp.cascades.building import Ensemble, cascade
+from offramp.cascades.fronts import interpolated_cost, mean_reduction, pareto, step_cost
+from offramp.cascades.search import Zoo, search_pairs, search_triples
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.runs import Run
+from offramp.records import ExitRecord
+
+KINDS = ("pair", "triple", "random", "oracle")
+STAGES, THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
+RELATION_RESAMPLES = 200  # of validation samples: each is a search of its own
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the cascades of a search defer and answer.
+
+    Parameters
+    ----------
+    measure : {"max_softmax", "margin", "entropy"}
+        Whose threshold decides.
+    temperature : bool
+        Scale each model's logits first, by a temperature fitted on validation.
+    ensemble : None or what `cascade` knows
+        Who answers where both models ran.
+    """
+
+    measure: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
+    temperature: bool = False
+    ensemble: Ensemble | None = None
+
+
+# What the paper compares: confidence measures, temperature, ensembles of the two models
+VARIANTS = {
+    "max-softmax": Variant(),
+    "margin": Variant("margin"),
+    "entropy": Variant("entropy"),
+    "temperature": Variant(temperature=True),
+    "mean-probability": Variant(ensemble="mean_probability"),
+    "mean-logit": Variant(ensemble="mean_logit"),
+    "accuracy-weighted": Variant(ensemble="accuracy_weighted"),
+    "geometric": Variant(ensemble="geometric"),
+    "temperature-mean-probability": Variant(temperature=True, ensemble="mean_probability"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The models on validation or test samples, and what pairs of them answer.
+
+    Attributes
+    ----------
+    zoo : Zoo
+    answers : callable or None
+        As `search_pairs` takes it; None where the last model answers.
+    """
+
+    zoo: Zoo
+    answers: Callable[[int], np.ndarray] | None
+
+    @classmethod
+    def of(cls, records: Sequence[ExitRecord], variant: Variant, accuracy: dict[str, float]) -> "Split":
+        """Of the models' records; `accuracy` on validation weighs the answers of accuracy-weighted ensembles."""
+        zoo = Zoo.of(records, variant.measure)
+        by_name = {record.metadata["system"]: record for record in records}
+
+        @cache
+        def answers(small: int) -> np.ndarray:  # (M, N) bool
+            right = np.zeros_like(zoo.correct)
+            for large in np.flatnonzero(zoo.cost > zoo.cost[small]):
+                pair = [zoo.names[small], zoo.names[large]]
+                weights = [accuracy[name] for name in pair] if variant.ensemble == "accuracy_weighted" else None
+                made = cascade([by_name[name] for name in pair], variant.ensemble, weights=weights)
+                right[large] = made.correct[:, 1]
+            return right
+
+        return cls(zoo, answers if variant.ensemble else None)
+
+    def cost_of(self, model: int) -> np.ndarray:
+        """Of each sample, (N,)."""
+        zoo = self.zoo
+        return np.full(zoo.n_samples, zoo.cost[model]) if zoo.sample_cost is None else zoo.sample_cost[model]
+
+    def play(self, choice: pd.Series) -> tuple[np.ndarray, np.ndarray, list[float]]:
+        """What a choice gives on each sample: right (N,), cost (N,), and the share that leaves at each stage.
+
+        Of references that go on by chance or in hindsight what is right is a probability.
+        """
+        names = [name for name in choice[STAGES] if isinstance(name, str)]
+        models = [self.zoo.names.index(name) for name in names]
+        if choice["kind"] in ("random", "oracle"):
+            small, large = models
+            own, other = self.zoo.correct[small], self.zoo.correct[large]  # (N,) each
+            on = choice["share"] * (np.ones(len(own)) if choice["kind"] == "random" else other & ~own)
+            return (
+                own + on * (other.astype(float) - own),
+                self.cost_of(small) + on * self.cost_of(large),
+                [1 - on.mean()],
+            )
+        here = np.ones(self.zoo.n_samples, bool)
+        right, paid, left = np.zeros(len(here)), np.zeros(len(here)), []
+        for k, model in enumerate(models):
+            paid += here * self.cost_of(model)
+            ends = here
+            if k < len(models) - 1:
+                ends = here & (self.zoo.confidence[model].astype(np.float64) >= choice[THRESHOLDS[k]])
+                left.append(ends.mean())
+            answers = self.zoo.correct if k == 0 or self.answers is None else self.answers(models[0])
+            right[ends] = answers[model, ends]
+            here = here & ~ends
+        return right, paid, left
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What the choices of one kind give on a split, then on resamplings of it: means, (T, 1 + B) each."""
+
+    accuracy: np.ndarray
+    cost: np.ndarray
+
+    @classmethod
+    def of(cls, split: Split, choices: pd.DataFrame, bootstrap: Bootstrap) -> "Curve":
+        right, cost, _ = zip(*(split.play(choice) for _, choice in choices.iterrows()))
+        return cls(*(bootstrap.with_means(np.stack(values)) for values in (right, cost)))
+
+    def costs_at(self, accuracies: np.ndarray, front=step_cost) -> np.ndarray:
+        """The cost at these accuracies (A,), of the curve made ascending: (1 + B, A)."""
+        return np.stack(
+            [
+                front(cost, isotonic_regression(accuracy).x, accuracies)
+                for accuracy, cost in zip(self.accuracy.T, self.cost.T)
+            ]
+        )
+
+
+def reduction_tables(
+    runs: Sequence[Run],
+    variants: dict[str, Variant],
+    bands: Sequence[tuple[float, float]],
+    step: float,
+    resamples: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, pd.DataFrame]:
+    """Search all cascades of the models on validation, score the chosen ones on test.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of models of one exit: the same models for each seed.
+    variants : dict of str to Variant
+        The first is searched for triples too, and has the references; the others are compared with it.
+    bands : sequence of (float, float)
+        Accuracies, from and to, over which the reduction is averaged.
+    step : float
+        Between the accuracies of the grid: that of the choices, and of the averages.
+    resamples, seed : int
+        Of the bootstrap over test samples (and, for what is scored there, validation samples).
+    progress : bool
+        Show a bar of seeds and variants on stderr.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        `models`, `relations`, `choices`, `reductions`, `replacements` and `measures`: docs/results.md shows them, the
+        functions below say what their columns are.
+
+    Raises
+    ------
+    ValueError
+        If seeds have other models than the first one, there are fewer than two, or a variant needs logits that are
+        missing.
+    """
+    by_seed: dict[int, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, []).append(run)
+    systems = {number: {run.system for run in group} for number, group in by_seed.items()}
+    first, *others = systems
+    for other in others:
+        if different := systems[first] ^ systems[other]:
+            raise ValueError(
+                f"seed {other}: {min(different)} is there for seed {first} or {other} alone; expected both"
+            )
+    if len(systems[first]) < 2:
+        raise ValueError(f"search: {len(systems[first])} model of one exit; expected two at least")
+    on = {part: Bootstrap.draw(getattr(runs[0], part).n_samples, resamples, seed) for part in ("validation", "test")}
+    grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
+    searched: dict[str, list[Searched]] = {label: [] for label in variants}
+    with tqdm(
+        total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True
+    ) as bar:
+        for group in by_seed.values():
+            for label, variant in variants.items():
+                searched[label].append(Searched.of(group, variant, label == next(iter(variants)), step, grid, on))
+                bar.update()
+    base = next(iter(searched.values()))
+    made = {
+        "models": _of_seeds(by_seed, [_models(group, it, on["test"]) for group, it in zip(by_seed.values(), base)]),
+        "relations": _of_seeds(by_seed, [it.relations for it in base]),
+        "choices": pd.concat(
+            [_of_seeds(by_seed, [_scored(it) for it in its]).assign(variant=label) for label, its in searched.items()],
+            ignore_index=True,
+        ),
+        "replacements": _of_seeds(by_seed, [_replacements(it, on["test"]) for it in base]),
+        "reductions": pd.DataFrame(_reductions(searched, bands, grid, on["test"])),
+        "measures": pd.DataFrame([*_measures(searched, on), *_contrasts(searched, bands, grid, on["test"])]),
+    }
+    for table in made.values():
+        table.insert(0, "dataset", runs[0].test.metadata.get("dataset"))
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the search of one seed's models found, and what it gives.
+
+    Attributes
+    ----------
+    splits : dict of str to Split
+        "validation" and "test".
+    relations : DataFrame
+        `Found.pairs`, on validation.
+    fronts : dict of str to DataFrame
+        Of "single" models, with "pair"s and perhaps with "triple"s, on validation; columns as of `Found.front`.
+    chosen : dict of str to DataFrame
+        The cheapest point of each front at each target, and of the references "random" and "oracle".
+    curves : dict of (str, str) to Curve
+        By kind and split. Of single models, all of the front.
+    costs : dict of (str, str) to ndarray of shape (1 + B, A)
+        By kind and split, the cost at each accuracy of the grid; of single models by front, "step" and "interpolated".
+    """
+
+    splits: dict[str, Split]
+    relations: pd.DataFrame
+    fronts: dict[str, pd.DataFrame]
+    chosen: dict[str, pd.DataFrame]
+    curves: dict[tuple[str, str], Curve]
+    costs: dict[tuple[str, str], np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        group: Sequence[Run],
+        variant: Variant,
+        first: bool,
+        step: float,
+        grid: np.ndarray,
+        on: dict[str, Bootstrap],
+    ) -> "Searched":
+        """Search the runs of one seed; of the first variant triples too, where no ensemble answers."""
+        splits = _splits(group, variant)
+        zoo, answers = splits["validation"].zoo, splits["validation"].answers
+        accuracy = zoo.correct.mean(axis=1)  # (M,)
+        members = pareto(zoo.cost, accuracy)
+        pairs = search_pairs(zoo, answers)
+        fronts = {"single": _singles(zoo, members), "pair": pairs.front}
+        if first and answers is None:
+            fronts["triple"] = search_triples(zoo, members, pairs).front
+        targets = _multiples(step, accuracy.min(), 1)
+        chosen = {kind: _first_reaching(front, targets) for kind, front in fronts.items()}
+        if first:
+            chosen |= {kind: _reference(splits["validation"], kind, targets) for kind in ("random", "oracle")}
+        points = chosen | {"single": fronts["single"]}
+        curves = {
+            (kind, part): Curve.of(split, its, on[part])
+            for part, split in splits.items()
+            for kind, its in points.items()
+        }
+        costs = {}
+        for (kind, part), curve in curves.items():
+            if kind == "single":
+                costs["step", part] = curve.costs_at(grid)
+                costs["interpolated", part] = curve.costs_at(grid, interpolated_cost)
+            else:
+                costs[kind, part] = curve.costs_at(grid)
+        return cls(splits, pairs.pairs, fronts, chosen, curves, costs)
+
+
+def _of_seeds(seeds: Iterable[int], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The seeds' tables below each other, the seed in front."""
+    for seed, table in zip(seeds, tables):
+        table.insert(0, "seed", seed)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _multiples(step: float, low: float, high: float) -> np.ndarray:
+    """The multiples of a step between two numbers, both included."""
+    return np.round(step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1), 12)
+
+
+def _splits(group: Sequence[Run], variant: Variant) -> dict[str, Split]:
+    records = {"validation": [run.validation for run in group], "test": [run.test for run in group]}
+    if variant.temperature:
+        fitted = [fit_temperatures(record) for record in records["validation"]]
+        records = {part: [with_temperatures(*each) for each in zip(its, fitted)] for part, its in records.items()}
+    accuracy = {run.system: float(run.validation.correct.mean()) for run in group}
+    return {part: Split.of(its, variant, accuracy) for part, its in records.items()}
+
+
+def _singles(zoo: Zoo, members: np.ndarray) -> pd.DataFrame:
+    """The front of single models, as `Found.front` has it."""
+    front = pd.DataFrame({"accuracy": zoo.correct[members].mean(axis=1), "cost": zoo.cost[members], "kind": "single"})
+    front[STAGES] = None
+    front["stage_1"] = [zoo.names[member] for member in members]
+    return front.assign(threshold_1=np.nan, threshold_2=np.nan)
+
+
+def _first_reaching(front: pd.DataFrame, targets: np.ndarray) -> pd.DataFrame:
+    """The cheapest point of a front at each target that it reaches."""
+    place = np.searchsorted(front["accuracy"].to_numpy() + 1e-12, targets)  # (T,)
+    reached = place < len(front)
+    return front.iloc[place[reached]].assign(target=targets[reached]).reset_index(drop=True)
+
+
+def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndarray) -> pd.DataFrame:
+    """What deferral by chance, or in hindsight, costs at least at each target, over all models and pairs.
+
+    By chance a pair gives all points of the straight line between the small model and both. In hindsight it sends on
+    what the large model alone has right, and of that only as much as the target asks for.
+    """
+    zoo = split.zoo
+    accuracy = zoo.correct.mean(axis=1)  # (M,)
+    rows = []
+    for small, large in np.argwhere(zoo.cost[:, None] < zoo.cost):
+        helped = zoo.correct[large] & ~zoo.correct[small]  # (N,)
+        gain = accuracy[large] - accuracy[small] if kind == "random" else helped.mean()
+        paid = split.cost_of(large) * (1 if kind == "random" else helped)  # (N,)
+        rows.append([small, large, accuracy[small], max(gain, 0), zoo.cost[small], paid.mean()])
+    rows += [[model, model, accuracy[model], 0, zoo.cost[model], 0] for model in range(len(accuracy))]  # alone
+    small, large, start, gain, least, more = np.array(rows).T[:, :, None]  # (P, 1) each
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(targets <= start + 1e-12, 0, (targets - start) / gain)  # (P, T)
+    cost = np.where(share <= 1 + 1e-9, least + np.where(share <= 1 + 1e-9, share, 0) * more, np.inf)
+    best = cost.argmin(axis=0)  # (T,)
+    at = np.arange(len(targets))
+    table = pd.DataFrame(
+        {
+            "accuracy": targets,
+            "cost": cost[best, at],
+            "kind": kind,
+            "stage_1": [zoo.names[int(model)] for model in small[best, 0]],
+            "stage_2": [zoo.names[int(model)] for model in large[best, 0]],
+            "stage_3": None,
+            "threshold_1": np.nan,
+            "threshold_2": np.nan,
+            "share": np.minimum(share[best, at], 1),
+            "target": targets,
+        }
+    )
+    return table[np.isfinite(table["cost"])].reset_index(drop=True)
+
+
+def _scored(searched: Searched) -> pd.DataFrame:
+    """The choices: target, stages and thresholds, accuracy_validation and cost_validation, accuracy and cost on test,
+    exit_1 and exit_2 (shares of test samples that leave there; missing where no such stage goes on), kind."""
+    tables = []
+    for kind, choices in searched.chosen.items():
+        played = (searched.splits["test"].play(choice) for _, choice in choices.iterrows())
+        rows = [[right.mean(), paid.mean(), *[*left, np.nan, np.nan][:2]] for right, paid, left in played]
+        table = choices.rename(columns={"accuracy": "accuracy_validation", "cost": "cost_validation"})
+        table = table.reindex(columns=["target", *STAGES, *THRESHOLDS, "accuracy_validation", "cost_validation"])
+        table[["accuracy", "cost", "exit_1", "exit_2"]] = np.reshape(rows, (len(choices), 4))
+        tables.append(table.assign(kind=kind))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _models(group: Sequence[Run], searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
+    """The models: cost, accuracy on validation and test with its interval, whether on the front of single models,
+    parameters."""
+    front = set(searched.fronts["single"]["stage_1"])
+    rows = []
+    for run in sorted(group, key=lambda run: run.validation.cost[0]):
+        right = run.test.correct[:, 0]
+        low, high = bootstrap.interval(bootstrap.means(right))
+        rows.append(
+            {
+                "model": run.system,
+                "cost": run.test.cost[0],
+                "accuracy_validation": run.validation.correct.mean(),
+                "accuracy": right.mean(),
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "front": run.system in front,
+                "parameters": (run.test.metadata.get("exit_parameters") or [np.nan])[-1],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _replacements(searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
+    """For each single model of the front what takes its place: at its accuracy the cheapest (goal "accuracy"), at its
+    cost the most accurate ("cost"), on validation; cost_ratio and accuracy_change on test, with intervals."""
+    test, rows = searched.splits["test"], []
+    front = list(searched.fronts.values())[-1]  # of all that was searched
+    for _, member in searched.fronts["single"].iterrows():
+        own = _first_reaching(front, np.array([member["accuracy"]])).iloc[0]
+        affordable = front[front["cost"] <= member["cost"]].iloc[-1]
+        right_0, paid_0, _ = test.play(member)
+        for goal, choice in (("accuracy", own), ("cost", affordable)):
+            right, paid, _ = test.play(choice)
+            ratio = bootstrap.with_means(paid) / bootstrap.with_means(paid_0)  # (1 + B,)
+            change = bootstrap.with_means(right - right_0)
+            row = {"model": member["stage_1"], "goal": goal, "kind": choice["kind"]}
+            row |= {key: choice[key] for key in [*STAGES, *THRESHOLDS]}
+            row |= {"model_cost": paid_0.mean(), "model_accuracy": right_0.mean()}
+            row |= {"cost": paid.mean(), "accuracy": right.mean()}
+            for name, values in (("cost_ratio", ratio), ("accuracy_change", change)):
+                low, high = bootstrap.interval(values[1:])
+                row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _dominated(singles: Curve, cascades: Curve) -> np.ndarray:
+    """The share of the single models but the cheapest that the cascades' curve passes: at the same accuracy it is
+    cheaper. As it is, then resampled: (1 + B,)."""
+    beaten = [
+        step_cost(cost, isotonic_regression(accuracy).x, wanted) < paid
+        for accuracy, cost, wanted, paid in zip(
+            cascades.accuracy.T, cascades.cost.T, singles.accuracy[1:].T, singles.cost[1:].T
+        )
+    ]  # (1 + B) of (F − 1,)
+    return np.mean(beaten, axis=1) if len(singles.cost) > 1 else np.full(len(beaten), np.nan)
+
+
+def _relations(split: Split, pairs: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, np.ndarray]:
+    """What pairs of models have in common, on validation: the rank correlation of the exit rate at the large model's
+    accuracy with the difference in accuracy and with the ratio of costs, and the share of pairs that then cost less
+    than the large model. As it is, then resampled: (1 + B,) each."""
+    zoo = split.zoo
+    values = [_of_pairs(pairs)]
+    for counts in bootstrap.counts[:RELATION_RESAMPLES]:
+        drawn = np.repeat(np.arange(zoo.n_samples), counts.astype(int))  # (N,)
+        again = Zoo(
+            zoo.names,
+            zoo.cost,
+            None,  # the mean costs are enough: exit rates at equal accuracy ask for none
+            zoo.confidence[:, drawn],
+            zoo.correct[:, drawn],
+        )
+        answers = None if split.answers is None else lambda small, drawn=drawn: split.answers(small)[:, drawn]
+        values.append(_of_pairs(search_pairs(again, answers).pairs))
+    return {quantity: np.array([each[quantity] for each in values]) for quantity in values[0]}
+
+
+def _of_pairs(pairs: pd.DataFrame) -> dict[str, float]:
+    rate = pairs["exit_rate"].fillna(0)  # never enough: nobody may leave
+    measured = {"beaten_share": float((pairs["reduction"] > 1).mean())}
+    for name, of in (
+        ("accuracy_difference", pairs["accuracy_large"] - pairs["accuracy_small"]),
+        ("size_ratio", pairs["cost_large"] / pairs["cost_small"]),
+    ):
+        varied = of.nunique() > 1 and rate.nunique() > 1
+        measured[f"spearman_{name}"] = float(spearmanr(of, rate).statistic) if varied else np.nan
+    return measured
+
+
+def _reductions(
+    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+) -> Iterator[dict]:
+    """How many times less a cascade costs than a single model at equal accuracy, R(a) = C_single(a) / C_cascade(a): at
+    each accuracy a of the grid (low == high), and its means over bands. `front` says what the single model's cost is
+    taken from, `accuracies` at how many of the band's both costs are known."""
+    for label, its in searched.items():
+        for kind, part in its[0].costs:
+            for front in ("step", "interpolated") if kind in KINDS else ():
+                ratio = np.stack([it.costs[front, part] / it.costs[kind, part] for it in its])  # (S, 1 + B, A)
+                about = {"variant": label, "kind": kind, "front": front}
+                for low, high in [*bands, *((a, a) for a in grid if part == "test")]:
+                    known = _known(ratio, grid, low, high)  # (S, 1 + B, a)
+                    for mean in ("arithmetic", "geometric") if low < high else ("arithmetic",):
+                        if known.size:
+                            means = mean_reduction(known, mean)  # (S, 1 + B)
+                            yield {
+                                **about,
+                                **{"low": low, "high": high, "mean": mean, "scored_on": part},
+                                "accuracies": known.shape[-1],
+                                **bootstrap.summary("reduction", means[:, 0], means[:, 1:]),
+                            }
+
+
+def _known(ratio: np.ndarray, grid: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Of ratios (S, 1 + B, A) those of a band at whose accuracies both costs are known, but for resamplings."""
+    inside = (grid >= low - 1e-9) & (grid <= high + 1e-9)  # (A,)
+    return ratio[:, :, inside & ~np.isnan(ratio[:, 0]).any(axis=0)]
+
+
+def _measures(searched: dict[str, list[Searched]], on: dict[str, Bootstrap]) -> Iterator[dict]:
+    """Numbers of the whole zoo: `dominated_share` of each variant and kind, and `_relations` of the first variant."""
+    for label, its in searched.items():
+        for kind in its[0].fronts:
+            if kind != "single":
+                shares = [_dominated(it.curves["single", "test"], it.curves[kind, "test"]) for it in its]
+                about = {"quantity": "dominated_share", "variant": label, "kind": kind}
+                yield about | _summary(on["test"], np.stack(shares))
+        if label == next(iter(searched)):
+            each = [_relations(it.splits["validation"], it.relations, on["validation"]) for it in its]
+            for quantity in each[0]:
+                about = {"quantity": quantity, "variant": label, "kind": "pair"}
+                yield about | _summary(on["test"], np.stack([values[quantity] for values in each]))
+
+
+def _contrasts(
+    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+) -> Iterator[dict]:
+    """Rows of `measures` that set one kind or variant beside another, on the same test samples: `reduction_ratio`, how
+    many times more the first reduces the cost, geometric mean over a band (what single models cost cancels out);
+    `top_accuracy_difference`, by how much the most accurate choice of its pairs is more accurate."""
+    base = next(iter(searched))
+    tops = {
+        label: np.stack([it.splits["test"].play(it.fronts["pair"].iloc[-1])[0] for it in its])  # (S, N)
+        for label, its in searched.items()
+    }
+    sides = [((base, "triple"), (base, "pair"))] if "triple" in searched[base][0].fronts else []
+    sides += [((of, "pair"), (to, "pair")) for of in searched for to in searched if of != to]
+    for (of, kind), (to, other) in sides:
+        row = {"variant": of, "kind": kind, "to_variant": to, "to_kind": other}
+        ratio = np.stack(
+            [that.costs[other, "test"] / this.costs[kind, "test"] for this, that in zip(searched[of], searched[to])]
+        )  # (S, 1 + B, A)
+        for low, high in bands:
+            known = _known(ratio, grid, low, high)  # (S, 1 + B, a)
+            if known.size:
+                means = _summary(bootstrap, mean_reduction(known, "geometric"))
+                yield {"quantity": "reduction_ratio", **row, "low": low, "high": high, **means}
+        if kind == other:
+            apart = bootstrap.with_means(tops[of] - tops[to])  # (S, 1 + B)
+            yield {"quantity": "top_accuracy_difference", **row, **_summary(bootstrap, apart)}
+
+
+def _summary(bootstrap: Bootstrap, values: np.ndarray) -> dict[str, float]:
+    """Columns of one number, from what it is for each seed, then resampled (S, 1 + B)."""
+    return bootstrap.summary("value", values[:, 0], values[:, 1:])

@@ -1,0 +1,227 @@
+"""Policies side by side at matched accuracy, as BEEM's tables have them, and at matched cost.
+
+Every threshold is chosen on validation data; the numbers are of test data, with the intervals of `comparison`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.runs import Run, by_system
+from offramp.evaluation import decide, frontier, threshold_on
+from offramp.records import ExitRecord
+from offramp.records.metrics import METRICS, terms
+
+DROPS = (0.0, 0.005, 0.01)  # accuracy that may be lost against the final exit
+BUDGETS = np.linspace(0.1, 0.9, 9)  # of the way from the first exit's cost to the full model's: our choice
+REFERENCES = {"per exit, overall": "overall", "per exit, same samples": "same_samples"}
+CHOICES = ["shared"] * len(DROPS) + list(REFERENCES)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What one policy does on the test samples of all seeds: at each drop, then with each rule for thresholds per exit,
+    then at the two neighbouring thresholds of each budget (K choices).
+
+    Attributes
+    ----------
+    exits, answers : ndarray of shape (K, S, N)
+    validation_loss : ndarray of shape (K, S)
+        Accuracy on the samples that chose the thresholds, minus the final exit's there.
+    weights : ndarray of shape (2 * budgets, S)
+        How often to take each of two neighbours, so that both together spend the budget on validation data.
+    """
+
+    group: Sequence[Run]
+    exits: np.ndarray
+    answers: np.ndarray
+    validation_loss: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.answers == self.group[0].test.labels  # (K, S, N)
+
+    @property
+    def paid(self) -> np.ndarray:
+        """Cost of each sample, (K, S, N)."""
+        return np.stack([run.test.cost_of(self.exits[:, s]) for s, run in enumerate(self.group)], axis=1)
+
+    @property
+    def layers(self) -> np.ndarray:
+        return self.exits + 1.0  # (K, S, N)
+
+
+def matched(group: Sequence[Run], label: str) -> Matched:
+    """One policy on all seeds of a system, its thresholds chosen on each seed's validation data."""
+    exits, answers, losses, weights = [], [], [], []
+    for run in group:
+        policy, validation = run.policies[label], run.validation
+        points = frontier(policy, validation)
+        full = validation.correct[:, -1].mean()
+        neighbours, shares = at_budgets(points, validation.cost)
+        thresholds = [
+            *(threshold_on(points, accuracy=full - drop - 1e-12) for drop in DROPS),  # who loses just that, too
+            *(policy.choose_thresholds(validation, reference=reference) for reference in REFERENCES.values()),
+            *neighbours,
+        ]
+        there = decide(policy, validation, thresholds)[1] == validation.labels  # (K, n)
+        of_run = decide(policy, run.test, thresholds)
+        exits.append(of_run[0].astype(np.int16))  # those of all policies are kept
+        answers.append(of_run[1].astype(np.int32))
+        losses.append(there.mean(1) - full)
+        weights.append(shares)
+    return Matched(group, *(np.stack(each, axis=1) for each in (exits, answers, losses, weights)))
+
+
+def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each budget the two neighbouring thresholds of a frontier, and how often to take each to spend just it.
+
+    A policy with few operating points (patience has one a count) would else leave a part of its budget unspent.
+
+    Parameters
+    ----------
+    points : DataFrame
+        From `frontier`: rising in threshold and so in cost, up to the full model.
+    cost : ndarray of shape (L,)
+
+    Returns
+    -------
+    thresholds, weights : ndarray of shape (2 * budgets,)
+        All lower neighbours, then all upper ones.
+    """
+    spent = np.append(cost[0], points["cost"])  # (U + 1,): at −∞ all leave at the first exit
+    thresholds = np.append(-np.inf, points["threshold"])
+    budgets = cost[0] + BUDGETS * (cost[-1] - cost[0])
+    upper = np.minimum(np.searchsorted(spent, budgets, side="right"), len(spent) - 1)
+    gap = spent[upper] - spent[upper - 1]
+    share = (budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1)  # of the upper one; a single exit has no gap
+    return np.concatenate([thresholds[upper - 1], thresholds[upper]]), np.concatenate([1 - share, share])
+
+
+def match(runs: Sequence[Run]) -> dict[tuple[str, str], Matched]:
+    """Every policy on every system: by system and label."""
+    return {
+        (system, label): matched(group, label)
+        for system, group in by_system(runs).items()
+        for label in group[0].policies
+    }
+
+
+def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) -> pd.DataFrame:
+    """How much faster each policy is at matched accuracy.
+
+    Parameters
+    ----------
+    everything : dict
+        From `match`.
+
+    Returns
+    -------
+    DataFrame
+        A row a system, policy and choice of the thresholds. choice: "shared", the cheapest threshold that loses no more
+        than `drop` of the final exit's accuracy on validation data; "per exit, …", BEEM's rule with either reference.
+        Then speedup (L · N / Σ i · n_i, BEEM's: in layers), cost (share of the full model's), accuracy, loss (accuracy
+        minus the final exit's) and metric_loss (the same of the dataset's own metric), each with _sd, _low, _high;
+        full_accuracy; worse (share of seeds in which accuracy is below the final exit's); validation_loss (the loss on
+        the samples that chose, least over seeds); metric; exits; exit_1 … exit_L (shares of the samples).
+    """
+    rows = []
+    for (system, label), each in everything.items():
+        tests = [run.test for run in each.group]
+        n_exits, full = tests[0].n_exits, np.stack([test.correct[:, -1] for test in tests])  # (S, N)
+        right, paid, layers = each.right, each.paid, each.layers  # (K, S, N) each
+        final = _metric(tests, np.stack([test.prediction[:, -1] for test in tests]), bootstrap)  # (S, 1 + B)
+        for k, choice in enumerate(CHOICES):
+            loss = right[k] - full.astype(np.float64)  # (S, N)
+            spent = np.stack([bootstrap.shares(*each) for each in zip(paid[k], tests)])  # (S, 1 + B)
+            own = _metric(tests, each.answers[k], bootstrap) - final  # (S, 1 + B)
+            drop = DROPS[k] if k < len(DROPS) else 0.0
+            shares = {f"exit_{i + 1}": (each.exits[k] == i).mean() for i in range(n_exits)}
+            rows.append(
+                {"system": system, "policy": label, "choice": choice, "drop": drop}
+                | bootstrap.summary("speedup", n_exits / layers[k].mean(1), n_exits / bootstrap.means(layers[k]))
+                | bootstrap.summary("cost", spent[:, 0], spent[:, 1:])
+                | bootstrap.summary("accuracy", right[k].mean(1), bootstrap.means(right[k]))
+                | bootstrap.summary("loss", loss.mean(1), bootstrap.means(loss))
+                | {"metric": tests[0].metric}
+                | bootstrap.summary("metric_loss", own[:, 0], own[:, 1:])
+                | {"full_accuracy": float(full.mean()), "worse": float((loss.mean(1) < 0).mean())}
+                | {"validation_loss": float(each.validation_loss[k].min()), "exits": n_exits}
+                | shares
+            )
+    return pd.DataFrame(rows)
+
+
+def duels(
+    everything: dict[tuple[str, str], Matched], pairs: Sequence[tuple[str, str]], bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Pairs of policies on the same samples.
+
+    Parameters
+    ----------
+    pairs : sequence of (policy, rival)
+        Labels. A system that lacks one of them is left out.
+
+    Returns
+    -------
+    DataFrame
+        A row a system, pair and match: "drop 0", "drop 0.5" and "drop 1" (points) set both to the same accuracy, and
+        "budgets" both to the same cost: the mean over nine budgets between the first exit's cost and the full model's,
+        each spent just so on validation data, by chance between two neighbouring thresholds.
+        gain (accuracy, policy − rival) and cost_difference (likewise, share of the full model's cost), each with _sd,
+        _low, _high; speedup and rival_speedup.
+
+    Raises
+    ------
+    ValueError
+        If a policy is not among those fitted.
+    """
+    names = [f"drop {100 * drop:g}" for drop in DROPS] + ["budgets"]
+    rows = []
+    for policy, rival in pairs:
+        if unknown := {policy, rival} - {label for _, label in everything}:
+            known = ", ".join(sorted({label for _, label in everything}))
+            raise ValueError(f"duel {policy}, {rival}: no policy {min(unknown)}; the files have {known}")
+    for system in dict.fromkeys(system for system, _ in everything):
+        for policy, rival in pairs:
+            if (system, policy) not in everything or (system, rival) not in everything:
+                continue
+            both = [everything[system, label] for label in (policy, rival)]
+            (right, paid), (rights, paids) = ([_means(each, each.right), _means(each, each.paid)] for each in both)
+            tests = [run.test for run in both[0].group]
+            speeds = [each.group[0].test.n_exits / _means(each, each.layers).mean(2) for each in both]  # (M, S) each
+            for m, name in enumerate(names):
+                gain = right[m] - rights[m]  # (S, N)
+                less = np.stack([bootstrap.shares(*each) for each in zip(paid[m] - paids[m], tests)])  # (S, 1 + B)
+                rows.append(
+                    {"system": system, "policy": policy, "rival": rival, "match": name}
+                    | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
+                    | bootstrap.summary("cost_difference", less[:, 0], less[:, 1:])
+                    | {"speedup": float(speeds[0][m].mean()), "rival_speedup": float(speeds[1][m].mean())}
+                )
+    return pd.DataFrame(rows, columns=None if rows else _DUEL_COLUMNS)
+
+
+_ENDINGS = ("", "_sd", "_low", "_high")
+_DUEL_COLUMNS = (
+    ["system", "policy", "rival", "match"]
+    + [f"{number}{ending}" for number in ("gain", "cost_difference") for ending in _ENDINGS]
+    + ["speedup", "rival_speedup"]
+)
+
+
+def _means(each: Matched, values: np.ndarray) -> np.ndarray:
+    """Of (K, S, N): those of the drops, and the mean over the budgets, float64 (drops + 1, S, N)."""
+    budgets = np.einsum("ks,ksn->sn", each.weights, values[len(CHOICES) :]) / len(BUDGETS)
+    return np.concatenate([values[: len(DROPS)], budgets[None]])
+
+
+def _metric(tests: Sequence[ExitRecord], answers: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """The dataset's metric of the answers (S, N), as they are and resampled: (S, 1 + B)."""
+    if tests[0].metric == "accuracy":
+        return bootstrap.with_means(answers == tests[0].labels)
+    return METRICS[tests[0].metric](*(bootstrap.with_means(part) for part in terms(answers, tests[0].labels)))

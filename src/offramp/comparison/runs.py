@@ -1,0 +1,80 @@
+"""The runs of a study: their records and fitted policies, put together from files."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from offramp import policies, records
+from offramp._io.arrays import open_arrays
+from offramp.policies import Policy, load_policies
+from offramp.records import ExitRecord
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained system: its records and, if there are any, the policies fitted on the first."""
+
+    system: str
+    seed: int
+    validation: ExitRecord
+    test: ExitRecord
+    policies: dict[str, Policy] = field(default_factory=dict)
+
+
+def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:
+    """The runs that record files and fitted-policy files make up, put together by the metadata in each.
+
+    Parameters
+    ----------
+    fitted : bool
+        Are there policies among the files? Otherwise records are all that is expected.
+
+    Raises
+    ------
+    ValueError
+        If a file is neither, a run lacks a part, the runs' test samples differ, or a system's seeds have different
+        policies.
+    """
+    expected = ("validation", "test", "policies") if fitted else ("validation", "test")
+    kinds = (records.FORMAT, policies.FORMAT) if fitted else (records.FORMAT,)
+    parts: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in paths:
+        kind, _, about = open_arrays(path, *kinds)
+        if kind == policies.FORMAT:
+            value, about = load_policies(path)
+            part = "policies"
+        else:
+            value = ExitRecord.load(path)
+            part = about.get("split")
+            if part not in ("validation", "test"):
+                raise ValueError(f"{path}: its metadata say split: {part}; expected validation or test")
+        if not {"system", "seed"} <= about.keys():
+            raise ValueError(f"{path}: its metadata do not name the system and seed; expected both")
+        run = parts.setdefault((about["system"], about["seed"]), {})
+        if part in run:
+            raise ValueError(f"{path}: a second {part} of {about['system']} seed {about['seed']}; expected one")
+        run[part] = value
+    runs: list[Run] = []
+    for (system, seed), run in parts.items():
+        name = f"{system} seed {seed}"
+        if missing := [part for part in expected if part not in run]:
+            raise ValueError(f"{name}: no {missing[0]} among the files; expected {', '.join(expected)}")
+        runs.append(Run(system, seed, **run))
+        first = runs[0]
+        for what in ("index", "labels"):
+            if not np.array_equal(getattr(runs[-1].test, what), getattr(first.test, what)):
+                raise ValueError(f"{name}: another {what} in its test record than {first.system} seed {first.seed}")
+        like = next(run for run in runs if run.system == system)
+        if runs[-1].policies.keys() != like.policies.keys():
+            raise ValueError(f"{name}: other policies than {system} seed {like.seed}; fit the same for all seeds")
+    return runs
+
+
+def by_system(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    systems: dict[str, list[Run]] = {}
+    for run in runs:
+        systems.setdefault(run.system, []).append(run)
+    return systems

@@ -1,0 +1,67 @@
+"""Each exit by itself: accuracy, cost, agreement, calibration."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from offramp.calibration import reliability_diagram
+from offramp.policies import Policy
+from offramp.records import ExitRecord
+from offramp.records.metrics import METRICS, terms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
+    """The reliability diagrams of a record's exits by max softmax, a row a bin.
+
+    Columns: exit, lower, upper, count, mean_confidence, accuracy.
+    """
+    import pandas as pd
+
+    confidence = record.confidence()  # (N, L)
+    tables = []
+    for i in range(record.n_exits):
+        diagram = reliability_diagram(confidence[:, i], record.correct[:, i], bins)
+        bins_ = {"lower": diagram.edges[:-1], "upper": diagram.edges[1:], "count": diagram.count}
+        tables.append(
+            pd.DataFrame(
+                {
+                    "exit": i + 1,
+                    **bins_,
+                    "mean_confidence": diagram.mean_confidence,
+                    "accuracy": diagram.accuracy,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
+    """Each exit by itself, a row an exit.
+
+    Columns: exit, accuracy, cost, agreement (share of samples on which the exit answers as the one before it),
+    parameters and overconfidence (mean max softmax − accuracy; both where the record has them), the record's metric
+    where it is another than accuracy, and ece_LABEL for each policy whose signal claims to be an accuracy.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
+    )
+    table["agreement"] = np.append(np.nan, (np.diff(record.prediction, axis=1) == 0).mean(0))
+    table["parameters"] = record.metadata.get("exit_parameters")
+    surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
+    table["overconfidence"] = surest - table["accuracy"]
+    if record.metric != "accuracy":
+        parts = terms(record.prediction, record.labels[:, None])  # (N, L) each
+        table[record.metric] = METRICS[record.metric](*(part.mean(0) for part in parts))
+    for label, policy in policies.items():
+        if policy.claims_accuracy:
+            signal, correct = policy.signal(record), policy.correct(record)  # (N, L) each
+            table[f"ece_{label}"] = [
+                reliability_diagram(signal[:, i], correct[:, i], bins).ece for i in range(record.n_exits)
+            ]
+    return table

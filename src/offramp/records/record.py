@@ -1,0 +1,321 @@
+"""The exit record: what a system that answers in stages said about each sample, and what it cost."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from offramp._io.arrays import open_arrays, save_arrays
+from offramp.records.confidence import MEASURES, confidences
+from offramp.records.metrics import METRICS
+
+FORMAT = "offramp-record/1"
+KNOWN = (*MEASURES, "similarity")  # the last is what logits do not tell
+
+
+class ExitRecord:
+    """Predictions and confidences of N samples at L exits, with labels and cumulative costs.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (N, L, C)
+        float16, float32 or float64. Kept as they are; predictions and confidences are computed here, once.
+    labels : ndarray of shape (N,)
+        Classes, 0 … C − 1.
+    cost : ndarray of shape (L,) or (N, L)
+        Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC). A row a
+        sample where samples cost differently, as texts of different lengths do.
+    index : ndarray of shape (N,), optional
+        The samples' places in their source split, all different; 0 … N − 1 where not given.
+    metadata : dict, optional
+        What made the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values.
+    similarity : ndarray of shape (N, L), optional
+        Cosine of the hidden state that an exit reads with the one before it.
+
+    Attributes
+    ----------
+    labels, index : ndarray of shape (N,), int64
+    cost : ndarray of shape (L,), float64
+        The mean over the samples, where they differ.
+    sample_cost : ndarray of shape (N, L), float64, or None
+        None where all samples cost the same.
+    prediction : ndarray of shape (N, L), int64 (int32 in files)
+    correct : ndarray of shape (N, L), bool
+    metadata : dict
+
+    Raises
+    ------
+    ValueError
+        Where a field is not finite, out of range, of the wrong length or not increasing: it names the field,
+        the place and what was expected.
+    """
+
+    def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None, similarity=None):
+        logits = np.asanyarray(logits)  # a memory map stays one
+        if logits.ndim != 3 or logits.dtype not in (np.float16, np.float32, np.float64) or 0 in logits.shape:
+            raise ValueError(
+                f"logits: expected floats of shape (samples, exits, classes), none of them 0; "
+                f"got {logits.dtype} {logits.shape}"
+            )
+        prediction, *measured = confidences(logits)
+        metadata = dict(metadata or {})
+        classes = metadata.setdefault("classes", logits.shape[2])
+        if classes != logits.shape[2]:
+            raise ValueError(f"logits: {logits.shape[2]} classes, but the metadata says classes: {classes}")
+        self._logits = logits
+        measures = dict(zip(MEASURES, measured, strict=True))
+        if similarity is not None:
+            measures["similarity"] = similarity
+        self._set(prediction, measures, labels, cost, index, metadata)
+
+    @classmethod
+    def from_outputs(
+        cls, prediction, confidence, labels, cost, index=None, metadata=None, *, logits=None
+    ) -> "ExitRecord":
+        """A record of a system whose logits are not at hand, or need not be looked at again.
+
+        Parameters
+        ----------
+        prediction : ndarray of shape (N, L)
+            Predicted classes.
+        confidence : ndarray of shape (N, L), or dict of such
+            An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats),
+            `similarity`.
+        labels, cost, index, metadata
+            As for the class. `metadata["classes"]`, where given, bounds labels and predictions.
+        logits : callable, optional
+            What these outputs were computed from, (N, L, C): called where somebody asks for them, once.
+        """
+        record = cls.__new__(cls)
+        record._logits = logits
+        if not isinstance(confidence, Mapping):
+            confidence = {"max_softmax": confidence}
+        record._set(prediction, dict(confidence), labels, cost, index, dict(metadata or {}))
+        return record
+
+    def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
+        if not isinstance(metadata.get("classes"), Integral | None):
+            raise ValueError(f"metadata: classes is {metadata['classes']!r}; expected a whole number")
+        if metadata.get("metric", "accuracy") not in ("accuracy", *METRICS):
+            raise ValueError(f"metadata: metric is {metadata['metric']!r}; expected accuracy, {' or '.join(METRICS)}")
+        if metadata.get("metric", "accuracy") != "accuracy" and metadata.get("classes") != 2:
+            raise ValueError(f"metadata: metric is {metadata['metric']}; expected classes: 2")
+        self.metadata = metadata
+        self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
+        n, l = self.prediction.shape
+        if n == 0 or l == 0:
+            raise ValueError(f"prediction: expected at least one sample and one exit, got shape ({n}, {l})")
+        self.labels = _integers("labels", labels, (n,))
+        self.index = np.arange(n) if index is None else _integers("index", index, (n,))
+        order = np.argsort(self.index, kind="stable")
+        again = np.flatnonzero(np.diff(self.index[order]) == 0)
+        if len(again):
+            first, second = order[again[0]], order[again[0] + 1]
+            raise ValueError(f"index[{second}] is {self.index[second]}, as index[{first}] is: expected all different")
+        self._check_range("labels", self.labels)
+        self._check_range("prediction", self.prediction)
+        self._set_cost(cost)
+        if not confidence:
+            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
+        for measure in confidence:
+            _known_measure(measure)
+        self._confidence = {
+            measure: _floats(f"confidence.{measure}", confidence[measure], (n, l))
+            for measure in KNOWN
+            if measure in confidence
+        }
+
+    def _set_cost(self, cost) -> None:
+        n, l = self.prediction.shape
+        each = np.ndim(cost) == 2
+        values = _floats("cost", cost, (n, l) if each else (l,)).astype(np.float64)  # (N, L) or (L,)
+        rows = values if each else values[None]
+
+        def place(n: int, i: int) -> str:
+            return f"cost[{n}, {i}]" if each else f"cost[{i}]"
+
+        if len(negative := np.argwhere(rows[:, :1] < 0)):
+            n = negative[0, 0]
+            raise ValueError(f"{place(n, 0)} is {rows[n, 0]}: costs are not negative")
+        if len(falls := np.argwhere(np.diff(rows, axis=1) <= 0)):
+            n, i = falls[0]
+            raise ValueError(
+                f"{place(n, i + 1)} = {rows[n, i + 1]:g} after {place(n, i)} = {rows[n, i]:g}: "
+                f"expected cumulative costs, strictly increasing"
+            )
+        self.cost = rows.mean(axis=0) if each else values  # (L,)
+        self.sample_cost = values if each else None  # (N, L)
+
+    def _check_range(self, field: str, values: np.ndarray) -> None:
+        last = np.iinfo(np.int32).max if self.n_classes is None else self.n_classes - 1
+        wrong = np.argwhere((values < 0) | (values > last))
+        if len(wrong):
+            place = ", ".join(map(str, wrong[0]))
+            raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected a class from 0 to {last}")
+
+    @property
+    def n_samples(self) -> int:
+        return self.prediction.shape[0]
+
+    @property
+    def n_exits(self) -> int:
+        return self.prediction.shape[1]
+
+    @property
+    def n_classes(self) -> int | None:
+        """None where only predictions are known and nobody said."""
+        return self.metadata.get("classes")
+
+    @property
+    def metric(self) -> str:
+        """What the dataset's answers are judged by: accuracy, where the metadata say nothing."""
+        return self.metadata.get("metric", "accuracy")
+
+    def cost_of(self, exits: np.ndarray) -> np.ndarray:
+        """What it costs each sample to leave at these 0-based exits (..., N): float64 of the same shape."""
+        return self.cost[exits] if self.sample_cost is None else self.sample_cost[np.arange(self.n_samples), exits]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The confidence measures that the record has."""
+        return tuple(self._confidence)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        return self.prediction == self.labels[:, None]  # (N, L)
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """(N, L, C), or None. Those of a file are checked against its checksum the first time."""
+        if callable(self._logits):
+            self._logits = self._logits()
+        return self._logits
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether there are logits, read or not."""
+        return self._logits is not None
+
+    def needed_logits(self, what: str) -> np.ndarray:
+        """The logits (N, L, C), for what cannot do without: ValueError names it where there are none."""
+        if self.logits is None:
+            raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
+        return self.logits
+
+    def confidence(self, measure: str = "max_softmax") -> np.ndarray:
+        """The measure at every exit, (N, L); larger is surer, so entropy comes negated.
+
+        Raises
+        ------
+        ValueError
+            If the measure is unknown, or the record was made without it.
+        """
+        values = self.measure(measure)
+        return -values if measure == "entropy" else values
+
+    def measure(self, measure: str) -> np.ndarray:
+        """The measure as the record holds it, (N, L): as `confidence`, but entropy is not negated."""
+        _known_measure(measure)
+        if measure not in self._confidence:
+            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
+        return self._confidence[measure]
+
+    def take(self, rows: np.ndarray) -> "ExitRecord":
+        """The record of some of the samples.
+
+        Logits are not copied, nor read from the file, before somebody asks for them.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,)
+            Places of samples, 0 … N − 1, all different, in the order wanted.
+        """
+        confidence = {measure: values[rows] for measure, values in self._confidence.items()}
+        return ExitRecord.from_outputs(
+            self.prediction[rows],
+            confidence,
+            self.labels[rows],
+            self.cost if self.sample_cost is None else self.sample_cost[rows],
+            self.index[rows],
+            self.metadata,
+            logits=(lambda: self.logits[rows]) if self.has_logits else None,
+        )
+
+    def __repr__(self) -> str:
+        known = [
+            f"{key}={self.metadata[key]}" for key in ("dataset", "split", "system", "seed") if key in self.metadata
+        ]
+        return f"<{' '.join(['ExitRecord', f'{self.n_samples} samples × {self.n_exits} exits', *known])}>"
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one .safetensors file, whole or not at all."""
+        arrays = {
+            "labels": self.labels,
+            "cost": self.cost if self.sample_cost is None else self.sample_cost,
+            "index": self.index,
+            "prediction": self.prediction.astype(np.int32),
+            **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
+        }
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        save_arrays(path, FORMAT, arrays, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ExitRecord":
+        """Read a record file; logits stay on disk, mapped, until somebody asks for them.
+
+        Raises
+        ------
+        ValueError
+            If the file is no record, is cut short or damaged.
+        """
+        _, stored, metadata = open_arrays(path, FORMAT)
+        if missing := sorted({"prediction", "labels", "cost", "index"} - stored.keys()):
+            raise ValueError(f"{path}: the record has no {missing[0]}")
+        logits = stored.pop("logits", None)
+        fields = {name: array.read() for name, array in stored.items()}
+        confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
+        try:
+            record = cls.from_outputs(confidence=confidence, metadata=metadata, logits=logits and logits.read, **fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+        if logits:
+            expected = (record.n_samples, record.n_exits, record.n_classes)
+            if logits.shape != expected:
+                raise ValueError(f"{path}: logits have shape {logits.shape}, expected {expected}")
+        return record
+
+
+def _known_measure(measure: str) -> None:
+    if measure not in KNOWN:
+        raise ValueError(f"confidence: {measure!r} is not known; expected one of {', '.join(KNOWN)}")
+
+
+def _of_shape(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != len(shape) or any(w is not None and w != g for w, g in zip(shape, values.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{field}: expected shape ({wanted}), got {values.shape}")
+    return values
+
+
+def _integers(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    values = _of_shape(field, values, shape)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{field}: expected integers, got {values.dtype}")
+    return values.astype(np.int64, copy=False)
+
+
+def _floats(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Finite numbers, float32 where they came so or smaller, else float64: a threshold of 0.9 is to meet a 0.9."""
+    values = _of_shape(field, values, shape)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{field}: expected numbers, got {values.dtype}")
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected finite numbers")
+    return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)

@@ -1,0 +1,56 @@
+"""Layers that the oracle uses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from offramp.policies import make_policy
+from offramp.records import ExitRecord
+from offramp.reports.figures.style import BLUE, ONE_COLUMN, PALE, legend_below, new_figure
+from offramp.reports.labels import system_name
+from offramp.reports.loading import only_file
+
+_SAMPLES = 64
+
+
+def draw(files: Sequence[Path], seed: int = 0) -> Figure:
+    """Layers that the oracle uses.
+
+    Layers used on 64 random test samples, sorted by how many: dark used, light saved. The oracle
+    leaves at the first exit that already predicts what the last one will predict, which nobody can know beforehand.
+
+    Parameters
+    ----------
+    files : sequence of one path
+        A test record.
+    seed : int
+        Of the choice of samples.
+    """
+    record = ExitRecord.load(only_file(files, "oracle-heatmap draws"))
+    used = 1 + make_policy("oracle").exits(record, 1.0)  # (N,), exits passed
+    size = min(_SAMPLES, record.n_samples)
+    drawn = np.sort(used[np.random.default_rng(seed).choice(record.n_samples, size, replace=False)])  # (64,)
+    dark = np.arange(record.n_exits)[:, None] < drawn  # (L, 64)
+    figure, (ax,) = new_figure(ONE_COLUMN, 0.9 + 0.16 * record.n_exits)
+    image = np.where(dark[..., None], _rgb(BLUE), _rgb(PALE))  # (L, 64, 3)
+    ax.pcolormesh(np.arange(size + 1), np.arange(record.n_exits + 1) + 0.5, image, edgecolors="white", linewidth=0.3)
+    ax.grid(False)
+    ax.set_yticks(range(1, record.n_exits + 1))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(f"{size} random test samples")
+    ax.set_ylabel("Layer (exit)")
+    system = system_name(record.metadata.get("system", "system"))
+    ax.set_title(f"{system}: {drawn.mean():.1f} of {record.n_exits} used on average ({used.mean():.1f} on all samples)")
+    legend_below(figure, [Patch(color=BLUE, label="used"), Patch(color=PALE, label="saved")], 2)
+    return figure
+
+
+def _rgb(color: str) -> np.ndarray:
+    from matplotlib.colors import to_rgb
+
+    return np.array(to_rgb(color))

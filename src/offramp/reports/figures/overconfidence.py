@@ -1,0 +1,85 @@
+"""An early exit that is sure and wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from offramp.records import ExitRecord
+from offramp.reports.figures.style import BLACK, BLUE, ONE_COLUMN, VERMILLION, legend_below, new_figure
+from offramp.reports.labels import system_name
+from offramp.reports.loading import only_file
+
+_THRESHOLD = 0.75  # the paper's
+
+
+def draw(files: Sequence[Path]) -> Figure:
+    """An early exit that is sure and wrong.
+
+    Confidence (max softmax) of every layer on one test sample, against the layer's accuracy on all test samples:
+    thresholding confidence at 0.75 stops at the first layer above the line, right or wrong. Shown is, of the samples
+    that the last layer gets right, the one on which an earlier layer is wrong with the highest confidence, if that is
+    0.75 or more; the title says so where there is none.
+
+    Parameters
+    ----------
+    files : sequence of one path
+        A test record.
+    """
+    record = ExitRecord.load(only_file(files, "overconfidence draws"))
+    sample, reason = choose_sample(record)
+    confidence, correct = record.confidence()[sample], record.correct[sample]  # (L,) each
+    place = np.arange(1, record.n_exits + 1)
+    figure, (ax,) = new_figure(ONE_COLUMN, 2.7)
+    for right, color, hatch, symbol in ((False, VERMILLION, "////", "✗"), (True, BLUE, None, "✓")):
+        mine = correct == right  # (L,)
+        ax.bar(place[mine], confidence[mine], 0.7, color=color, hatch=hatch, edgecolor="white", linewidth=0)
+        for x in place[mine]:
+            ax.text(x, 1.02, symbol, ha="center", va="bottom", color=color, fontsize=9)
+    ax.axhline(_THRESHOLD, color=BLACK, linewidth=0.8, linestyle="--")
+    accuracy = record.correct.mean(0)  # (L,)
+    ax.plot(place, accuracy, "D", color="white", markeredgecolor=BLACK, markersize=4)
+    ax.set_xticks(place, [f"{i}\n{a * 100:.0f}%" for i, a in zip(place, accuracy)])
+    ax.set_xlabel("Layer (exit), and its test accuracy")
+    ax.set_ylabel("Confidence (max softmax)")
+    ax.set_ylim(0, 1.12)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.grid(False, axis="x")
+    system = system_name(record.metadata.get("system", "system"))
+    ax.set_title(f"{system}, test sample {record.index[sample]}:\n{reason}")
+    handles = [
+        Patch(facecolor=VERMILLION, hatch="////", edgecolor="white", label="✗ wrong"),
+        Patch(color=BLUE, label="✓ right"),
+        Line2D([], [], color="white", marker="D", markeredgecolor=BLACK, label="layer's test accuracy"),
+        Line2D([], [], color=BLACK, linewidth=0.8, linestyle="--", label=f"threshold {_THRESHOLD}"),
+    ]
+    legend_below(figure, handles, 2)
+    return figure
+
+
+def choose_sample(record: ExitRecord) -> tuple[int, str]:
+    """The sample to show, and why.
+
+    Of the mistakes of all layers but the last: the most confident one of at least 0.75 that the last layer corrects;
+    if there is none the most confident one; without any mistake the sample with the least confident early layer.
+    """
+    if record.n_exits == 1:
+        raise ValueError("overconfidence: the record has one exit; expected an early one and a last")
+    confidence, wrong = record.confidence()[:, :-1], ~record.correct[:, :-1]  # (N, L − 1) each
+    misled = wrong & record.correct[:, -1:] & (confidence >= _THRESHOLD)  # (N, L − 1)
+    if misled.any():
+        sample, layer = _argmax(np.where(misled, confidence, -1))
+        return sample, f"layer {layer + 1} sure and wrong, the last one right"
+    if wrong.any():
+        sample, layer = _argmax(np.where(wrong, confidence, -1))
+        return sample, f"no layer misleads at {_THRESHOLD};\nshown: the surest early mistake (layer {layer + 1})"
+    sample, layer = _argmax(-confidence)
+    return sample, f"no early mistakes;\nshown: the least sure early layer ({layer + 1})"
+
+
+def _argmax(values: np.ndarray) -> tuple[int, int]:
+    sample, layer = np.unravel_index(values.argmax(), values.shape)
+    return int(sample), int(layer)

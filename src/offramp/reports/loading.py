@@ -1,0 +1,124 @@
+"""Reading what `offramp calibrate`, `evaluate` and `compare` wrote, in any order, and finding functions by name."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from offramp._io.tables import read_table
+from offramp.reports.labels import in_order
+
+Entry = TypeVar("Entry")
+
+# Columns by which a file is told from the others, and the option that wrote it.
+_KINDS = {
+    "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
+    "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
+    "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
+    "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
+    "pairs": ({"small", "large", "policy", "match", "gain", "cost_ratio"}, "compare --pairs-out"),
+    "control": ({"system", "policy", "baseline", "error", "worst", "short", "excess"}, "compare --control-out"),
+    "speedup": ({"system", "policy", "choice", "drop", "speedup", "cost", "loss", "worse"}, "compare --speedup-out"),
+    "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
+    "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
+    "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
+    "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
+    "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
+    "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
+    "reductions": ({"variant", "kind", "front", "low", "high", "mean", "scored_on"}, "search --reductions-out"),
+    "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
+    "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
+}
+
+
+def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
+    """The files put together by what they are, a table for each kind asked for.
+
+    Parameters
+    ----------
+    files : sequence of paths
+        .parquet or .csv.
+    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
+            "seconds", "models", "relations", "choices", "reductions", "replacements", "measures"}
+
+    Raises
+    ------
+    ValueError
+        If a file is unreadable or of another kind, does not say of which run it is, or a kind has no file.
+    """
+    found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
+    for path in map(Path, files):
+        table = read_table(path)
+        fits = [kind for kind in kinds if _KINDS[kind][0] <= set(table)]
+        if not fits:
+            wanted = " or ".join(f"`offramp {_KINDS[kind][1]}`" for kind in kinds)
+            raise ValueError(f"{path}: expected what {wanted} writes; its columns are {', '.join(table)}")
+        for column in {"system", "seed"} & set(table):
+            if table[column].isna().any():
+                raise ValueError(f"{path}: {column} is empty; the record's metadata must say of which run it is")
+        found[fits[0]].append(table)
+    for kind in kinds:
+        if not found[kind]:
+            raise ValueError(f"no file of what `offramp {_KINDS[kind][1]}` writes among the {len(files)} given")
+    return [pd.concat(tables, ignore_index=True) for tables in found.values()]
+
+
+def sort(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows grouped by columns, groups as they first come, policies of a group in the order of print."""
+    order = in_order(table["policy"])
+    keys = {name: table[name].map({value: i for i, value in enumerate(table[name].unique())}) for name in by}
+    place = pd.DataFrame(keys | {"policy": table["policy"].map(order.index)}).sort_values([*by, "policy"]).index
+    return table.loc[place].reset_index(drop=True)
+
+
+def of_base(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a search's base: its first variant, which the others are compared with."""
+    return table[table["variant"] == table["variant"].iloc[0]]
+
+
+def of_bands(reductions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a search's reductions that are means over a band of accuracies; the others are at one accuracy."""
+    return reductions[reductions["low"] < reductions["high"]]
+
+
+def look_up(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    """The figure or table of that name; a ValueError lists the known ones."""
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}; expected one of {', '.join(registry)}")
+    return registry[name]
+
+
+def apply(function: Callable, what: str, files: Sequence[Path], options: Mapping[str, Any]):
+    """`function(files, **options)`; a ValueError says which option it lacks or does not have."""
+    _, *known = inspect.signature(function).parameters.values()
+    for option in options:
+        if option not in {parameter.name for parameter in known}:
+            names = ", ".join(parameter.name for parameter in known)
+            raise ValueError(f"{what} has no option {option!r}; it has {names or 'none'}")
+    for parameter in known:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ValueError(f"{what} needs {parameter.name}")
+    return function(files, **options)
+
+
+def chosen_policies(asked: Sequence[str] | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The policies asked for, all of which must be known; if nobody asked, those of the default that are.
+
+    Raises
+    ------
+    ValueError
+        If a policy asked for is not in the files, or none of the default is.
+    """
+    labels = [label for label in default if label in known] if asked is None else list(asked)
+    if wrong := [label for label in labels or default if label not in known]:
+        raise ValueError(f"policy {wrong[0]!r} is not in the files; they have {', '.join(sorted(known))}")
+    return labels
+
+
+def only_file(files: Sequence[Path], what: str) -> Path:
+    """The one file that something is made of."""
+    if len(files) != 1:
+        raise ValueError(f"{what} one test record, got {len(files)} files")
+    return files[0]

@@ -1,0 +1,56 @@
+"""The models that cascades are made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from offramp.reports.labels import system_name, unit
+from offramp.reports.loading import read_tables
+from offramp.reports.tables.writing import Table, cells
+
+
+def numbers(files: Sequence[Path]) -> pd.DataFrame:
+    """The models that cascades are made of.
+
+    Each model alone, by cost: multiply-accumulates a sample, parameters, and accuracy on validation and test data. On
+    the front are those that are more accurate on validation data than all that cost no more; of several seeds it is
+    told in how many. Of one seed test accuracy has its 95 % bootstrap interval over test samples; of several, numbers
+    are means ± standard deviation over seeds.
+    """
+    (models,) = read_tables(files, "models")
+    of_model = models.groupby("model", sort=False)
+    several = models["seed"].nunique() > 1
+    table = of_model[["cost", "parameters", "accuracy_validation"]].mean()
+    table["accuracy_validation_sd"] = of_model["accuracy_validation"].std()
+    table["accuracy"] = of_model["accuracy"].mean()
+    table["accuracy_sd"] = of_model["accuracy"].std()
+    for end in ("accuracy_low", "accuracy_high"):
+        table[end] = np.nan if several else of_model[end].first()
+    table["on_front"] = of_model["front"].sum()
+    table["seeds"] = of_model["seed"].nunique()
+    return table.sort_values("cost", kind="stable").reset_index()
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    factor, prefix = unit(numbers["cost"])
+    count, count_prefix = unit(numbers["parameters"])
+    on, seeds = numbers["on_front"], numbers["seeds"]
+    return pd.DataFrame(
+        {
+            "Model": numbers["model"].map(system_name),
+            f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+            f"Parameters{f' ({count_prefix.strip()})' if count_prefix else ''}": cells(
+                numbers, "parameters", scale=1 / count, digits=2 if count_prefix else 0
+            ),
+            "Accuracy, validation (%)": cells(numbers, "accuracy_validation", scale=100, digits=1),
+            "Accuracy, test (%)": cells(numbers, "accuracy", scale=100, digits=1),
+            "On the front": np.where(
+                seeds == 1, np.where(on == 1, "yes", "no"), on.astype(str) + " of " + seeds.astype(str)
+            ),
+        }
+    )
+
+
+MODELS = Table(numbers, readable)

@@ -1,0 +1,54 @@
+"""One threshold for all exits, or one an exit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from offramp.reports.labels import policy_name, system_name
+from offramp.reports.loading import read_tables, sort
+from offramp.reports.tables.writing import Table, cell, cells
+
+_CHOICES = {"shared": "shared", "overall": "per exit, overall", "same_samples": "per exit, same samples"}
+_MEASURED = [f"{number}{ending}" for number in ("speedup", "loss") for ending in ("", "_sd", "_low", "_high")]
+
+
+def numbers(files: Sequence[Path]) -> pd.DataFrame:
+    """One threshold for all exits, or one for each.
+
+    Shared: one threshold for all exits, the cheapest that on validation data is no less accurate than the last exit.
+    Per exit: BEEM's rule, exit by exit on validation data: the lowest threshold at which those who leave there are no
+    more often wrong than the last exit is on all samples (overall), or on the same samples, if at least 10 leave (our
+    choice). The latter can't be less accurate than the policy's last answer on the validation samples that chose it:
+    that column, the least over seeds, is never below 0, but for ZTW, whose last answer is an ensemble's. All else is of
+    test data. Speed-up in layers: the number of exits over the mean number that a sample passes; change: accuracy minus
+    the last exit's on the same samples, in points; worse: in how many % of the seeds it is below 0 (shared, overall,
+    same samples). Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over
+    seeds.
+    """
+    (table,) = read_tables(files, "speedup")
+    places = ["system", "policy"]
+    table = table[(table["choice"] != "shared") | (table["drop"] == 0)]
+    parts = []
+    for name, choice in _CHOICES.items():
+        of_choice = table[table["choice"] == choice].set_index(places)
+        parts.append(of_choice[[*_MEASURED, "worse", "validation_loss"]].add_prefix(f"{name}_"))
+    shared, *per_exit = parts
+    return sort(pd.concat(per_exit, axis=1).join(shared, how="left").reset_index(), ["system"])
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    columns = {"System": numbers["system"].map(system_name), "Policy": numbers["policy"].map(policy_name)}
+    for name, choice in _CHOICES.items():
+        columns[f"Speed-up, {choice}"] = cells(numbers, f"{name}_speedup", digits=2)
+    for name, choice in _CHOICES.items():
+        columns[f"Change, {choice}"] = cells(numbers, f"{name}_loss", scale=100, digits=2, sign="+")
+    columns["On validation, same samples"] = cells(
+        numbers, "same_samples_validation_loss", scale=100, digits=2, sign="+"
+    )
+    worse = 100 * numbers[[f"{name}_worse" for name in _CHOICES]].to_numpy()  # (rows, 3)
+    columns["Worse (% of seeds)"] = [", ".join(cell(share, digits=0) for share in row) for row in worse]
+    return pd.DataFrame(columns)
+
+
+PER_EXIT = Table(numbers, readable)

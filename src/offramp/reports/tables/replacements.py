@@ -1,0 +1,63 @@
+"""Which cascade replaces each single model of the front."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from offramp.reports.labels import system_name, unit
+from offramp.reports.loading import read_tables
+from offramp.reports.tables.writing import Table, cell, cells
+
+_GOALS = {"accuracy": "as accurate", "cost": "as cheap"}
+_STAGES, _THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
+
+
+def numbers(files: Sequence[Path]) -> pd.DataFrame:
+    """What replaces each single model of the front.
+
+    For each model on the front of single models, by validation data: the cheapest cascade that is there no less
+    accurate (as accurate), and the most accurate one that costs there no more (as cheap); a dash where nothing is
+    better than the model itself. A sample leaves a stage where its confidence is at least the threshold. The cost
+    ratio, cascade over model, and the change of accuracy, cascade minus model, are of test data, with 95 % bootstrap
+    intervals over test samples: what was chosen for its luck on validation data may be a little less accurate or dearer
+    here.
+    """
+    (table,) = read_tables(files, "replacements")
+    order = table["goal"].map(list(_GOALS).index)
+    return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    factor, prefix = unit(numbers["model_cost"])
+    cascades = numbers["kind"] != "single"
+    columns = {
+        "Goal": numbers["goal"].map(_GOALS),
+        "Seed": numbers["seed"].astype(str),
+        "Model": numbers["model"].map(system_name),
+        "Accuracy (%)": cells(numbers[["model_accuracy"]], "model_accuracy", scale=100, digits=1),
+        f"Cost ({prefix}MACs)": cells(numbers[["model_cost"]], "model_cost", scale=1 / factor, digits=2),
+        "Replaced by": np.where(cascades, [_names(row) for row in numbers[_STAGES].to_numpy()], "–"),
+        "Thresholds": np.where(cascades, [_thresholds(row) for row in numbers[_THRESHOLDS].to_numpy()], "–"),
+        "Cost ratio": np.where(cascades, cells(numbers, "cost_ratio", digits=3), "–"),
+        "Change of accuracy (points)": np.where(
+            cascades, cells(numbers, "accuracy_change", scale=100, digits=2, sign="+"), "–"
+        ),
+    }
+    if numbers["seed"].nunique() == 1:
+        del columns["Seed"]
+    return pd.DataFrame(columns)
+
+
+def _names(stages: np.ndarray) -> str:
+    return " → ".join(system_name(stage) for stage in stages if not pd.isna(stage))
+
+
+def _thresholds(thresholds: np.ndarray) -> str:
+    """Infinite where none leaves, as an ensemble of all may be best."""
+    known = [cell(threshold, digits=3) for threshold in thresholds if not np.isnan(threshold)]
+    return ", ".join(known).replace("inf", "∞")
+
+
+REPLACEMENTS = Table(numbers, readable)

@@ -1,0 +1,44 @@
+"""What a user gets who asks for an accuracy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from offramp.reports.labels import policy_name, system_name, unit
+from offramp.reports.loading import read_tables, sort
+from offramp.reports.tables.writing import Table, cells
+
+_CHOICES = {"direct": "δ itself", "validation": "on validation"}
+
+
+def numbers(files: Sequence[Path]) -> pd.DataFrame:
+    """Accuracy and cost at a given δ.
+
+    Test accuracy and average cost when accuracy δ is asked for. The threshold is δ itself, for policies whose signal
+    claims to be an accuracy, or the cheapest one that reaches δ on validation data (the full model where none does).
+    The same validation samples fitted the policy, so it may look better there than it is. Means over seeds [95 %
+    bootstrap interval over test samples and seeds] ± standard deviation over seeds; saved: share of the
+    full model's cost.
+    """
+    (table,) = read_tables(files, "targets")
+    return sort(table, ["system", "target", "choice"])
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    factor, prefix = unit(numbers["cost"])
+    return pd.DataFrame(
+        {
+            "System": numbers["system"].map(system_name),
+            "δ (%)": [f"{target * 100:.4g}" for target in numbers["target"]],
+            "Threshold": numbers["choice"].map(_CHOICES),
+            "Policy": numbers["policy"].map(policy_name),
+            "Accuracy (%)": cells(numbers, "accuracy", scale=100, digits=1),
+            f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+            "Saved (%)": cells(numbers, "saving", scale=100, digits=0),
+            "Full model (%)": [f"{accuracy * 100:.1f}" for accuracy in numbers["full_accuracy"]],
+        }
+    )
+
+
+TARGETS = Table(numbers, readable)

@@ -1,0 +1,114 @@
+"""A table as numbers (.csv) and as text (.md, .tex)."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from offramp._io.tables import write_table
+from offramp._io.writing import write_text
+from offramp.reports.labels import title_and_caption
+
+
+@dataclass(frozen=True)
+class Table:
+    """What makes a table.
+
+    Attributes
+    ----------
+    numbers : function of the input files
+        Gives the tidy numbers at full precision; its docstring is the table's title and caption.
+    readable : function of the numbers
+        Gives the same rows, or what is worth reading of them, as text.
+    findings : function of the numbers
+        Gives sentences that say what the table shows; none by default.
+    """
+
+    numbers: Callable[..., pd.DataFrame]
+    readable: Callable[[pd.DataFrame], pd.DataFrame]
+    findings: Callable[[pd.DataFrame], list[str]] = lambda numbers: []
+
+    def write(self, numbers: pd.DataFrame, out: Path) -> None:
+        """Write OUT.csv, OUT.md and OUT.tex, each whole or not at all."""
+        text = self.readable(numbers)
+        write_table(numbers, f"{out}.csv")
+        write_text(f"{out}.md", self.markdown(numbers, text))
+        write_text(f"{out}.tex", _latex(text, self.about))
+
+    def markdown(self, numbers: pd.DataFrame, text: pd.DataFrame) -> str:
+        """What OUT.md holds; `text` is what is readable of the numbers."""
+        return _markdown(text, self.findings(numbers), self.about)
+
+    @property
+    def about(self) -> str:
+        return "{}. {}".format(*title_and_caption(self.numbers))
+
+
+def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np.nan, *, digits: int, sign: str = ""):
+    """`mean [low, high] ± sd` with typographic minus signs; what is NaN is left out, a NaN mean is a dash."""
+    if np.isnan(value):
+        return "–"
+
+    def number(x: float) -> str:
+        text = f"{x:{sign}.{digits}f}"
+        return text if float(text) else f"{0:.{digits}f}"
+
+    text = number(value)
+    if not np.isnan(low):
+        text += f" [{number(low)}, {number(high)}]"
+    if not np.isnan(sd):
+        text += f" ± {sd:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def cells(table: pd.DataFrame, name: str, *, scale: float = 1.0, digits: int, sign: str = "") -> list[str]:
+    """One text a row of the number `name` with its interval and its standard deviation over seeds, as far as known."""
+    columns = [f"{name}{ending}" for ending in ("", "_low", "_high", "_sd")]
+    values = table.reindex(columns=columns).to_numpy(np.float64) * scale  # (rows, 4)
+    return [cell(*row, digits=digits, sign=sign) for row in values]
+
+
+def is_numeric(column: Sequence[str]) -> bool:
+    """Are all texts of a column numbers, perhaps with an interval or a spread? They are aligned to the right then."""
+    return all(re.fullmatch(r"[+−]?[\d.]+( [\[±].*)?|–|baseline|reference", text) for text in column)
+
+
+def _markdown(text: pd.DataFrame, findings: Sequence[str], caption: str) -> str:
+    return "\n\n".join([*findings, _tabulate(text, "pipe"), caption]) + "\n"
+
+
+_LONG = 45  # rows that fit on a page
+_TEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "δ": r"$\delta$", "≤": r"$\leq$", "≥": r"$\geq$"},
+        **{"→": r"$\rightarrow$", "–": "--", "…": r"\dots{}", "∞": r"$\infty$", "<": "$<$", ">": "$>$", "|": "$|$"},
+    }
+)
+
+
+def _latex(text: pd.DataFrame, caption: str) -> str:
+    """Plain LaTeX, without booktabs; a table of more than a page is a longtable."""
+    escaped = text.rename(columns=lambda name: name.translate(_TEX)).map(lambda value: value.translate(_TEX))
+    body = _tabulate(escaped, "latex_raw", [is_numeric(text[name]) for name in text])
+    notes = [f"% {caption.translate(_TEX)}"]
+    if len(text) > _LONG:
+        body = body.replace("{tabular}", "{longtable}")
+        notes.append(r"% Needs \usepackage{longtable}.")
+    return "\n".join([*notes, body]) + "\n"
+
+
+def _tabulate(text: pd.DataFrame, style: str, numeric: Sequence[bool] | None = None) -> str:
+    numeric = numeric or [is_numeric(text[name]) for name in text]
+    return tabulate(
+        text.to_numpy().tolist(),
+        headers=list(text),
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=["right" if right else "left" for right in numeric],
+    )

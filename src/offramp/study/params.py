@@ -1,0 +1,152 @@
+"""params.yaml, checked before any job starts, and its settings as the command line takes them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offramp.policies import Policy, make_policy
+
+SINGLE_EXIT = ("huggingface", "timm")  # kinds of models that answer once: cascades are made of them
+
+
+def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
+    """The chosen study's settings, with what all studies share, if all of params.yaml is as the schema says and its
+    names refer to something.
+
+    Parameters
+    ----------
+    params : mapping
+        What params.yaml holds, `study` perhaps replaced on the command line.
+    schema : path
+        JSON schema, as YAML.
+
+    Raises
+    ------
+    ValueError
+        One line for the first mistake: where, what, and what was expected.
+    """
+    import jsonschema
+    import yaml
+
+    with Path(schema).open(encoding="utf-8") as file:
+        validator = jsonschema.Draft202012Validator(yaml.safe_load(file))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(params))
+    if error is not None:
+        raise ValueError(f"params.yaml: {_one_line(error)}")
+    for problem in _loose_ends(params):
+        raise ValueError(f"params.yaml: {problem}")
+    if params["study"] not in params["studies"]:
+        raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
+    study = {**params["studies"][params["study"]], **{key: params[key] for key in ("policies", "deltas", "duels")}}
+    study["duels"] = [duel for duel in study["duels"] if _present(study).issuperset(duel)]
+    return study
+
+
+def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """The study's training settings, those of the model put over them."""
+    return {**study["training"], **study["models"][system].get("training", {})}
+
+
+def dataset_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """The study's dataset, with what this model is to be fed with put over it."""
+    return {**study["dataset"], **study["models"][system].get("dataset", {})}
+
+
+def systems_of(study: Mapping[str, Any]) -> list[str]:
+    """What answers in stages, and so has policies: the models of several exits, and the cascades."""
+    staged = [name for name, options in study["models"].items() if options["model"] not in SINGLE_EXIT]
+    return [*staged, *study["cascades"]]
+
+
+def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
+    """The policies by their labels, but for those that are not for this kind of model; cascades are one kind."""
+    kind = "cascade" if system in study["cascades"] else study["models"][system]["model"]
+    return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
+
+
+def _present(study: Mapping[str, Any]) -> set[str]:
+    """The policies that are for one of the study's models at least."""
+    return {label for system in systems_of(study) for label in policies_of(study, system)}
+
+
+def _one_line(error) -> str:
+    where = ".".join(map(str, error.absolute_path)) or "top level"
+    match error.validator:
+        case "enum":
+            return f"{where} is {error.instance!r}: expected one of {', '.join(map(str, error.validator_value))}"
+        case "type":
+            return f"{where} is {error.instance!r}: expected {error.validator_value}"
+        case "additionalProperties":
+            known = error.schema.get("properties", {})
+            unknown = sorted(set(error.instance) - set(known))
+            return f"{where} has an unknown key {unknown[0]!r}: expected some of {', '.join(known)}"
+        case _:
+            return f"{where}: {error.message}"
+
+
+def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
+    """What a schema cannot see: names that refer to nothing, and policies' options."""
+    policies = {}
+    for label, options in params["policies"].items():
+        options = {key: value for key, value in options.items() if key != "models"}
+        try:
+            policies[label] = make_policy(options.pop("policy"), **options)
+        except ValueError as error:
+            yield f"policies.{label}: {error}"
+    if unknown := [label for label in params["deltas"] if label not in policies]:
+        yield f"deltas names {unknown[0]!r}: expected one of the policies {', '.join(policies)}"
+    for duel in params["duels"]:
+        if unknown := [label for label in duel if label not in policies]:
+            yield f"duels names {unknown[0]!r}: expected one of the policies {', '.join(policies)}"
+        if duel[0] == duel[1]:
+            yield f"duels sets {duel[0]!r} beside itself: expected two policies"
+    grids = {f"deltas.{label}": delta for label, delta in params["deltas"].items()}
+    grids |= {f"studies.{name}.delta": study["delta"] for name, study in params["studies"].items()}
+    for where, delta in grids.items():
+        if delta["start"] > delta["stop"]:
+            yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
+    for name, study in params["studies"].items():
+        present = {label: policies[label] for label in _present({**study, "policies": params["policies"]})}
+        yield from (f"studies.{name}.{problem}" for problem in _loose_ends_of(study, present))
+
+
+def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
+    models, systems = study["models"], systems_of(study)
+    if not systems:
+        yield "models answer once, all of them: expected a model of several exits, or cascades of these"
+    for factor, variants in study["sensitivity"].get("factors", {}).items():
+        places = [(str(variant["setting"]), variant["policy"]) for variant in variants]
+        if twice := [place for place in places if places.count(place) > 1]:
+            yield f"sensitivity.factors.{factor} has {twice[0][0]!r} of {twice[0][1]} twice: expected it once"
+        for variant in variants:
+            where = f"sensitivity.factors.{factor}, setting {variant['setting']}"
+            options = {key: value for key, value in variant.items() if key not in ("setting", "validation")}
+            try:
+                policy = make_policy(options.pop("policy"), **options)
+            except ValueError as error:
+                yield f"{where}: {error}"
+                continue
+            if not policy.claims_accuracy:
+                yield f"{where}: the signal of {policy.name} is no accuracy; expected a policy whose δ is one"
+            if variant.get("validation", 0) > study["splits"]["validation"]:
+                yield f"{where}: validation is {variant['validation']}, expected at most splits.validation"
+    baseline = study["comparison"]["baseline"]
+    if baseline not in policies or not policies[baseline].claims_accuracy:
+        claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
+        yield f"comparison.baseline is {baseline!r}: expected one of {', '.join(claiming)}"
+    for small, large in study["comparison"]["pairs"]:
+        if small == large:
+            yield f"comparison.pairs sets {small!r} beside itself: expected two models"
+    for name, stages in study["cascades"].items():
+        if name in models:
+            yield f"cascades.{name} is a model's name too: expected another"
+        if unknown := [stage for stage in stages if stage not in models]:
+            yield f"cascades.{name} names {unknown[0]!r}: expected some of the models {', '.join(models)}"
+    if study["search"] and len(singles := [m for m in models if m not in systems]) < 2:
+        yield f"search: expected two models of one exit at least, not {len(singles)}"
+    named = [("comparison.pairs", system) for pair in study["comparison"]["pairs"] for system in pair]
+    named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
+    for where, system in named:
+        if system not in systems:
+            yield f"{where} names {system!r}: expected one of {', '.join(systems)}"

@@ -1,0 +1,677 @@
+"""What a study costs, told before it runs: jobs, CPU-hours, memory, disk and wall time.
+
+The jobs, and what each asks for, are those of Snakemake's own dry run. Trainings and recordings are probed: the study's
+models are built, with new weights, and a few of their steps timed on this machine. What comes behind the record is
+reckoned from sizes, roughly. Nothing is downloaded.
+"""
+
+import heapq
+import inspect
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from offramp.comparison.cascades import VARIANTS
+from offramp.datasets import DATASETS, Dataset, InMemoryDataset, Samples, TextDataset, load_dataset, make_splits
+from offramp.datasets.batches import batches_in_order
+from offramp.datasets.cifar import ARCHIVES
+from offramp.datasets.download import data_folder
+from offramp.datasets.fashion_mnist import FILES
+from offramp.datasets.glue import TASKS
+from offramp.datasets.imagenet import preparation_of
+from offramp.datasets.reviews import FILE
+from offramp.datasets.text import tokenize
+from offramp.models import MultiExitModel, build_model
+from offramp.models.costs import exit_costs
+from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.training.device import default_device, torch_settings
+from offramp.training.loop import for_steps, make_optimizer, train_epoch
+from offramp.training.losses import exit_losses, joint_loss
+from offramp.training.options import TrainingOptions
+
+STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "report"]
+RECORDING_BATCH = 256  # the default of `offramp record`
+PROBE = 2.0  # seconds, roughly, of a model's training steps, and as many of its forward passes
+ONCE = 1.0  # seconds at most, roughly, of one of them on a CPU: larger batches are probed in part
+
+# CPU-seconds behind the record, as they were on the machine of docs/benchmarks.md: of a job once it has started, and of
+# each cell that it looks at (samples × exits × policies, or settings). `compare` with 2,000 resamples, and ten classes:
+# of a thousand all takes longer. `search`: a sample and variant.
+FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
+FIXED |= {"search": 10.0}
+A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4}
+FRONTIER = 7  # bytes of a cell
+FILE_SIZE = 2e5  # of a table, a figure, a page
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of Snakemake's dry run.
+
+    Attributes
+    ----------
+    rule : str
+    system : str or None
+        The model that it is for; None if it is for all.
+    threads : int
+    resources : mapping of str to int
+        What it asks for, of mem_mb, runtime (minutes) and gpu.
+    output : str
+        Its files, as Snakemake lists them: what tells jobs apart.
+    benchmark : Path or None
+        Where Snakemake writes what it measures.
+    """
+
+    rule: str
+    system: str | None
+    threads: int
+    resources: Mapping[str, int]
+    output: str
+    benchmark: Path | None
+
+    @property
+    def step(self) -> str:
+        return "record" if self.rule == "seconds" else self.rule if self.rule in STEPS else "report"
+
+
+class Estimate(NamedTuple):
+    """Of one job: seconds of the CPU, on the clock of a machine that does nothing else, and of GPUs; bytes written."""
+
+    cpu: float
+    clock: float
+    gpu: float
+    size: float
+
+
+class Probe(NamedTuple):
+    """What was timed of one model. Seconds are (2,): of the CPU, and on the clock.
+
+    Attributes
+    ----------
+    start : ndarray
+        Building it, and the first step, which is always slow.
+    prepare, step : ndarray
+        Of one training sample: making it, and what the model does with it.
+    prepare_held_out, forward : ndarray
+        Of one held-out sample.
+    counting : ndarray
+        Counting the costs of inputs of one shape.
+    exits, weights : int
+        How many exits, and bytes of weights.
+    macs : float
+        Multiply-accumulates of one sample, at all exits.
+    """
+
+    start: np.ndarray
+    prepare: np.ndarray
+    step: np.ndarray
+    prepare_held_out: np.ndarray
+    forward: np.ndarray
+    counting: np.ndarray
+    exits: int
+    weights: int
+    macs: float
+
+
+def plan(name: str | None = None, cores: int | None = None) -> str:
+    """What a study costs, as text: a table with a row a step, the wall time, and what to know about both.
+
+    Parameters
+    ----------
+    name : str, optional
+        The study; else the one that params.yaml names.
+    cores : int, optional
+        To tell the wall time on so many; else on all of this machine.
+
+    Raises
+    ------
+    ValueError
+        If the working directory is no checkout, its params.yaml has a mistake, there is no such study, or Snakemake
+        is not there or finds a mistake.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported, below
+    name, study = read_study(name)
+    with tqdm(total=3 + len(study["models"]), leave=False, disable=None) as bar:
+
+        def next_is(what: str) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update()
+
+        next_is("dry run")
+        jobs = list_jobs(name, "--forceall")
+        to_do = {job.output for job in list_jobs(name)}
+        next_is("start-up")
+        begin, begin_light = start_up("offramp.recording"), start_up("offramp.comparison.runs", "pyarrow.parquet")
+        next_is("dataset")
+        notes = ["Cores, GPUs, memory and limit are what one job asks for, at most; written is without checkpoints."]
+        probes, sizes = {}, None
+        try:
+            dataset, seconds, note = find_dataset(study["dataset"])
+            notes += note
+            splits = make_splits(dataset, **study["splits"])
+            sizes = Sizes.of(dataset, splits)
+        except ValueError as error:
+            notes.append(f"No estimate of any job that needs the data: {error}")
+            bar.update(len(study["models"]))
+        else:
+            begin += seconds
+            for system, options in study["models"].items():
+                next_is(system)
+                try:
+                    its = dataset
+                    if "dataset" in options:
+                        its, _, note = find_dataset(dataset_of(study, system))
+                        notes += [line for line in note if line not in notes]
+                    probes[system] = probe(options, its, splits, training_of(study, system))
+                except (ValueError, RuntimeError) as error:
+                    notes.append(f"No estimate of {system}: {error}")
+    if probes:
+        notes.append(f"Probed on this machine's {default_device()}: {', '.join(probes)}. The rest is reckoned.")
+    estimate = estimator(study, probes, sizes, begin, begin_light)
+    estimates = [estimate(job) for job in jobs]
+    if missing := estimates.count(None):
+        notes.append(f"The sums leave out the {missing} jobs without an estimate.")
+    if any(job.resources.get("gpu") for job in jobs) and default_device() == "cpu":
+        notes.append("The study asks for GPUs, but this machine has none: hours are those of its CPU.")
+        if probes:
+            trained = [job.system for job in jobs if job.rule == "train" and job.system in probes]
+            samples = [3 * sizes.train * training_of(study, system)["epochs"] for system in trained]  # 2 of 3 backward
+            macs = sum(n * probes[system].macs for n, system in zip(samples, trained))
+            notes.append(f"The trainings are about {macs:.0e} multiply-accumulates, those of frozen backbones fewer.")
+    steps = summary(jobs, estimates, [job.output not in to_do for job in jobs])
+    if steps["measured"].notna().any():
+        notes.append(
+            "Measured: CPU time in the benchmark files; Snakemake looks twice a second at first, then every 30 s, so "
+            "that of a job's end up to 30 s are missing."
+        )
+    cores = cores or os.cpu_count()
+    machine = f"{cores} cores" + (f", {torch.cuda.device_count()} GPUs" if steps["gpu"].any() else "")
+    wall = "for how long cannot be told" if missing else f"about {span(wall_time(jobs, estimates, cores))}"
+    title = f"The study {name}: {len(jobs)} jobs on {machine}, {wall}."
+    return "\n".join([title, "", readable(steps), "", *(f"- {note}" for note in notes)])
+
+
+def read_study(name: str | None) -> tuple[str, dict[str, Any]]:
+    """The study's name and settings, from the checkout in the working directory."""
+    if missing := [file for file in ("Snakefile", "params.yaml") if not Path(file).is_file()]:
+        raise ValueError(f"{Path.cwd()}: no {missing[0]} here, expected a checkout of the project; change into one")
+    if not find_spec("snakemake"):
+        raise ValueError("snakemake is not installed, which lists the jobs; pip install 'offramp[workflow]'")
+    import yaml
+
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    if name is not None:
+        params["study"] = name
+    return params["study"], select_study(params, "workflow/schemas/params.schema.yaml")
+
+
+def list_jobs(study: str, *options: str) -> list[Job]:
+    """The jobs of Snakemake's dry run, targets that only name others' files left out."""
+    most = "9999"  # or Snakemake tells fewer threads than a job would like
+    command = ["-m", "snakemake", "-n", "--nocolor", "--cores", most, *options, "--config", f"study={study}"]
+    here = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}  # a cluster's groups jobs
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=here)
+    said = run.stdout + run.stderr
+    if run.returncode:
+        error = re.search(r"^\w*(?:Error|Exception)\b.*", said, re.MULTILINE | re.DOTALL)
+        raise ValueError(f"snakemake -n failed: {' '.join((error[0] if error else said[-300:]).split())[:500]}")
+    jobs = []
+    for block in re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:$)", said, flags=re.MULTILINE)[1:]:
+        about = dict(re.findall(r"^    (\w+): (.+)$", block, re.MULTILINE))
+        if "output" in about:
+            jobs.append(
+                Job(
+                    rule=re.search(r" (\w+):", block)[1],
+                    system=dict(re.findall(r"(\w+)=([^,]+)", about.get("wildcards", ""))).get("system"),
+                    threads=int(about.get("threads", 1)),
+                    resources={
+                        key: int(value)
+                        for key, value in re.findall(r"\b(mem_mb|runtime|gpu)=(\d+)", about["resources"])
+                    },
+                    output=about["output"],
+                    benchmark=Path(about["benchmark"]) if "benchmark" in about else None,
+                )
+            )
+    return jobs
+
+
+def start_up(*modules: str) -> float:
+    """CPU-seconds that Python takes to start with the command line and these modules."""
+
+    def spent() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = spent()
+    subprocess.run([sys.executable, "-c", f"import offramp.cli, {', '.join(modules)}"], check=True)
+    return spent() - before
+
+
+# Datasets
+
+
+class Known(NamedTuple):
+    """A dataset that may have to be fetched first."""
+
+    pools: Mapping[str, int]
+    classes: int
+    files: Sequence[str] = ()  # in the data folder, once they are fetched
+    image_shape: tuple[int, ...] | None = None  # None: texts
+
+
+GLUE = {  # samples to train and in the dev set
+    "sst2": (67_349, 872),
+    "mnli": (392_702, 9_815),
+    "rte": (2_490, 277),
+    "qnli": (104_743, 5_463),
+    "qqp": (363_846, 40_430),
+    "mrpc": (3_668, 408),
+    "cola": (8_551, 1_043),
+}
+
+
+def known(name: str, options: Mapping[str, Any]) -> Known | None:
+    """What is known of a dataset that may have to be fetched; None of others, whose loaders fetch nothing."""
+    match name:
+        case "fashion_mnist":
+            return Known({"train": 60_000, "test": 10_000}, 10, list(FILES), (1, 28, 28))
+        case "cifar10" | "cifar100":
+            archive = ARCHIVES[name]
+            return Known({"train": 50_000, "test": 10_000}, archive.classes, [archive.name], (3, 32, 32))
+        case "imagenet":
+            images = {"train": 1_281_167, "val": 50_000}
+            folder = options.get("folder")
+            pools = {"all": images[folder]} if folder else {"train": images["train"], "test": images["val"]}
+            size = preparation_of(options["prepare"])[0] if options.get("prepare") else options["size"]
+            return Known(pools, options["classes"], [], (3, size, size))
+        case "reviews":
+            return Known({"all": 10_605}, 2, FILE[:1])
+        case "glue" if options["task"] in GLUE:
+            task = TASKS[options["task"]]
+            pools = dict(zip(("train", "test"), GLUE[options["task"]]))
+            return Known(pools, len(task.classes), [Path(file).name for file in task.files])
+    return None
+
+
+def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]]:
+    """The study's dataset if it is here, the CPU-seconds that loading it took, and what to know about it.
+
+    In place of one that is not here comes one of its size with blank inputs, which takes no memory: images of zeros,
+    texts all of `max_tokens`.
+    """
+    name, given = settings["name"], {key: value for key, value in settings.items() if key != "name"}
+    options = {key: option.default for key, option in inspect.signature(DATASETS[name]).parameters.items()} | given
+    expected = known(name, options)
+    begin = clock()
+    if expected is None or all((data_folder(name) / file).exists() for file in expected.files):
+        try:
+            return load_dataset(name, **given), float((clock() - begin)[0]), []
+        except ValueError:
+            if name != "imagenet":  # whose folder may be missing; others, once fetched, have a real mistake
+                raise
+    labels = {pool: np.arange(n) % expected.classes for pool, n in expected.pools.items()}
+    about = {"name": name, "classes": expected.classes, "labels": labels}
+    if expected.image_shape:
+        blank = torch.zeros(1, *expected.image_shape, dtype=torch.uint8)
+        channels = expected.image_shape[0]
+        dataset = InMemoryDataset(
+            **about,
+            image_shape=expected.image_shape,
+            pixels={pool: blank.expand(n, -1, -1, -1) for pool, n in expected.pools.items()},
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            shift=options.get("shift", 0),
+            flip=True,
+        )
+        note = "with blank images" + (", which nobody has to decode" if name == "imagenet" else "")
+    else:
+        length = options["max_tokens"]
+        vocabulary, *_ = tokenize([""], None, options["tokenizer"], length)
+        dataset = TextDataset(
+            **about,
+            vocabulary=vocabulary,
+            tokens={
+                pool: np.broadcast_to(np.int32(vocabulary.pad == 0), n * length) for pool, n in expected.pools.items()
+            },
+            offsets={pool: np.arange(n + 1) * length for pool, n in expected.pools.items()},
+        )
+        note = f"with {length} tokens in every text, an upper bound"
+    return dataset, 0.0, [f"{name} is not in {data_folder(name)}: reckoned with its known size, {note}."]
+
+
+class Sizes(NamedTuple):
+    """Of the dataset: samples of each split, classes, and how many lengths the held-out texts have."""
+
+    train: int
+    validation: int
+    test: int
+    classes: int
+    lengths: int
+    texts: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset, splits: pd.DataFrame) -> "Sizes":
+        counts = splits["split"].value_counts()
+        held_out = [dataset.samples(splits, split).lengths for split in ("validation", "test")]
+        texts = held_out[0] is not None
+        return cls(
+            *(int(counts[split]) for split in ("train", "validation", "test")),
+            classes=dataset.classes,
+            lengths=sum(len(np.unique(lengths)) for lengths in held_out) if texts else 2,
+            texts=texts,
+        )
+
+
+# Probes
+
+
+def clock() -> np.ndarray:
+    """Seconds of this process's CPU, and on the clock, (2,)."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, training: Mapping[str, Any]) -> Probe:
+    """Time a few steps of one model, with new weights: of its training, and of what runs on held-out samples.
+
+    Parameters
+    ----------
+    options : mapping
+        The model's, as in params.yaml.
+    dataset : Dataset
+    splits : DataFrame
+    training : mapping
+        Its training settings, as in params.yaml.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be built here, its backbone's configuration being elsewhere for example.
+    """
+    device = torch.device(default_device())
+    threads, processes = training.get("threads", 1), training.get("processes", 1)
+    settings = {key: value for key, value in training.items() if key not in ("threads", "workers", "processes")}
+    steps = TrainingOptions(**settings | {"learning_rate": 1e-6})  # of blank inputs nothing can be learned
+
+    def timed(work: Callable[[], Any]) -> tuple[np.ndarray, Any]:
+        begin = clock()
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = clock() - begin
+        if device.type == "cpu":  # which may be busy with something else: the clock says less
+            seconds[1] = seconds[0] / threads
+        return seconds, result
+
+    def build() -> MultiExitModel:
+        not_its = ("model", "training", "dataset", "pretrained")
+        made = {key: value for key, value in options.items() if key not in not_its}
+        model = build_model(options["model"], classes=dataset.classes, **dataset.input_options, **made)
+        return model.to(device, memory_format=torch.channels_last)
+
+    def each(samples: Samples, batch_size: int, work: Callable[[torch.Tensor, torch.Tensor], Any]):
+        """Seconds of one sample, (2,): making it, and the work; and those of the first batch, which is small."""
+        batches = batches_in_order(len(samples), batch_size, samples.lengths)
+        few = batches[-1][:4]  # of texts the longest
+        first, _ = timed(lambda: work(*samples[few]))
+        again, _ = timed(lambda: work(*samples[few]))
+        size, n = len(batches[0]), 4
+        if device.type == "cpu":
+            once = again[0] / len(few)  # of a sample; of many at once, less
+            size = int(np.clip(ONCE / once, len(few), size))
+            n = int(np.clip(PROBE / (once * size), 1, 30))
+        spent, done = np.zeros((2, 2)), 0
+        for i in range(n):
+            batch = batches[int((i + 0.5) * len(batches) / n)][:size]  # short texts, and long ones
+            preparing, made = timed(lambda batch=batch: samples[batch])
+            spent += preparing, timed(lambda made=made: work(*made))[0]
+            done += len(batch)
+        return *spent / done, first
+
+    with torch_settings(threads):
+        building, model = timed(build)
+        optimizer, stepping = make_optimizer(model, steps), for_steps(model, steps)
+        silent = tqdm(disable=True)
+
+        def step(inputs: torch.Tensor, labels: torch.Tensor) -> None:
+            train_epoch(stepping, [(inputs, labels)], [len(labels)], optimizer, steps, 0, silent, {})
+
+        batch_size = ceil(steps.batch_size / processes)
+        prepare, stepped, first = np.zeros((3, 2))
+        if steps.epochs:  # else its weights stay as they come
+            prepare, stepped, first = each(dataset.samples(splits, "train", augment=True), batch_size, step)
+
+        @torch.inference_mode()
+        def forward(inputs: torch.Tensor, labels: torch.Tensor) -> None:
+            logits = model(inputs.to(device))
+            joint_loss(exit_losses(logits, labels.to(device), steps.distillation), steps.exit_weights).item()
+
+        model.eval()
+        held_out = dataset.samples(splits, "validation")
+        prepare_held_out, forwarded, _ = each(held_out, RECORDING_BATCH, forward)
+        shape = tuple(held_out[0][0].shape)
+        counting, costs = timed(lambda: exit_costs(model, shape))
+    return Probe(
+        start=building + first,
+        prepare=prepare,
+        step=stepped,
+        prepare_held_out=prepare_held_out,
+        forward=forwarded,
+        counting=counting,
+        exits=model.n_exits,
+        weights=sum(tensor.nbytes for tensor in model.state_dict().values()),
+        macs=costs.macs[-1],
+    )
+
+
+# Estimates
+
+
+def estimator(
+    study: Mapping[str, Any],
+    probes: Mapping[str, Probe],
+    sizes: Sizes | None,
+    begin: float,
+    begin_light: float,
+) -> Callable[[Job], Estimate | None]:
+    """What tells a job's estimate; None for a job that needs a probe which could not be made.
+
+    Parameters
+    ----------
+    study : mapping
+        Its settings.
+    probes : mapping of str to Probe
+        Of its models, as many as could be made.
+    sizes : Sizes or None
+    begin, begin_light : float
+        Seconds until a job that needs torch and the data has both, and until one that needs neither has begun.
+    """
+    on_gpu = default_device() != "cpu"
+    settings = sum(map(len, study["sensitivity"].get("factors", {}).values()))
+    variants = len(study["search"].get("variants", VARIANTS))
+
+    def stages(system: str) -> list[str]:
+        return study["cascades"].get(system, [system])
+
+    def exits(system: str) -> int:
+        return sum(probes[stage].exits for stage in stages(system))
+
+    def cells(n: int, *systems: str) -> int:
+        """Samples × exits × policies, of all runs of these models and cascades."""
+        return sum(n * exits(system) * len(policies_of(study, system)) for system in systems)
+
+    def light(step: str, n_cells: float = 0, size: float = FILE_SIZE) -> Estimate:
+        seconds = begin_light + FIXED[step] + n_cells * A_CELL.get(step, 0)
+        return Estimate(seconds, seconds, 0.0, size)
+
+    @cache
+    def estimate(step: str, system: str | None) -> Estimate | None:
+        if step == "report":
+            return light(step)
+        systems = [system] if system else systems_of(study) if step in A_CELL else []
+        if sizes is None or not probes.keys() >= {stage for its in systems for stage in stages(its)}:
+            return None
+        runs = len(study["seeds"]) * systems
+        held_out = sizes.validation + sizes.test
+        match step:
+            case "data":
+                return Estimate(begin, begin, 0.0, 12 * sum(sizes[:3]))  # a line a sample
+            case "train":
+                return of_training(probes[system], sizes, training_of(study, system), begin, on_gpu)
+            case "record":
+                return of_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
+            case "cascade":
+                n = held_out / 2 * exits(system)  # a job for each split
+                return light(step, n, n * (24 + 4 * sizes.classes))
+            case "calibrate":
+                return light(step, cells(sizes.validation, system), 16 * sizes.validation * exits(system))
+            case "evaluate":
+                return light(step, n := cells(sizes.test, system), FRONTIER * n)
+            case "compare":
+                return light(step, cells(sizes.test, *runs) * study["comparison"]["resamples"] / 2000)
+            case "sensitivity":
+                return light(step, settings * sum(sizes.test * exits(run) for run in runs))
+            case "search":
+                draws = study["comparison"]["resamples"] / 2000
+                return light(step, held_out * variants * len(study["seeds"]) * draws)
+
+    return lambda job: estimate(job.step, job.system)
+
+
+def of_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
+    """Of one training: all its processes start, then cut each epoch's samples over them."""
+    workers, processes = training.get("workers", 0), training.get("processes", 1)
+    training_cpu, training_clock = together(probe.prepare, probe.step, workers)
+    validating_cpu, validating_clock = together(probe.prepare_held_out, probe.forward, workers)
+    start = begin + probe.start
+    cpu = processes * start[0] + training["epochs"] * (sizes.train * training_cpu + sizes.validation * validating_cpu)
+    passing = training["epochs"] * (sizes.train * training_clock + sizes.validation * validating_clock)
+    seconds = start[1] + passing / processes
+    return Estimate(cpu, seconds, on_gpu * processes * seconds, probe.weights)
+
+
+def of_recording(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
+    """Of one recording, of validation and test."""
+    held_out = sizes.validation + sizes.test
+    passing = np.array(together(probe.prepare_held_out, probe.forward, training.get("workers", 0)))
+    cpu, seconds = begin + probe.start + sizes.lengths * probe.counting + held_out * passing
+    # Of a sample its label and index; at each exit a prediction, four measures, the logits, a text's own cost
+    size = held_out * (16 + probe.exits * (4 + 16 + 4 * sizes.classes + 8 * sizes.texts))
+    return Estimate(cpu, seconds, on_gpu * seconds, size)
+
+
+def together(prepare: np.ndarray, work: np.ndarray, workers: int) -> tuple[float, float]:
+    """Seconds of the CPU, and on the clock, of a sample that workers prepare while the model is busy with others."""
+    clock = max(prepare[1] / workers, work[1]) if workers else prepare[1] + work[1]
+    return prepare[0] + work[0], clock
+
+
+def wall_time(jobs: Sequence[Job], estimates: Sequence[Estimate | None], cores: int) -> float:
+    """Seconds on the clock, step by step: each step's jobs share the cores, or the GPUs, the longest first."""
+    total = 0.0
+    for step in STEPS:
+        its = [(job, estimate) for job, estimate in zip(jobs, estimates) if job.step == step and estimate]
+        at_once = max(1, cores // max((job.threads for job, _ in its), default=1))
+        if any(estimate.gpu for _, estimate in its):
+            devices = torch.cuda.device_count() // max(job.resources.get("gpu", 1) for job, _ in its)
+            at_once = max(1, min(at_once, devices))
+        free = [0.0] * at_once  # when each place is
+        spans = [
+            max(estimate.clock, estimate.cpu / min(job.threads, cores) * (not estimate.gpu)) for job, estimate in its
+        ]
+        for seconds in sorted(spans, reverse=True):
+            heapq.heapreplace(free, free[0] + seconds)
+        total += max(free)
+    return total
+
+
+# What is shown
+
+
+def summary(jobs: Sequence[Job], estimates: Sequence[Estimate | None], done: Sequence[bool]) -> pd.DataFrame:
+    """A row a step, and one of all: sums over its jobs, of what they ask for the most.
+
+    Columns are step, jobs, done, cpu and gpu (hours), size (bytes), threads, mem_mb, runtime, gpus, measured
+    (CPU-hours in the benchmark files) and estimated (CPU-hours of those jobs that have one).
+    """
+    unknown = Estimate(*[np.nan] * 4)
+    table = pd.DataFrame(
+        {
+            "step": job.step,
+            "jobs": 1,
+            "done": int(is_done),
+            "cpu": (estimate or unknown).cpu / 3600,
+            "gpu": (estimate or unknown).gpu / 3600,
+            "size": (estimate or unknown).size,
+            "threads": job.threads,
+            "mem_mb": job.resources.get("mem_mb"),
+            "runtime": job.resources.get("runtime"),
+            "gpus": job.resources.get("gpu"),
+            "measured": measured_seconds(job) / 3600,
+        }
+        for job, estimate, is_done in zip(jobs, estimates, done)
+    )
+    table["estimated"] = table["cpu"].where(table["measured"].notna())
+    table["measured"] = table["measured"].where(table["cpu"].notna())
+    whole = table.assign(step="all")
+    most = ["threads", "mem_mb", "runtime", "gpus"]
+    each = {column: "max" if column in most else lambda of: of.sum(min_count=1) for column in table.columns[1:]}
+    steps = pd.concat([table, whole]).groupby("step").agg(each)
+    return steps.loc[[step for step in [*STEPS, "all"] if step in steps.index]].reset_index()
+
+
+def measured_seconds(job: Job) -> float:
+    """CPU-seconds in the job's benchmark file; NaN where there is none."""
+    if job.benchmark is None or not job.benchmark.exists():
+        return np.nan
+    return float(pd.to_numeric(pd.read_csv(job.benchmark, sep="\t")["cpu_time"], errors="coerce").mean())
+
+
+def readable(steps: pd.DataFrame) -> str:
+    """The summary as a table in Markdown, without columns of which there is nothing to say."""
+    shown = pd.DataFrame(
+        {
+            "step": steps["step"],
+            "jobs": steps["jobs"],
+            "done": steps["done"],
+            "CPU-hours": steps["cpu"].map(two_digits),
+            "GPU-hours": steps["gpu"].replace(0, np.nan).map(two_digits),
+            "written": steps["size"].map(lambda size: tqdm.format_sizeof(size, "B")),
+            "cores": steps["threads"],
+            "GPUs": steps["gpus"].map("{:.0f}".format),
+            "memory": steps["mem_mb"].map(lambda size: tqdm.format_sizeof(1e6 * size, "B")),
+            "limit": steps["runtime"].map("{:.0f} min".format),
+            "measured": steps["measured"].map(two_digits),
+            "measured / estimate": (steps["measured"] / steps["estimated"]).map("{:.2f}".format),
+        }
+    ).astype(str)
+    shown = shown.mask(shown.apply(lambda column: column.str.contains("nan")))
+    shown = shown.dropna(axis="columns", how="all").fillna("–")
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (shown.shape[1] - 1))
+
+
+def two_digits(value: float) -> str:
+    """Without an exponent."""
+    return np.format_float_positional(value, 2, unique=False, fractional=False, trim="-")
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, length, least_of_next in ("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800):
+        if seconds < least_of_next:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
