@@ -9,9 +9,10 @@ from matplotlib.text import Text
 
 from offramp._io.tables import read_table, write_table
 from offramp.cli import cli
-from offramp.reports.figures import FIGURES, draw, style
-from offramp.reports.labels import band_name, title_and_caption, variant_name
-from offramp.reports.tables import TABLES, cascade_claims, write
+from offramp.reports.catalogue import FIGURES, TABLES
+from offramp.reports.figures import style
+from offramp.reports.labels import band_name, variant_name
+from offramp.reports.tables import cascade_claims
 
 INPUTS = {
     "cascades-front": ["models", "choices"],
@@ -229,7 +230,7 @@ def files(folder, names):
 
 def drawn(name, paths):
     with style.settings():
-        figure = FIGURES[name](paths)
+        figure = FIGURES[name].function(paths)
         figure.draw_without_rendering()
     return figure
 
@@ -240,7 +241,7 @@ def drawn(name, paths):
 @pytest.mark.parametrize("name", INPUTS)
 def test_every_figure_is_written_twice_and_always_the_same(name, two, tmp_path):
     for out in ("once", "again"):
-        draw(name, files(two, INPUTS[name]), tmp_path / out / name)
+        FIGURES[name].write(files(two, INPUTS[name]), tmp_path / out / name)
     assert len(list((tmp_path / "once").iterdir())) == 2
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -251,7 +252,7 @@ def test_text_can_be_read_at_column_width(name, searched):
     figure = drawn(name, files(searched, INPUTS[name]))
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
-    title, caption = title_and_caption(FIGURES[name])
+    title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
 
@@ -380,20 +381,20 @@ def test_variants_over_one_band_or_none(tmp_path):
 @pytest.mark.parametrize("name", LISTED)
 def test_every_table_is_written_three_times_and_always_the_same(name, searched, tmp_path):
     for out in ("once", "again"):
-        write(name, files(searched, LISTED[name]), tmp_path / out / name)
+        TABLES[name].write(files(searched, LISTED[name]), tmp_path / out / name)
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     numbers = read_table(tmp_path / "once" / f"{name}.csv")  # as the report does
-    text = TABLES[name].readable(numbers)
-    assert (tmp_path / "once" / f"{name}.md").read_text() == TABLES[name].markdown(numbers, text)
+    text = TABLES[name].load().readable(numbers)
+    assert (tmp_path / "once" / f"{name}.md").read_text() == TABLES[name].load().markdown(numbers, text)
     tex = (tmp_path / "once" / f"{name}.tex").read_text()
     assert tex.isascii()
     assert tex.count(r"\\") == len(text) + 1
-    assert len(title_and_caption(TABLES[name].numbers)[1]) > 80
+    assert len(TABLES[name].headline[1]) > 80
 
 
 def text_of(name, folder):
-    return TABLES[name].readable(TABLES[name].numbers(files(folder, LISTED[name])))
+    return TABLES[name].load().readable(TABLES[name].function(files(folder, LISTED[name])))
 
 
 def test_reductions_by_band_kind_and_front(one, two):
@@ -414,14 +415,14 @@ def test_reductions_in_any_order_of_rows(tmp_path, one):
     base = reductions(NAN).query("variant == 'max-softmax'")
     shuffled = save(tmp_path, reductions=base.sample(frac=1, random_state=0))
     pd.testing.assert_frame_equal(
-        TABLES["reductions"].readable(TABLES["reductions"].numbers(shuffled)), text_of("reductions", one)
+        TABLES["reductions"].load().readable(TABLES["reductions"].function(shuffled)), text_of("reductions", one)
     )
 
 
 def test_what_is_not_reached_is_a_dash(tmp_path):
     table = reductions(NAN)
     gone = (table["scored_on"] == "test") & (table["kind"] == "triple") & (table["low"] == 0.86)
-    text = TABLES["reductions"].readable(TABLES["reductions"].numbers(save(tmp_path, reductions=table[~gone])))
+    text = TABLES["reductions"].load().readable(TABLES["reductions"].function(save(tmp_path, reductions=table[~gone])))
     row = text.iloc[10]
     assert (row["Kind"], row["Arithmetic, test"], row["Accuracies"]) == ("triples", "–", "3")
     assert row["Arithmetic, validation"].startswith("6.60")
@@ -467,7 +468,7 @@ def test_models_of_one_seed_have_intervals_and_of_two_deviations(one, two):
 
 def test_models_whose_parameters_nobody_counted(tmp_path):
     paths = save(tmp_path, models=models(0).assign(parameters=NAN))
-    assert list(TABLES["models"].readable(TABLES["models"].numbers(paths))["Parameters"]) == ["–"] * 4
+    assert list(TABLES["models"].load().readable(TABLES["models"].function(paths))["Parameters"]) == ["–"] * 4
 
 
 def test_seconds_are_of_the_last_exit_and_mean_over_seeds(tmp_path):
@@ -478,7 +479,7 @@ def test_seconds_are_of_the_last_exit_and_mean_over_seeds(tmp_path):
     paths = [tmp_path / f"{seed}.csv" for seed in (0, 1)]
     for seed, path in enumerate(paths):
         write_table(table[table["seed"] == seed], path)
-    text = TABLES["seconds"].readable(TABLES["seconds"].numbers(paths))
+    text = TABLES["seconds"].load().readable(TABLES["seconds"].function(paths))
     assert text.to_numpy().tolist() == [["net a", "3.000 [1.500, 6.000]", "256", "10", "1", "cpu"]]
 
 
@@ -502,7 +503,7 @@ def test_verdict(low, high, wanted, verdict):
 
 
 def claims(paths):
-    return TABLES["cascade-claims"].numbers(paths)
+    return TABLES["cascade-claims"].function(paths)
 
 
 def test_claims_by_hand(two):
@@ -529,7 +530,7 @@ def test_claims_by_hand(two):
 
 def test_claims_in_words(one):
     table = claims(files(one, LISTED["cascade-claims"]))
-    text = TABLES["cascade-claims"].readable(table).set_index(["What", "Accuracies"])
+    text = TABLES["cascade-claims"].load().readable(table).set_index(["What", "Accuracies"])
     assert text.loc[("pairs, step front", "80–86 %"), "Evidence"] == (
         "reduction 2.00 [1.80, 2.40], above 1? Random deferral: 1.20"
     )
@@ -540,7 +541,7 @@ def test_claims_in_words(one):
     assert text.loc[("highest accuracy, mean probability − max softmax", "all"), "Evidence"] == (
         "difference +6.00 [+2.00, +10.00] points, above 0 points?"
     )
-    first, second, _, fourth = TABLES["cascade-claims"].findings(table)
+    first, second, _, fourth = TABLES["cascade-claims"].load().findings(table)
     assert "It holds in 6 of 8 cases, does not hold in 0, and is undecided in 2." in first
     assert first.endswith("Undecided: front that pairs beat (all), triples over pairs (80–86 %).")
     assert second.endswith("It holds in 1 of 1 cases, does not hold in 0, and is undecided in 0.")
@@ -559,8 +560,8 @@ def test_claims_about_what_was_not_measured_are_left_out(tmp_path):
         *["pairs, step front", "pairs, log-interpolated front"] * 2,
         "exit rate with accuracy difference",
     ]
-    assert "Random" not in TABLES["cascade-claims"].readable(table)["Evidence"][0]
-    assert len(TABLES["cascade-claims"].findings(table)) == 2
+    assert "Random" not in TABLES["cascade-claims"].load().readable(table)["Evidence"][0]
+    assert len(TABLES["cascade-claims"].load().findings(table)) == 2
 
 
 def test_a_single_reduction_without_an_interval_decides_nothing(tmp_path, one):
@@ -586,7 +587,7 @@ def test_other_files_are_named(one, tmp_path):
     with pytest.raises(ValueError, match="no file of what `offramp search --choices-out` writes among the 1 given"):
         drawn("cascades-front", [models_])
     with pytest.raises(ValueError, match=r"relations\.parquet: expected what `offramp search --models-out` writes"):
-        write("models", [relations_], tmp_path / "t")
+        TABLES["models"].write([relations_], tmp_path / "t")
 
 
 @pytest.mark.parametrize(("verb", "names"), [("figure", INPUTS), ("table", LISTED)])

@@ -7,8 +7,8 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from offramp._io.pretrained import source_of
 from offramp.datasets import Vocabulary
+from offramp.datasets.pretrained import source_of
 from offramp.models import build_model
 from offramp.models.costs import exit_costs
 from offramp.training.checkpoints import fingerprint, load_weights, save_weights

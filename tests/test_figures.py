@@ -20,18 +20,8 @@ from offramp.comparison.sensitivity import ALL, Variant
 from offramp.comparison.sensitivity import sensitivity as measure
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.records import ExitRecord
-from offramp.reports.figures import (
-    FIGURES,
-    control,
-    draw,
-    error_cost,
-    oracle_heatmap,
-    overconfidence,
-    reliability,
-    sensitivity,
-    style,
-)
-from offramp.reports.labels import title_and_caption
+from offramp.reports.catalogue import FIGURES, find
+from offramp.reports.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, sensitivity, style
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
@@ -116,7 +106,7 @@ def drawn(function, files, **options):
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path):
     for out in ("once", "again"):
-        draw(name, inputs(name, study), tmp_path / out / name, **options(name))
+        FIGURES[name].write(inputs(name, study), tmp_path / out / name, **options(name))
     pdf, png = (tmp_path / "once" / f"{name}.{kind}" for kind in ("pdf", "png"))
     assert pdf.read_bytes().startswith(b"%PDF-")
     assert b"CreationDate" not in pdf.read_bytes()
@@ -128,11 +118,11 @@ def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_text_can_be_read_at_column_width(name, study):
-    figure = drawn(FIGURES[name], inputs(name, study), **options(name))
+    figure = drawn(FIGURES[name].function, inputs(name, study), **options(name))
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
-    title, caption = title_and_caption(FIGURES[name])
+    title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
 
@@ -355,7 +345,7 @@ def test_policies_always_look_the_same_and_never_alike():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("error", {}, "unknown figure 'error'; expected one of error-cost, control, reliability, overconfidence"),
+        ("error", {}, "unknown figure 'error'; expected one of error-cost, control, speedup, exit-histogram"),
         ("error-cost", {}, "figure error-cost needs pairs"),
         ("error-cost", {"pairs": [("msdnet-small", "vit")]}, "pair msdnet-small, vit: no run of vit; the files have"),
         ("error-cost", {"pairs": [PAIR], "policies": ["beem"]}, "policy 'beem' is not in the files; they have confide"),
@@ -365,24 +355,26 @@ def test_policies_always_look_the_same_and_never_alike():
 )
 def test_wrong_names_and_options_are_named(name, options, message, study, tmp_path):
     with pytest.raises(ValueError, match=message):
-        draw(name, inputs(name, study), tmp_path / "out", **options)
+        find(FIGURES, "figure", name).write(inputs(name, study), tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_other_or_missing_inputs_are_named(study, tmp_path):
     curves, exits = sorted(study.glob("curve-*")), sorted(study.glob("exits-*"))
     with pytest.raises(ValueError, match="no file of what `offramp evaluate --exits` writes among the 4 given"):
-        draw("control", curves, tmp_path / "out")
+        FIGURES["control"].write(curves, tmp_path / "out")
     with pytest.raises(ValueError, match="control: no exits of msdnet-small"):
-        draw("control", curves + exits[:2], tmp_path / "out")
+        FIGURES["control"].write(curves + exits[:2], tmp_path / "out")
     with pytest.raises(ValueError, match="reliability draws one system, got msdnet-large, msdnet-small"):
-        draw("reliability", sorted(study.glob("bins-*")), tmp_path / "out")
+        FIGURES["reliability"].write(sorted(study.glob("bins-*")), tmp_path / "out")
     with pytest.raises(ValueError, match="oracle-heatmap draws one test record, got 2 files"):
-        draw("oracle-heatmap", [study / "test.safetensors"] * 2, tmp_path / "out")
+        FIGURES["oracle-heatmap"].write([study / "test.safetensors"] * 2, tmp_path / "out")
     bins = pd.read_parquet(study / "bins-msdnet-large-0.parquet")
     write_table(bins.assign(seed=7, upper=bins.upper + 0.01), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="expected the same for every seed"):
-        draw("reliability", [study / "bins-msdnet-large-0.parquet", tmp_path / "other.parquet"], tmp_path / "out")
+        FIGURES["reliability"].write(
+            [study / "bins-msdnet-large-0.parquet", tmp_path / "other.parquet"], tmp_path / "out"
+        )
     assert not list(tmp_path.glob("out*"))
 
 
@@ -392,7 +384,7 @@ def test_the_command_draws_too(study, tmp_path):
     result = runner.invoke(cli, ["figure", "error-cost", *files, "--pair", *PAIR, "--out", str(tmp_path / "a.b")])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.b.pdf", "a.b.png"]
-    draw("error-cost", inputs("error-cost", study), tmp_path / "c", pairs=[PAIR])
+    FIGURES["error-cost"].write(inputs("error-cost", study), tmp_path / "c", pairs=[PAIR])
     assert (tmp_path / "a.b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
     record = str(study / "test.safetensors")
     result = runner.invoke(cli, ["figure", "oracle-heatmap", record, "--seed", "0", "--out", str(tmp_path / "d")])

@@ -12,9 +12,9 @@ from matplotlib.text import Text
 from offramp.cascades.fronts import pareto
 from offramp.cascades.public_models import COSTS, front, read_zoo
 from offramp.cli import cli
-from offramp.reports.figures import draw, public_zoo, style
+from offramp.reports.catalogue import FIGURES, TABLES
+from offramp.reports.figures import public_zoo, style
 from offramp.reports.labels import title_and_caption
-from offramp.reports.tables import TABLES, write
 
 DATA = Path(__file__).parents[1] / "data" / "timm"
 SNAPSHOT, NEWEST = DATA / "timm_pareto_2022-09.csv", DATA / "timm_pareto.csv"
@@ -55,7 +55,7 @@ def test_a_table_is_read(tables):
 
 
 def test_the_table_by_hand(tables, tmp_path):
-    write("public-zoo", tables, tmp_path / "t")
+    TABLES["public-zoo"].write(tables, tmp_path / "t")
     table = pd.read_csv(tmp_path / "t.csv")
     assert table["model"].tolist() == ["tiny", "middle", "huge", "a", "b", "c"]
     assert table["neighbour"].fillna("").tolist() == ["", "tiny", "middle", "", "a", "b"]
@@ -73,18 +73,18 @@ def test_the_table_by_hand(tables, tmp_path):
         "newest: of 3 models 3 are on the front of MACs, of these 2 on that of the RTX 3090 and 3 on that of the Core "
         "i7-12700H. Of 2 pairs of neighbours an exit rate could be enough for 1.9× in 2 and for 3.1× in 2.",
     ]
-    title, caption = title_and_caption(TABLES["public-zoo"].numbers)
+    title, caption = TABLES["public-zoo"].headline
     assert about == f"{title}. {caption}"
     assert (tmp_path / "t.tex").read_text().isascii()
 
 
 def test_what_no_exit_rate_reaches_is_a_dash(tables, tmp_path):
     tables[0].write_text("model,img_size,top1,gmacs,sps_rtx3090_nchw\nsmall,64,60,1,10\nlarge,64,70,2,5\n")
-    write("public-zoo", tables[:1], tmp_path / "t")
+    TABLES["public-zoo"].write(tables[:1], tmp_path / "t")
     table = pd.read_csv(tmp_path / "t.csv")
     assert table["exit_rate_1.9"].iloc[1] == pytest.approx(1.5 - 1 / 1.9)
     assert table["exit_rate_3.1"].iloc[1] > 1
-    rates = TABLES["public-zoo"].readable(table).iloc[:, -3:].to_numpy().tolist()
+    rates = TABLES["public-zoo"].load().readable(table).iloc[:, -3:].to_numpy().tolist()
     assert rates == [["–", "–", "–"], ["50", "97", "–"]]
 
 
@@ -122,7 +122,7 @@ def test_the_figure_can_be_read_and_is_always_the_same(tables, tmp_path):
     title, caption = title_and_caption(public_zoo.draw)
     assert len(title) < 60 < len(caption)
     for out in ("once", "again"):
-        draw("public-zoo", tables, tmp_path / out / "p")
+        FIGURES["public-zoo"].write(tables, tmp_path / out / "p")
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 

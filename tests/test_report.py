@@ -13,10 +13,9 @@ from click.testing import CliRunner
 from offramp._io.tables import write_table
 from offramp.cli import cli
 from offramp.records import ExitRecord
+from offramp.reports.catalogue import FIGURES, TABLES
 from offramp.reports.environment import environment
-from offramp.reports.figures import draw
 from offramp.reports.page import read_json, write_report
-from offramp.reports.tables import write
 
 PARAMETERS = {
     "study": "digits",
@@ -39,7 +38,7 @@ def study(tmp_path_factory):
         rng.integers(0, 3, (70, 3)), rng.random((70, 3)), rng.integers(0, 3, 70), [1.0, 2.0, 3.0]
     )
     record.save(folder / "test.safetensors")
-    draw("oracle-heatmap", [folder / "test.safetensors"], folder / "figures" / "oracle-heatmap-vit")
+    FIGURES["oracle-heatmap"].write([folder / "test.safetensors"], folder / "figures" / "oracle-heatmap-vit")
     pair = {"small": "vit-small", "large": "vit-large", "match": "equal cost"}
     pairs = [
         {"policy": policy, **pair} | numbers_with("gain", gain, 0.01) | numbers_with("cost_ratio", 0.9, 0.1)
@@ -55,8 +54,8 @@ def study(tmp_path_factory):
     ]
     write_table(pd.DataFrame(pairs), folder / "pairs.parquet")
     write_table(pd.DataFrame(control), folder / "control.parquet")
-    write("claims", [folder / "pairs.parquet", folder / "control.parquet"], folder / "tables" / "claims")
-    write("control", [folder / "control.parquet"], folder / "tables" / "control")
+    TABLES["claims"].write([folder / "pairs.parquet", folder / "control.parquet"], folder / "tables" / "claims")
+    TABLES["control"].write([folder / "control.parquet"], folder / "tables" / "control")
     return folder
 
 

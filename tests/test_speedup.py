@@ -12,11 +12,12 @@ from matplotlib.text import Text
 
 from offramp._io.tables import write_table
 from offramp.cli import cli
-from offramp.reports.figures import FIGURES, agreement, draw, exit_histogram, speedup, style
+from offramp.reports.catalogue import FIGURES, TABLES
+from offramp.reports.figures import agreement, exit_histogram, speedup, style
 from offramp.reports.labels import title_and_caption
-from offramp.reports.loading import _KINDS, read_tables
+from offramp.reports.loading import KINDS, read_tables
 from offramp.reports.page import write_report
-from offramp.reports.tables import TABLES, beem_claims, duels, write
+from offramp.reports.tables import beem_claims, duels
 from strategies import quick
 
 SYSTEMS = {"minilm": 3, "bert": 5}  # exits
@@ -133,14 +134,14 @@ def drawn(function, files, **options):
 @pytest.mark.parametrize("name", FIGURES_HERE)
 def test_figures_are_written_twice_always_the_same_and_can_be_read(name, study, tmp_path):
     for out in ("once", "again"):
-        draw(name, figure_inputs(study, name), tmp_path / out)
+        FIGURES[name].write(figure_inputs(study, name), tmp_path / out)
     for kind in ("pdf", "png"):
         assert (tmp_path / f"once.{kind}").read_bytes() == (tmp_path / f"again.{kind}").read_bytes()
-    figure = drawn(FIGURES[name], figure_inputs(study, name))
+    figure = drawn(FIGURES[name].function, figure_inputs(study, name))
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
-    title, caption = title_and_caption(FIGURES[name])
+    title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption.lower()
 
@@ -274,10 +275,10 @@ def test_policies_of_the_speedup_look_different():
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_tables_are_written_three_ways_and_always_the_same(name, study, tmp_path):
     for out in ("once", "again"):
-        write(name, inputs(study, name), tmp_path / out)
+        TABLES[name].write(inputs(study, name), tmp_path / out)
     for ending in ("csv", "md", "tex"):
         assert (tmp_path / f"once.{ending}").read_bytes() == (tmp_path / f"again.{ending}").read_bytes()
-    table = TABLES[name]
+    table = TABLES[name].load()
     read, made = pd.read_csv(tmp_path / "once.csv"), table.numbers(inputs(study, name))
     pd.testing.assert_frame_equal(table.readable(read), table.readable(made))  # the report reads the .csv
     assert table.findings(read) == table.findings(made)
@@ -289,8 +290,8 @@ def test_tables_are_written_three_ways_and_always_the_same(name, study, tmp_path
 
 
 def test_speedup_table_lists_drops_then_rules(study):
-    numbers = TABLES["speedup"].numbers(inputs(study, "speedup"))
-    text = TABLES["speedup"].readable(numbers)
+    numbers = TABLES["speedup"].function(inputs(study, "speedup"))
+    text = TABLES["speedup"].load().readable(numbers)
     of_minilm = text[text["System"] == "MiniLM"]
     choices = ["shared", "per exit, overall", "per exit, same samples", "shared", "shared"]
     assert list(of_minilm["Threshold"]) == [choice for choice in choices for _ in range(3)]
@@ -306,7 +307,7 @@ def test_speedup_table_lists_drops_then_rules(study):
 
 def test_another_metric_is_shown_where_there_is_one(tmp_path):
     write_table(make_speedup(metric="matthews"), tmp_path / "speedup.parquet")
-    text = TABLES["speedup"].readable(TABLES["speedup"].numbers([tmp_path / "speedup.parquet"]))
+    text = TABLES["speedup"].load().readable(TABLES["speedup"].function([tmp_path / "speedup.parquet"]))
     assert set(text["Metric"]) == {"Matthews"}
     assert text["Change of the metric (points)"][0] == "+3.00 [+2.00, +4.00] ± 0.33"
 
@@ -314,7 +315,7 @@ def test_another_metric_is_shown_where_there_is_one(tmp_path):
 def test_per_exit_sets_the_three_choices_side_by_side(tmp_path):
     table = make_speedup()
     write_table(table[(table["policy"] != "confidence") | (table["choice"] == "shared")], tmp_path / "s.parquet")
-    numbers = TABLES["per-exit"].numbers([tmp_path / "s.parquet"])
+    numbers = TABLES["per-exit"].function([tmp_path / "s.parquet"])
     assert list(zip(numbers.system, numbers.policy)) == [
         (system, policy) for system in SYSTEMS for policy in ("beem-c", "beem-a")
     ]
@@ -322,7 +323,7 @@ def test_per_exit_sets_the_three_choices_side_by_side(tmp_path):
     assert (row.shared_speedup, row.overall_speedup, row.same_samples_speedup) == pytest.approx((1.6, 1.9, 2.0))
     assert (row.shared_loss, row.overall_loss, row.same_samples_loss) == pytest.approx((0.002, -0.001, -0.002))
     assert row.same_samples_validation_loss == pytest.approx(0.004)
-    text = TABLES["per-exit"].readable(numbers).iloc[1]
+    text = TABLES["per-exit"].load().readable(numbers).iloc[1]
     assert text["Speed-up, per exit, overall"] == "1.90 [1.89, 1.91] ± 0.00"
     assert text["Change, per exit, same samples"] == "−0.20 [−1.20, +0.80] ± 0.33"
     assert text["On validation, same samples"] == "+0.40"
@@ -369,14 +370,14 @@ def test_duels_are_counted_pair_by_pair(tmp_path):
         make_duel("bert", "beem-c", "patience", gain=(-0.2, -0.1)),
     ]
     write_table(pd.DataFrame(rows), tmp_path / "duels.parquet")
-    numbers = TABLES["duels"].numbers([tmp_path / "duels.parquet"])
+    numbers = TABLES["duels"].function([tmp_path / "duels.parquet"])
     assert list(numbers["verdict"]) == ["better", "worse", "undecided", "better", "worse"]
-    assert TABLES["duels"].findings(numbers) == [
+    assert TABLES["duels"].load().findings(numbers) == [
         "BEEM-A against max softmax: at an equal loss of accuracy better in 1 of 2 cases (systems × drops), worse in "
         "1, undecided in 0; at equal cost better in 1 of 2 cases, worse in 0, undecided in 1.",
         "BEEM-C against patience: at equal cost better in 0 of 1 cases, worse in 1, undecided in 0.",
     ]
-    text = TABLES["duels"].readable(numbers)
+    text = TABLES["duels"].load().readable(numbers)
     assert text["Gain (points)"][0] == "0.00 [−1.00, +1.00] ± 0.10"
     assert text["Difference of MACs (points)"][0] == "−15.0 [−20.0, −10.0] ± 0.1"
 
@@ -431,7 +432,7 @@ def judged(tmp_path):
 
 
 def test_beem_claims_say_what_holds(judged, tmp_path):
-    write("beem-claims", judged, tmp_path / "claims")
+    TABLES["beem-claims"].write(judged, tmp_path / "claims")
     numbers = pd.read_csv(tmp_path / "claims.csv")
     assert list(zip(numbers.claim, numbers.system, numbers.policy, numbers.verdict)) == [
         (1, "minilm", "beem-c", "holds"),
@@ -441,12 +442,12 @@ def test_beem_claims_say_what_holds(judged, tmp_path):
         (2, "minilm", "beem-a", "holds"),
         (2, "bert", "beem-a", "does not hold"),
     ]
-    evidence = TABLES["beem-claims"].readable(numbers)["Evidence"]
+    evidence = TABLES["beem-claims"].load().readable(numbers)["Evidence"]
     change = "change of accuracy −2.00 [−3.00, −1.00] ± 0.33 points"
     assert evidence[2] == f"speed-up 2.60 [2.55, 2.65] ± 0.00, {change}, below 0 in 50% of the seeds"
     assert evidence[4] == "more accurate than max softmax, patience"
     assert evidence[5] == "more accurate than max softmax; less accurate than PCEE; undecided against patience"
-    first, second = TABLES["beem-claims"].findings(numbers)
+    first, second = TABLES["beem-claims"].load().findings(numbers)
     assert "holds in 3 of 4 cases, does not hold in 1, and is undecided in 0. Does not hold: BERT (BEEM-C)." in first
     assert second.endswith(
         "holds in 1 of 2 cases, does not hold in 1, and is undecided in 0. Does not hold: BERT (BEEM-A)."
@@ -462,10 +463,10 @@ def test_claim_2_needs_duels(judged, tmp_path):
     assert result.exit_code == 0, result.output
     numbers = pd.read_csv(tmp_path / "c.csv")
     assert list(zip(numbers.claim, numbers.policy)) == [(1, "beem-c")] * 2
-    assert len(TABLES["beem-claims"].findings(numbers)) == 1
-    assert list(TABLES["beem-claims"].readable(numbers)["Claim"]) == ["1", "1"]
+    assert len(TABLES["beem-claims"].load().findings(numbers)) == 1
+    assert list(TABLES["beem-claims"].load().readable(numbers)["Claim"]) == ["1", "1"]
     with pytest.raises(ValueError, match="policy 'beem' is not in the files"):
-        write("beem-claims", files, tmp_path / "d", policies=["beem"])
+        TABLES["beem-claims"].write(files, tmp_path / "d", policies=["beem"])
 
 
 def test_claims_caption_states_the_rule():
@@ -480,13 +481,13 @@ def test_claims_caption_states_the_rule():
 def test_each_kind_is_told_from_all_others(study):
     frames = {"speedup": make_speedup(), "duels": make_duels(), "curve": make_curves(), "exits": make_exits()}
     for name, frame in frames.items():
-        assert [kind for kind, (columns, _) in _KINDS.items() if columns <= set(frame)] == [name]
+        assert [kind for kind, (columns, _) in KINDS.items() if columns <= set(frame)] == [name]
     with pytest.raises(ValueError, match="no file of what `offramp compare --duels-out` writes among the 1 given"):
         read_tables([study / "speedup.parquet"], "speedup", "duels")
 
 
 def test_the_report_shows_verdicts_of_duels(study, tmp_path):
-    write("duels", inputs(study, "duels"), tmp_path / "duels")
+    TABLES["duels"].write(inputs(study, "duels"), tmp_path / "duels")
     write_report([tmp_path / "duels.csv"], "Title", {}, {}, "make", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert '<td class="short verdict holds">better</td>' in page

@@ -14,8 +14,9 @@ from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Variant, sensitivity
 from offramp.evaluation.exits import exit_table
 from offramp.records import ExitRecord
+from offramp.reports.catalogue import TABLES, find
 from offramp.reports.labels import in_order, policy_name, system_name, title_and_caption, unit
-from offramp.reports.tables import TABLES, claims, write
+from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
@@ -87,26 +88,26 @@ def inputs(name, study):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_table_is_written_three_ways_and_always_the_same(name, study, tmp_path):
     for out in ("once", "again"):
-        write(name, inputs(name, study), tmp_path / out / name)
+        TABLES[name].write(inputs(name, study), tmp_path / out / name)
     assert sorted(path.name for path in (tmp_path / "once").iterdir()) == [
         f"{name}.{end}" for end in ("csv", "md", "tex")
     ]
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
-    rows = len(TABLES[name].readable(pd.read_csv(tmp_path / "once" / f"{name}.csv")))
+    rows = len(TABLES[name].load().readable(pd.read_csv(tmp_path / "once" / f"{name}.csv")))
     assert rows > 0
     tex = (tmp_path / "once" / f"{name}.tex").read_text()
     assert tex.isascii()
     assert tex.count(r"\\") == rows + 1
     lines = (tmp_path / "once" / f"{name}.md").read_text().splitlines()
     assert sum(line.startswith("|") for line in lines) == rows + 2
-    title, caption = title_and_caption(TABLES[name].numbers)
+    title, caption = TABLES[name].headline
     assert lines[-1] == f"{title}. {caption}"
     assert len(caption) > 80
 
 
 def test_numbers_keep_full_precision(study, tmp_path):
-    write("equal-cost", [study / "pairs.parquet"], tmp_path / "t")
+    TABLES["equal-cost"].write([study / "pairs.parquet"], tmp_path / "t")
     source = pd.read_parquet(study / "pairs.parquet").query("match == 'equal cost'").set_index("policy")
     written = pd.read_csv(tmp_path / "t.csv").set_index("policy")
     np.testing.assert_allclose(written.gain, source.gain[written.index], rtol=1e-14)
@@ -115,7 +116,7 @@ def test_numbers_keep_full_precision(study, tmp_path):
 
 
 def test_exits_are_means_over_seeds(runs, study, tmp_path):
-    write("exits", inputs("exits", study), tmp_path / "exits")
+    TABLES["exits"].write(inputs("exits", study), tmp_path / "exits")
     table = pd.read_csv(tmp_path / "exits.csv").set_index(["system", "exit"])
     right = np.stack([run.test.correct.mean(0) for run in runs if run.system == "msdnet-large"])  # (S, L)
     of_large = table.loc["msdnet-large"]
@@ -133,9 +134,9 @@ def test_exits_are_means_over_seeds(runs, study, tmp_path):
 
 
 def test_control_marks_the_baseline_and_gives_points(study, tmp_path):
-    write("control", inputs("control", study), tmp_path / "c")
+    TABLES["control"].write(inputs("control", study), tmp_path / "c")
     numbers = pd.read_csv(tmp_path / "c.csv")
-    text = TABLES["control"].readable(numbers)
+    text = TABLES["control"].load().readable(numbers)
     assert list(text.Policy) == ["max softmax", "PCEE", "PCEE-WS"] * 2
     assert list(text["Excess over baseline (points)"] == "baseline") == [True, False, False] * 2
     interval = [100 * numbers[f"error{end}"][0] for end in ("", "_low", "_high", "_sd")]
@@ -143,7 +144,7 @@ def test_control_marks_the_baseline_and_gives_points(study, tmp_path):
 
 
 def test_calibration_sets_ece_beside_control_and_cost(runs, study, tmp_path):
-    write("calibration", inputs("calibration", study), tmp_path / "c")
+    TABLES["calibration"].write(inputs("calibration", study), tmp_path / "c")
     numbers = pd.read_csv(tmp_path / "c.csv")
     assert list(numbers.policy) == ["confidence", "pcee", "pcee-ws"] * 2
     control = pd.read_parquet(study / "control.parquet").set_index(["system", "policy"])
@@ -158,7 +159,7 @@ def test_calibration_sets_ece_beside_control_and_cost(runs, study, tmp_path):
             np.testing.assert_allclose([row[f"ece_{i + 1}_sd"] for i in range(exits)], ece.std(0, ddof=1))
             assert row[[f"ece_{i + 1}" for i in range(exits, 4)]].isna().all()
             assert (row.error, row.cost_excess) == tuple(control.loc[(system, label), ["error", "cost_excess"]])
-    text = TABLES["calibration"].readable(numbers)
+    text = TABLES["calibration"].load().readable(numbers)
     assert list(text["Change of cost (points)"] == "baseline") == [True, False, False] * 2
     assert [cells.count(", ") for cells in text["ECE at exits 1, 2, … (%)"]] == [1] * 3 + [3] * 3
     assert text["Cost (%)"][0].startswith(f"{100 * numbers.cost[0]:.1f} [")
@@ -169,15 +170,15 @@ def test_calibration_shows_what_has_both(study, tmp_path):
     """A policy without a calibration error is left out, one without control too."""
     exits = pd.concat([pd.read_parquet(path) for path in inputs("exits", study)])
     write_table(exits.drop(columns="ece_pcee").assign(ece_other=0.5), tmp_path / "exits.parquet")
-    write("calibration", [tmp_path / "exits.parquet", study / "control.parquet"], tmp_path / "c")
+    TABLES["calibration"].write([tmp_path / "exits.parquet", study / "control.parquet"], tmp_path / "c")
     assert list(pd.read_csv(tmp_path / "c.csv").policy) == ["confidence", "pcee-ws"] * 2
 
 
 def test_sensitivity_keeps_all_numbers_and_shows_the_means_over_systems(study, tmp_path):
-    write("sensitivity", [study / "sensitivity.parquet"], tmp_path / "s")
+    TABLES["sensitivity"].write([study / "sensitivity.parquet"], tmp_path / "s")
     numbers = pd.read_csv(tmp_path / "s.csv", dtype={"setting": str})
     pd.testing.assert_frame_equal(numbers, pd.read_parquet(study / "sensitivity.parquet"))
-    text = TABLES["sensitivity"].readable(pd.read_csv(tmp_path / "s.csv"))
+    text = TABLES["sensitivity"].load().readable(pd.read_csv(tmp_path / "s.csv"))
     assert list(text.Factor) == ["bins"] * 2 + ["samples"] * 4
     assert list(text.Setting) == ["50", "10", "all", "all", "60", "60"]
     assert list(text.Policy) == ["PCEE", "PCEE", "PCEE", "PCEE-WS", "PCEE", "PCEE-WS"]
@@ -194,8 +195,8 @@ def test_sensitivity_keeps_all_numbers_and_shows_the_means_over_systems(study, t
 
 
 def test_targets_list_both_choices(study, tmp_path):
-    write("targets", inputs("targets", study), tmp_path / "t")
-    text = TABLES["targets"].readable(pd.read_csv(tmp_path / "t.csv"))
+    TABLES["targets"].write(inputs("targets", study), tmp_path / "t")
+    text = TABLES["targets"].load().readable(pd.read_csv(tmp_path / "t.csv"))
     assert len(text) == 2 * 2 * (3 + 4)
     assert set(text.Threshold[text.Policy == "oracle"]) == {"on validation"}
     assert set(text.Threshold[text.Policy == "PCEE"]) == {"on validation", "δ itself"}
@@ -262,7 +263,7 @@ def made_up(tmp_path):
 
 
 def test_claims_say_what_holds_and_what_does_not(made_up, tmp_path):
-    write("claims", made_up, tmp_path / "claims")
+    TABLES["claims"].write(made_up, tmp_path / "claims")
     numbers = pd.read_csv(tmp_path / "claims.csv")
     assert list(zip(numbers.claim, numbers.policy, numbers.verdict)) == [
         (1, "pcee", "holds"),
@@ -271,7 +272,7 @@ def test_claims_say_what_holds_and_what_does_not(made_up, tmp_path):
         (2, "pcee-ws", "holds"),
     ]
     np.testing.assert_allclose(numbers.estimate, [0.02, -0.03, 0.04, -0.05])
-    text = TABLES["claims"].readable(numbers)
+    text = TABLES["claims"].load().readable(numbers)
     gain, ratio = "gain +2.00 [+1.00, +3.00] ± 0.10 points", "cost ratio 1.010 [0.910, 1.110] ± 0.001"
     assert text.Evidence[0] == f"{gain} at {ratio}; test cost 1.0 % over the budget"
     assert "budget" not in text.Evidence[1]
@@ -280,7 +281,7 @@ def test_claims_say_what_holds_and_what_does_not(made_up, tmp_path):
         "falls short of 54% of δ, the baseline of 50%"
     )
     assert list(text.Where) == ["MSDNet small → MSDNet large"] * 2 + ["ViT"] * 2
-    first, second = TABLES["claims"].findings(numbers)
+    first, second = TABLES["claims"].load().findings(numbers)
     assert "holds in 1 of 2 cases, does not hold in 1, and is undecided in 0." in first
     assert first.endswith("Does not hold: MSDNet small → MSDNet large (PCEE-WS).")
     assert second.endswith("Does not hold: ViT (PCEE).")
@@ -300,7 +301,7 @@ def test_claims_of_another_policy(made_up, tmp_path):
     assert result.exit_code == 0, result.output
     assert list(pd.read_csv(tmp_path / "c.csv").verdict) == ["holds", "undecided"]
     with pytest.raises(ValueError, match="policy 'beem' is not in the files; they have confidence, pcee, pcee-ws"):
-        write("claims", made_up, tmp_path / "d", policies=["beem"])
+        TABLES["claims"].write(made_up, tmp_path / "d", policies=["beem"])
 
 
 # Text
@@ -330,12 +331,12 @@ def test_long_tables_break_over_pages_and_special_characters_are_escaped(study, 
     table = pd.concat([pd.read_parquet(study / "targets.parquet")] * 2, ignore_index=True)
     table["policy"] = "a_b & 100%"
     write_table(table, tmp_path / "targets.parquet")
-    write("targets", [tmp_path / "targets.parquet"], tmp_path / "t")
+    TABLES["targets"].write([tmp_path / "targets.parquet"], tmp_path / "t")
     tex = (tmp_path / "t.tex").read_text()
     assert r"\begin{longtable}" in tex
     assert r"\usepackage{longtable}" in tex
     assert r"a\_b \& 100\%" in tex
-    write("targets", [study / "targets.parquet"], tmp_path / "short")
+    TABLES["targets"].write([study / "targets.parquet"], tmp_path / "short")
     assert r"\begin{tabular}" in (tmp_path / "short.tex").read_text()
 
 
@@ -352,25 +353,25 @@ def test_names_in_print():
 
 def test_unknown_names_and_options_list_the_known(study, tmp_path):
     files = [study / "control.parquet"]
-    known = "claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity"
+    known = "claims, beem-claims, cascade-claims, duels, speedup, per-exit, equal-cost"
     with pytest.raises(ValueError, match=f"unknown table 'contrl'; expected one of {known}"):
-        write("contrl", files, tmp_path / "t")
+        find(TABLES, "table", "contrl")
     with pytest.raises(ValueError, match="table control has no option 'policies'; it has none"):
-        write("control", files, tmp_path / "t", policies=["pcee"])
+        TABLES["control"].write(files, tmp_path / "t", policies=["pcee"])
     assert not list(tmp_path.iterdir())
     assert all(name in CliRunner().invoke(cli, ["table", "--help"]).output for name in TABLES)
 
 
 def test_other_or_missing_inputs_are_named(study, tmp_path):
     with pytest.raises(ValueError, match=r"pairs\.parquet: expected what `offramp compare --control-out` writes"):
-        write("control", [study / "pairs.parquet"], tmp_path / "t")
+        TABLES["control"].write([study / "pairs.parquet"], tmp_path / "t")
     with pytest.raises(ValueError, match="no file of what `offramp compare --control-out` writes among the 1 given"):
-        write("claims", [study / "pairs.parquet"], tmp_path / "t")
+        TABLES["claims"].write([study / "pairs.parquet"], tmp_path / "t")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(ValueError, match=r"broken\.parquet: not a readable table"):
-        write("control", [tmp_path / "broken.parquet"], tmp_path / "t")
+        TABLES["control"].write([tmp_path / "broken.parquet"], tmp_path / "t")
     nameless = pd.read_parquet(inputs("exits", study)[0]).assign(system=None)
     write_table(nameless, tmp_path / "exits.parquet")
     with pytest.raises(ValueError, match=r"exits\.parquet: system is empty"):
-        write("exits", [tmp_path / "exits.parquet"], tmp_path / "t")
+        TABLES["exits"].write([tmp_path / "exits.parquet"], tmp_path / "t")
     assert not list(tmp_path.glob("t.*"))

@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import test_downloads
-from offramp._io import pretrained
-from offramp._io.pretrained import source_of
 from offramp.cli import cli
-from offramp.datasets import TextDataset, Vocabulary, glue, load_dataset, load_splits, make_splits, reviews
+from offramp.datasets import TextDataset, Vocabulary, glue, load_dataset, load_splits, make_splits, pretrained, reviews
 from offramp.datasets.batches import batch_loader, batches_in_order
+from offramp.datasets.pretrained import source_of
 from offramp.datasets.text import tokenize
 from test_downloads import put, refused, sha256
 

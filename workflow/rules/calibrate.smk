@@ -4,7 +4,7 @@
 rule calibrate:
     input:
         validation=expand(RECORD, split="validation", allow_missing=True),
-        code=POLICIES,
+        code=sources("policies", "evaluation.exits"),
     output:
         policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",
         reliability=f"{ROOT}/calibrate/{{system}}-s{{seed}}.parquet",

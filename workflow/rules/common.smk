@@ -6,7 +6,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from offramp.policies import spec as unquoted_spec
+from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.study.sources import sources
 
 try:
     STUDY = select_study(config, workflow.source_path("../schemas/params.schema.yaml"))
@@ -33,39 +35,17 @@ wildcard_constraints:
     split="validation|test",
 
 
-def code(*modules):
-    """Source files as inputs: a job runs again when the code behind it changes, by checksum, and for no other edit.
-
-    A name is a module, or a package of which all modules but `__init__` count: those only register and re-export.
-    """
-    files = []
-    for module in modules:
-        path = Path("src/offramp", module)
-        files += sorted(map(str, path.glob("[a-z]*.py"))) if path.is_dir() else [f"{path}.py"]
-    return files
-
-
-IO = code("_io/arrays", "_io/writing")
-RECORDS = IO + code(*(f"records/{module}" for module in ("record", "confidence", "metrics")))
-RECORDS += code("_kernels/compiling", "_kernels/softmax")
-POLICIES = RECORDS + code("_io/tables", "_kernels/ztw", "calibration", "policies", "evaluation/exits")
-
-
 def dataset_code(dataset):
-    """A dataset is the module of its name, without digits at the end: cifar10 and cifar100 are one; texts have a
-    tokenizer, and one's own files may change."""
-    its = code("datasets/base", f"datasets/{dataset['name'].rstrip('0123456789')}")
-    if dataset["name"] in ("reviews", "glue", "text_files"):
-        its += code("datasets/text", "_io/pretrained")
-    if dataset["name"] == "text_files":
-        its += [dataset[pool] for pool in ("train", "test") if pool in dataset]
-    return its
+    """A dataset is the module of its name, without the digits at its end: cifar10 and cifar100 are one. One's own files
+    may change too."""
+    own = [dataset[pool] for pool in ("train", "test") if dataset["name"] == "text_files" and pool in dataset]
+    return sources(f"datasets.{dataset['name'].rstrip('0123456789')}") + own
 
 
-def model_code(system):
-    """What trains and runs this model: its data's code, and its own."""
-    its = code("datasets/batches", "models/base", f"models/{STUDY['models'][system]['model']}", "_io/pretrained")
-    return sorted({*dataset_code(dataset_of(STUDY, system)), *its})
+def model_code(system, *modules):
+    """What trains or runs this model: its code, that of its data, and the modules named."""
+    its = sources(*modules, "datasets.batches", f"models.{STUDY['models'][system]['model']}")
+    return sorted({*its, *dataset_code(dataset_of(STUDY, system))})
 
 
 def spec(name, options):
@@ -119,11 +99,6 @@ def stems(folder, names, suffixes):
 def of_runs(pattern, systems=SYSTEMS):
     """A file of every run of these models and cascades; of all that have policies, where none is named."""
     return expand(pattern, system=systems, seed=STUDY["seeds"], allow_missing=True)
-
-
-def stem(wildcards, output):
-    """What the output files' names have in common: all but the ending."""
-    return os.path.splitext(output[0])[0]
 
 
 def dataset_spec(dataset):

@@ -3,7 +3,7 @@
 
 rule data:
     input:
-        code=dataset_code(STUDY["dataset"]) + code("datasets/splits"),
+        code=sorted({*dataset_code(STUDY["dataset"]), *sources("datasets.splits")}),
     output:
         f"{ROOT}/data/splits.csv",
     log:

@@ -5,7 +5,7 @@ rule evaluate:
     input:
         policies=rules.calibrate.output.policies,
         test=expand(RECORD, split="test", allow_missing=True),
-        code=POLICIES + code("evaluation/curves"),
+        code=sources("evaluation.curves", "evaluation.exits"),
     output:
         curve=f"{REPORT}/curves/{{system}}-s{{seed}}.parquet",
         frontier=f"{ROOT}/evaluate/{{system}}-s{{seed}}/frontier.parquet",
@@ -31,8 +31,7 @@ rule compare:
     input:
         records=RECORDS_OF_SYSTEMS,
         policies=of_runs(rules.calibrate.output.policies),
-        code=POLICIES
-        + code("evaluation", *(f"comparison/{module}" for module in ("runs", "bootstrap", "claims", "matched"))),
+        code=sources("comparison.claims", "comparison.matched"),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
@@ -70,8 +69,7 @@ VARIANTS = [
 rule sensitivity:
     input:
         records=RECORDS_OF_SYSTEMS,
-        code=POLICIES
-        + code("evaluation", *(f"comparison/{module}" for module in ("runs", "bootstrap", "claims", "sensitivity"))),
+        code=sources("comparison.sensitivity"),
     output:
         f"{ROOT}/evaluate/sensitivity.parquet",
     log:
@@ -93,9 +91,7 @@ rule sensitivity:
 rule search:
     input:
         records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES),
-        code=RECORDS
-        + code("_kernels/search", "calibration", "cascades/building", "cascades/fronts", "cascades/search")
-        + code("comparison/runs", "comparison/bootstrap", "comparison/cascades"),
+        code=sources("comparison.cascades"),
     output:
         models=f"{ROOT}/evaluate/models.parquet",
         relations=f"{ROOT}/evaluate/relations.parquet",

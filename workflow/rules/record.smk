@@ -6,9 +6,7 @@ rule record:
     input:
         weights=rules.train.output.weights,
         splits=rules.data.output,
-        code=lambda wildcards: RECORDS
-        + model_code(wildcards.system)
-        + code("recording", "models/costs", "training/checkpoints", "training/device"),
+        code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
         test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",
@@ -32,8 +30,7 @@ rule seconds:
     input:
         weights=rules.train.output.weights,
         splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system)
-        + code("recording", "training/checkpoints", "training/device"),
+        code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
         f"{ROOT}/records/{{system}}-s{{seed}}/seconds.csv",
     log:
@@ -55,7 +52,7 @@ rule cascade:
             seed=wildcards.seed,
             split=wildcards.split,
         ),
-        code=RECORDS + code("cascades/building"),
+        code=sources("cascades.building"),
     output:
         f"{ROOT}/records/{{system}}-s{{seed}}/{{split}}.safetensors",
     log:

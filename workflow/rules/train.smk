@@ -4,7 +4,7 @@
 rule train:
     input:
         splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system) + code("training"),
+        code=lambda wildcards: model_code(wildcards.system, "training.loop"),
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",

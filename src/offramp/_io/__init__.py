@@ -1,1 +1,1 @@
-"""Reading and writing files: whole or not at all, checked when read; and models that others trained."""
+"""Reading and writing files: whole or not at all, and checked when they are read."""

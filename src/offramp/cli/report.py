@@ -1,6 +1,7 @@
 """`offramp figure`, `table`, `summary`, `report`, `environment`: what a study shows."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -10,12 +11,35 @@ from offramp.cli.options import (
     OUT,
     Verb,
 )
+from offramp.reports.catalogue import FIGURES, TABLES, Entry, find
+from offramp.reports.loading import describe
 
 
-@click.command(cls=Verb)
+class Listed(Verb):
+    """A verb whose help ends with what the catalogue lists."""
+
+    entries: Mapping[str, Entry] = {}
+
+    def format_epilog(self, ctx, formatter):
+        with formatter.section("Names, and what each is made from"):
+            formatter.write_dl([(name, "; ".join(map(describe, entry.reads))) for name, entry in self.entries.items()])
+
+
+class FigureVerb(Listed):
+    entries = FIGURES
+
+
+class TableVerb(Listed):
+    entries = TABLES
+
+
+STEM = {"type": click.Path(path_type=Path), "metavar": "STEM", "required": True}
+
+
+@click.command(cls=FigureVerb)
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--pair", "pairs", nargs=2, multiple=True, help="error-cost: SMALL LARGE, a panel each. Repeat.")
+@click.option("--pair", "pairs", nargs=2, multiple=True, help="error-cost: SMALL LARGE, one panel each. Repeat.")
 @click.option(
     "--policy",
     "policies",
@@ -24,70 +48,24 @@ from offramp.cli.options import (
 )
 @click.option("--exit", "exits", type=int, multiple=True, help="reliability: exit to show, from 1. Repeat.")
 @click.option("--seed", type=click.IntRange(0), help="oracle-heatmap: seed of the choice of samples.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="STEM", required=True, help="Writes STEM.pdf and STEM.png."
-)
+@click.option("--out", **STEM, help="Writes STEM.pdf and STEM.png.")
 def figure(name, files, out, **options) -> None:
-    """Draw figure NAME of FILES: error-cost, control, reliability, overconfidence, oracle-heatmap, sensitivity,
-    speedup, exit-histogram, agreement, public-zoo, cascades-front, cascade-relation, cascade-reduction or
-    cascade-variants.
-
-    \b
-    error-cost, control, speedup      curves and exits of all runs (evaluate --out, --exits)
-    reliability                       bins of one system's runs (calibrate --reliability)
-    overconfidence, oracle-heatmap    one test record
-    sensitivity                       the sensitivity table (sensitivity --out)
-    exit-histogram                    the speed-up table (compare --speedup-out)
-    agreement                         exits of all runs (evaluate --exits)
-    public-zoo                        tables of public models (data/timm), the older first
-    cascades-front                    the models and the choices (search --models-out, --choices-out)
-    cascade-relation                  the relations (search --relations-out)
-    cascade-reduction,
-    cascade-variants                  the reductions (search --reductions-out)
-    """
-    from offramp.reports.figures import draw
-
-    draw(name, files, out, **{option: value for option, value in options.items() if value not in (None, ())})
+    """Draw figure NAME from FILES, in any order: each file says itself what it is."""
+    find(FIGURES, "figure", name).write(files, out, **_given(options))
 
 
-@click.command(cls=Verb)
+@click.command(cls=TableVerb)
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option("--policy", "policies", multiple=True, help="claims, beem-claims: label of a policy to judge. Repeat.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="STEM",
-    required=True,
-    help="Writes STEM.csv, STEM.md and STEM.tex.",
-)
+@click.option("--out", **STEM, help="Writes STEM.csv, STEM.md and STEM.tex.")
 def table(name, files, out, **options) -> None:
-    """Make table NAME of FILES: claims, equal-cost, equal-accuracy, control, calibration, targets, exits, sensitivity,
-    beem-claims, duels, speedup, per-exit, public-zoo, cascade-claims, reductions, cascade-variants, replacements,
-    models or seconds.
+    """Make table NAME from FILES, in any order: each file says itself what it is."""
+    find(TABLES, "table", name).write(files, out, **_given(options))
 
-    \b
-    claims                      the pairs and the control table (compare --pairs-out, --control-out)
-    equal-cost, equal-accuracy  the pairs table (compare --pairs-out)
-    control                     the control table (compare --control-out)
-    calibration                 the control table and exits of all runs (evaluate --exits)
-    targets                     the targets table (compare --targets-out)
-    exits                       exits of all runs (evaluate --exits)
-    sensitivity                 the sensitivity table (sensitivity --out)
-    beem-claims                 the speed-up table and the duels (compare --speedup-out, --duels-out)
-    duels                       the duels (compare --duels-out)
-    speedup, per-exit           the speed-up table (compare --speedup-out)
-    public-zoo                  tables of public models (data/timm)
-    cascade-claims              reductions and measures (search --reductions-out, --measures-out)
-    reductions,
-    cascade-variants            the reductions (search --reductions-out)
-    replacements                the replacements (search --replacements-out)
-    models                      the models (search --models-out)
-    seconds                     the seconds of all models (record --seconds)
-    """
-    from offramp.reports.tables import write
 
-    write(name, files, out, **{option: value for option, value in options.items() if value != ()})
+def _given(options: dict) -> dict:
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 @click.command(cls=Verb)

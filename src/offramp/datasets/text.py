@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from offramp._io.pretrained import one_line, source_of
 from offramp.datasets.base import TextDataset, Vocabulary
+from offramp.datasets.pretrained import one_line, source_of
 
 BATCH = 4096  # texts tokenised at once: Python's lists of ids take much more room than the arrays they become
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from offramp._io.pretrained import from_transformers, source_of
 from offramp.datasets.base import Vocabulary
+from offramp.datasets.pretrained import from_transformers, source_of
 from offramp.models.base import LayeredModel, TextModel
 
 # transformers' names of the architectures that are a plain chain of layers, normalised after each

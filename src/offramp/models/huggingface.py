@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offramp._io.pretrained import from_transformers, source_of
 from offramp.datasets.base import Vocabulary
+from offramp.datasets.pretrained import from_transformers, source_of
 from offramp.models.base import TextModel
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from offramp._io.pretrained import build_timm
+from offramp.datasets.pretrained import build_timm
 from offramp.models.base import MultiExitModel
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from offramp._io.pretrained import build_timm
+from offramp.datasets.pretrained import build_timm
 from offramp.models.base import LayeredModel
 
 

@@ -1,19 +1,17 @@
-"""Reading what `offramp calibrate`, `evaluate` and `compare` wrote, in any order, and finding functions by name."""
+"""Reading what `offramp calibrate`, `evaluate` and `compare` wrote, in any order."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from offramp._io.tables import read_table
 from offramp.reports.labels import in_order
 
-Entry = TypeVar("Entry")
+if TYPE_CHECKING:
+    import pandas as pd
 
-# Columns by which a file is told from the others, and the option that wrote it.
-_KINDS = {
+# The columns that tell a table from the others, and the option that writes it
+KINDS = {
     "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
     "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
     "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
@@ -31,9 +29,13 @@ _KINDS = {
     "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
     "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
 }
+OTHERS = {
+    "record": "record --test",
+    "public models": "data/timm",
+}  # files that are no such tables, and where they are from
 
 
-def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
+def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     """The files put together by what they are, a table for each kind asked for.
 
     Parameters
@@ -48,12 +50,14 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
     ValueError
         If a file is unreadable or of another kind, does not say of which run it is, or a kind has no file.
     """
+    import pandas as pd
+
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
     for path in map(Path, files):
         table = read_table(path)
-        fits = [kind for kind in kinds if _KINDS[kind][0] <= set(table)]
+        fits = [kind for kind in kinds if KINDS[kind][0] <= set(table)]
         if not fits:
-            wanted = " or ".join(f"`offramp {_KINDS[kind][1]}`" for kind in kinds)
+            wanted = " or ".join(f"`offramp {KINDS[kind][1]}`" for kind in kinds)
             raise ValueError(f"{path}: expected what {wanted} writes; its columns are {', '.join(table)}")
         for column in {"system", "seed"} & set(table):
             if table[column].isna().any():
@@ -61,46 +65,33 @@ def read_tables(files: Sequence[Path], *kinds: str) -> list[pd.DataFrame]:
         found[fits[0]].append(table)
     for kind in kinds:
         if not found[kind]:
-            raise ValueError(f"no file of what `offramp {_KINDS[kind][1]}` writes among the {len(files)} given")
+            raise ValueError(f"no file of what `offramp {KINDS[kind][1]}` writes among the {len(files)} given")
     return [pd.concat(tables, ignore_index=True) for tables in found.values()]
 
 
-def sort(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def describe(kind: str) -> str:
+    """A kind of file, in words for the help: what it is and which option writes it."""
+    return f"{kind} ({OTHERS[kind] if kind in OTHERS else KINDS[kind][1]})"
+
+
+def sort(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
     """The rows grouped by columns, groups as they first come, policies of a group in the order of print."""
+    import pandas as pd
+
     order = in_order(table["policy"])
     keys = {name: table[name].map({value: i for i, value in enumerate(table[name].unique())}) for name in by}
     place = pd.DataFrame(keys | {"policy": table["policy"].map(order.index)}).sort_values([*by, "policy"]).index
     return table.loc[place].reset_index(drop=True)
 
 
-def of_base(table: pd.DataFrame) -> pd.DataFrame:
+def of_base(table: "pd.DataFrame") -> "pd.DataFrame":
     """The rows of a search's base: its first variant, which the others are compared with."""
     return table[table["variant"] == table["variant"].iloc[0]]
 
 
-def of_bands(reductions: pd.DataFrame) -> pd.DataFrame:
+def of_bands(reductions: "pd.DataFrame") -> "pd.DataFrame":
     """The rows of a search's reductions that are means over a band of accuracies; the others are at one accuracy."""
     return reductions[reductions["low"] < reductions["high"]]
-
-
-def look_up(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
-    """The figure or table of that name; a ValueError lists the known ones."""
-    if name not in registry:
-        raise ValueError(f"unknown {kind} {name!r}; expected one of {', '.join(registry)}")
-    return registry[name]
-
-
-def apply(function: Callable, what: str, files: Sequence[Path], options: Mapping[str, Any]):
-    """`function(files, **options)`; a ValueError says which option it lacks or does not have."""
-    _, *known = inspect.signature(function).parameters.values()
-    for option in options:
-        if option not in {parameter.name for parameter in known}:
-            names = ", ".join(parameter.name for parameter in known)
-            raise ValueError(f"{what} has no option {option!r}; it has {names or 'none'}")
-    for parameter in known:
-        if parameter.default is parameter.empty and parameter.name not in options:
-            raise ValueError(f"{what} needs {parameter.name}")
-    return function(files, **options)
 
 
 def chosen_policies(asked: Sequence[str] | None, default: Sequence[str], known: Sequence[str]) -> list[str]:

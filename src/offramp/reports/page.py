@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from PIL import Image
 
 from offramp._io.tables import read_table
 from offramp._io.writing import AGAIN, write_text
-from offramp.reports.figures import FIGURES
-from offramp.reports.labels import system_name, title_and_caption
-from offramp.reports.tables import TABLES
+from offramp.reports.catalogue import FIGURES, TABLES, Entry
+from offramp.reports.labels import system_name
 from offramp.reports.tables.writing import is_numeric
 
 _LOOKS = {"holds": "holds", "better": "holds", "does not hold": "fails", "worse": "fails", "undecided": "open"}
@@ -121,10 +120,10 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
             raise ValueError(f"{path}: not a readable picture ({error}); if damaged, {AGAIN}") from None
         image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         width = int(0.7 * int.from_bytes(picture[16:20]))  # the header has it there; 200 dpi are too large for a screen
-        return FigureBlock(f"figure-{path.stem}", *_headline(path, name, FIGURES[name]), image, width, pdf)
+        return FigureBlock(f"figure-{path.stem}", *_headline(path, FIGURES[name]), image, width, pdf)
     if path.suffix == ".csv":
         name = _registered(path, TABLES)
-        table, numbers = TABLES[name], read_table(path)
+        table, numbers = TABLES[name].load(), read_table(path)
         try:
             text = table.readable(numbers)
             markdown = table.markdown(numbers, text)
@@ -135,7 +134,7 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
             raise ValueError(f"{path}: {readable.name} beside it says something else; delete both and run again")
         return TableBlock(
             f"table-{path.stem}",
-            *_headline(path, name, table.numbers),
+            *_headline(path, TABLES[name]),
             table.findings(numbers),
             list(text),
             text.to_numpy().tolist(),
@@ -153,9 +152,9 @@ def _registered(path: Path, registry: Mapping[str, Any]) -> str:
     return max(fits, key=len)
 
 
-def _headline(path: Path, name: str, function: Callable) -> tuple[str, str]:
-    title, caption = title_and_caption(function)
-    rest = path.stem.removeprefix(name).removeprefix("-")
+def _headline(path: Path, entry: Entry) -> tuple[str, str]:
+    title, caption = entry.headline
+    rest = path.stem.removeprefix(entry.name).removeprefix("-")
     return (f"{title}: {system_name(rest)}" if rest else title), caption
 
 

@@ -1,13 +1,16 @@
 """One look for all figures: sizes, colours, and a fixed style for each policy."""
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from offramp._io.writing import whole_file
 from offramp.reports.labels import KINDS, in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches, widths of a journal page
@@ -125,3 +128,15 @@ def legend_below(figure: Figure, handles: list, columns: int) -> None:
 def settings():
     """Matplotlib's defaults with the changes above, whatever the user's own configuration says."""
     return mpl.rc_context({**{k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}, **RC})
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write OUT.pdf and OUT.png, the same bytes for the same figure, both or none."""
+    pictures = {}
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        pictures[kind] = buffer.getvalue()
+    for kind, picture in pictures.items():
+        with whole_file(f"{out}.{kind}") as partial:
+            partial.write_bytes(picture)

@@ -126,4 +126,4 @@ def findings(numbers: pd.DataFrame) -> list[str]:
     return how_often(numbers, _CLAIMS, lambda row: system_name(row.system))
 
 
-BEEM_CLAIMS = Table(numbers, readable, findings)
+TABLE = Table(numbers, readable, findings)

@@ -56,4 +56,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-CALIBRATION = Table(numbers, readable)
+TABLE = Table(numbers, readable)

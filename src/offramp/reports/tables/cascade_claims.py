@@ -156,4 +156,4 @@ def findings(numbers: pd.DataFrame) -> list[str]:
     return how_often(numbers.assign(policy=over), _CLAIMS, lambda row: row.part)
 
 
-CASCADE_CLAIMS = Table(numbers, readable, findings)
+TABLE = Table(numbers, readable, findings)

@@ -131,4 +131,4 @@ def how_often(numbers: pd.DataFrame, claims: dict[int, str], where: Callable) ->
     return sentences
 
 
-CLAIMS = Table(numbers, readable, findings)
+TABLE = Table(numbers, readable, findings)

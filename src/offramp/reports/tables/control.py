@@ -40,4 +40,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-CONTROL = Table(numbers, readable)
+TABLE = Table(numbers, readable)

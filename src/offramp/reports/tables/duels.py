@@ -77,4 +77,4 @@ def findings(numbers: pd.DataFrame) -> list[str]:
     return sentences
 
 
-DUELS = Table(numbers, readable, findings)
+TABLE = Table(numbers, readable, findings)

@@ -50,4 +50,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-EXITS = Table(numbers, readable)
+TABLE = Table(numbers, readable)

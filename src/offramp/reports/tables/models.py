@@ -53,4 +53,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-MODELS = Table(numbers, readable)
+TABLE = Table(numbers, readable)

@@ -51,4 +51,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-PER_EXIT = Table(numbers, readable)
+TABLE = Table(numbers, readable)

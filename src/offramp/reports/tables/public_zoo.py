@@ -79,4 +79,4 @@ def findings(numbers: pd.DataFrame) -> list[str]:
     return sentences
 
 
-PUBLIC_ZOO = Table(numbers, readable, findings)
+TABLE = Table(numbers, readable, findings)

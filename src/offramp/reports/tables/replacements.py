@@ -60,4 +60,4 @@ def _thresholds(thresholds: np.ndarray) -> str:
     return ", ".join(known).replace("inf", "∞")
 
 
-REPLACEMENTS = Table(numbers, readable)
+TABLE = Table(numbers, readable)

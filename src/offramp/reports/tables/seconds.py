@@ -37,4 +37,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-SECONDS = Table(numbers, readable)
+TABLE = Table(numbers, readable)

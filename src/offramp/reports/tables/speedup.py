@@ -48,4 +48,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-SPEEDUP = Table(numbers, readable)
+TABLE = Table(numbers, readable)

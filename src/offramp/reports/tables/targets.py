@@ -41,4 +41,4 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-TARGETS = Table(numbers, readable)
+TABLE = Table(numbers, readable)
