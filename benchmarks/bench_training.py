@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from offramp._io.progress import progress_bar
 from offramp.cli.options import Spec
-from offramp.datasets import load_dataset, make_splits
+from offramp.datasets import load_dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader
+from offramp.datasets.splits import make_splits
 from offramp.models import build_model
 from offramp.training.device import default_device, torch_settings
 from offramp.training.loop import for_steps, make_optimizer, train_epoch

@@ -13,7 +13,7 @@ from offramp.cli import cli, main
 from offramp.comparison import claims, matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import load_runs
-from offramp.comparison.sensitivity import Variant, sensitivity
+from offramp.comparison.sensitivity import Setting, sensitivity
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
 
@@ -234,9 +234,9 @@ def test_sensitivity(run, study):
     assert (code, out) == (0, "")
     assert "4/4" in err  # how far it is
     variants = [
-        Variant("bins", "50", "pcee", make_policy("pcee")),
-        Variant("bins", "4", "coarse", make_policy("pcee", bins=4, no_exit="most_accurate")),
-        Variant("n", "20", "pcee", make_policy("pcee"), 20),
+        Setting("bins", "50", "pcee", make_policy("pcee")),
+        Setting("bins", "4", "coarse", make_policy("pcee", bins=4, no_exit="most_accurate")),
+        Setting("n", "20", "pcee", make_policy("pcee"), 20),
     ]
     runs = load_runs(records[::-1], fitted=False)
     grid = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
@@ -251,7 +251,7 @@ def test_sensitivity(run, study):
         ("bins/5", "'bins/5': expected FACTOR/SETTING=", True),
         ("bins/5=pcee:validation=few", "'few' is not a valid integer", True),
         ("bins/5=pcee:validation=0", "0 is not in the range x>=1", True),
-        ("bins/5=pcee:bin=5", "pcee has no option 'bin'; it has bins", False),
+        ("bins/5=pcee:bin=5", "pcee: unknown option 'bin': expected some of bins", False),
         ("bins/5=pcee:validation=51", "has 50; expected no more", False),
         ("fitted/no=oracle", "claims no accuracy", False),
     ],
@@ -298,9 +298,9 @@ def check_refused(run, folder, words, message, usage=False):
 
 
 EVALUATE = {
-    "unknown policy": ("--policy pceee --test test", "unknown policy 'pceee'; expected one of oracle"),
-    "unknown option": ("--policy pcee:bin=5 --test test", "pcee has no option 'bin'; it has bins"),
-    "option called name": ("--policy pcee:name=x --test test", "pcee has no option 'name'; it has bins"),
+    "unknown policy": ("--policy pceee --test test", "unknown policy 'pceee': expected one of oracle"),
+    "unknown option": ("--policy pcee:bin=5 --test test", "pcee: unknown option 'bin': expected some of bins"),
+    "option called name": ("--policy pcee:name=x --test test", "pcee: unknown option 'name': expected some of bins"),
     "option out of range": ("--policy pcee:bins=0 --test test", "option bins is 0: expected a whole number"),
     "endless option": ("--policy pcee:bins=Infinity --test test", "option bins is inf: expected a whole number"),
     "half a count": ("--policy pcee:bins=50.0 --test test", "option bins is 50.0: expected a whole number"),

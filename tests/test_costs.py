@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from offramp.datasets import Vocabulary
-from offramp.models import MultiExitModel, build_model
+from offramp.datasets.base import Vocabulary
+from offramp.models import build_model
+from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 
 torch.set_num_threads(1)

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.datasets import InMemoryDataset, load_dataset, load_splits, make_splits, save_splits
-from offramp.datasets.base import shift_and_flip
+from offramp.datasets import load_dataset
+from offramp.datasets.base import InMemoryDataset, shift_and_flip
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
+from offramp.datasets.splits import load_splits, make_splits, save_splits
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_digits_are_the_images_of_scikit_learn(digits):
     ("name", "options", "message"),
     [
         ("digit", {}, "unknown dataset 'digit': expected one of digits"),
-        ("digits", {"flip": True}, "digits: unknown option flip: expected some of shift"),
+        ("digits", {"flip": True}, "digits: unknown option 'flip': expected some of shift"),
     ],
 )
 def test_unknown_names_list_the_known(name, options, message):

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from offramp.datasets import cifar, fashion_mnist, load_dataset, make_splits
+from offramp.datasets import cifar, fashion_mnist, load_dataset
 from offramp.datasets.download import data_folder, fetch, read_checked
+from offramp.datasets.splits import make_splits
 
 RANDOM = np.random.default_rng(0)
 CONTENT = RANDOM.bytes(100_000)

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from offramp.datasets import Vocabulary
+from offramp.datasets.base import Vocabulary
 from offramp.datasets.pretrained import source_of
 from offramp.models import build_model
 from offramp.models.costs import exit_costs

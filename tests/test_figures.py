@@ -12,15 +12,16 @@ from matplotlib.text import Text
 
 from offramp import evaluate, make_policy
 from offramp._io.tables import write_table
+from offramp._registry import find
 from offramp.calibration import reliability_diagram
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
-from offramp.comparison.sensitivity import ALL, Variant
+from offramp.comparison.sensitivity import ALL, Setting
 from offramp.comparison.sensitivity import sensitivity as measure
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.records import ExitRecord
-from offramp.reports.catalogue import FIGURES, find
+from offramp.reports.catalogue import FIGURES
 from offramp.reports.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, sensitivity, style
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
@@ -77,8 +78,8 @@ def study(records, tmp_path_factory):
         for seed in SEEDS
     ]
     variants = [
-        *(Variant("bins", f"{bins}", "pcee", make_policy("pcee", bins=bins)) for bins in (50, 10, 5)),
-        *(Variant("samples", f"{n}", name, make_policy(name), n) for n in (150, 40) for name in ("pcee-ws", "pcee")),
+        *(Setting("bins", f"{bins}", "pcee", make_policy("pcee", bins=bins)) for bins in (50, 10, 5)),
+        *(Setting("samples", f"{n}", name, make_policy(name), n) for n in (150, 40) for name in ("pcee-ws", "pcee")),
     ]
     table = measure(runs, variants, np.arange(0, 1.01, 0.05), 2, Bootstrap.draw(150, 100, 0))
     write_table(table, folder / "sensitivity.parquet")
@@ -345,11 +346,11 @@ def test_policies_always_look_the_same_and_never_alike():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("error", {}, "unknown figure 'error'; expected one of error-cost, control, speedup, exit-histogram"),
-        ("error-cost", {}, "figure error-cost needs pairs"),
+        ("error", {}, "unknown figure 'error': expected one of error-cost, control, speedup, exit-histogram"),
+        ("error-cost", {}, "figure error-cost: expected the option 'pairs'"),
         ("error-cost", {"pairs": [("msdnet-small", "vit")]}, "pair msdnet-small, vit: no run of vit; the files have"),
         ("error-cost", {"pairs": [PAIR], "policies": ["beem"]}, "policy 'beem' is not in the files; they have confide"),
-        ("control", {"pairs": [PAIR]}, "figure control has no option 'pairs'; it has policies"),
+        ("control", {"pairs": [PAIR]}, "figure control: unknown option 'pairs': expected some of policies"),
         ("reliability", {"exits": [6]}, "exit 6: msdnet-large has exits 1 to 5"),
     ],
 )

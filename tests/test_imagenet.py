@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from offramp.datasets import load_dataset, make_splits
+from offramp.datasets import load_dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
+from offramp.datasets.splits import make_splits
 
 CLASSES = ["n01", "n02", "n03"]
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]

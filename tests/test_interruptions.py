@@ -23,7 +23,8 @@ from offramp._io.arrays import open_arrays
 from offramp._io.tables import write_table
 from offramp._io.writing import whole_file, write_text
 from offramp.cli import main
-from offramp.datasets import load_dataset, load_splits
+from offramp.datasets import load_dataset
+from offramp.datasets.splits import load_splits
 from offramp.evaluation.exits import exit_table
 
 SPLITS = "artifacts/tiny/data/splits.csv"

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from offramp.datasets import Vocabulary
-from offramp.models import MODELS, LayeredModel, MultiExitModel, build_model
-from offramp.models.base import TextModel
+from offramp.datasets.base import Vocabulary
+from offramp.models import MODELS, build_model
+from offramp.models.base import LayeredModel, MultiExitModel, TextModel
 from offramp.models.costs import exit_costs
 from offramp.models.msdnet import PRESETS, MSDNetConfig, _Layer
 
@@ -159,7 +159,7 @@ def test_a_registry_line_adds_a_model(monkeypatch):
     monkeypatch.setitem(MODELS, "constant", Constant)
     model = build_model("constant", classes=3, image_shape=DIGITS, value=7.0)
     assert torch.equal(model(torch.zeros(4, *DIGITS)), torch.full((4, 2, 3), 7.0))
-    with pytest.raises(ValueError, match="constant: unknown option depth: expected some of value"):
+    with pytest.raises(ValueError, match="constant: unknown option 'depth': expected some of value"):
         build_model("constant", classes=3, image_shape=DIGITS, depth=1)
 
 
@@ -167,9 +167,9 @@ def test_a_registry_line_adds_a_model(monkeypatch):
     ("name", "options", "message"),
     [
         ("resnet", {}, "unknown model 'resnet': expected one of encoder, huggingface, msdnet, timm, vit"),
-        ("msdnet", {"depth": 3}, "msdnet: unknown option depth: expected some of preset, exits, base, step,"),
-        ("vit", {"exits": 3}, "vit: unknown option exits: expected some of backbone, patch_size"),
-        ("msdnet", {"preset": "tiny"}, "msdnet: unknown preset 'tiny': expected one of cifar-small,"),
+        ("msdnet", {"depth": 3}, "msdnet: unknown option 'depth': expected some of preset, exits, base, step,"),
+        ("vit", {"exits": 3}, "vit: unknown option 'exits': expected some of backbone, patch_size"),
+        ("msdnet", {"preset": "tiny"}, "unknown preset of msdnet 'tiny': expected one of cifar-small,"),
         ("msdnet", {"step_mode": "odd"}, "step_mode='odd', expected one of even, lin_grow"),
         ("msdnet", {"prune": "all"}, "prune='all', expected one of max, min"),
         ("msdnet", {"first_layer": "mnist"}, "first_layer='mnist', expected one of cifar, half, imagenet"),

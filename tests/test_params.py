@@ -152,11 +152,11 @@ MISTAKES = {
     ),
     "unknown option": (
         ("policies", "mine", {"policy": "pcee", "bin": 3}),
-        ("policies.mine", "pcee has no option 'bin'", "it has bins"),
+        ("policies.mine", "pcee: unknown option 'bin'", "expected some of bins"),
     ),
     "option called name": (
         ("policies", "mine", {"policy": "pcee", "name": "pcee"}),
-        ("policies.mine", "pcee has no option 'name'"),
+        ("policies.mine", "pcee: unknown option 'name'"),
     ),
     "option out of range": (
         ("policies", "mine", {"policy": "pcee", "bins": 0}),

@@ -169,11 +169,11 @@ def test_a_signal_of_a_sample_depends_on_no_other_sample(validation, test):
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="unknown policy 'pceee'; expected one of oracle, confidence, random, pcee"):
+    with pytest.raises(ValueError, match="unknown policy 'pceee': expected one of oracle, confidence, random, pcee"):
         make_policy("pceee")
-    with pytest.raises(ValueError, match="pcee has no option 'bin'; it has bins, binning, score, fit_on"):
+    with pytest.raises(ValueError, match="pcee: unknown option 'bin': expected some of bins, binning, score, fit_on"):
         make_policy("pcee", bin=50)
-    with pytest.raises(ValueError, match="pcee has no option 'name'; it has bins"):
+    with pytest.raises(ValueError, match="pcee: unknown option 'name': expected some of bins"):
         make_policy("pcee", **{"name": "mine"})
 
 

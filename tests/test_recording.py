@@ -9,8 +9,11 @@ from torch import nn
 
 from offramp import ExitRecord
 from offramp.cli import cli
-from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits, save_splits
-from offramp.models import MultiExitModel, build_model
+from offramp.datasets import load_dataset
+from offramp.datasets.base import TextDataset, Vocabulary
+from offramp.datasets.splits import make_splits, save_splits
+from offramp.models import build_model
+from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.recording import load_pretrained, record, time_exits
 from offramp.records.confidence import MEASURES

@@ -13,27 +13,27 @@ from offramp import ExitRecord, make_policy
 from offramp.cli.options import PolicySpec
 from offramp.comparison import sensitivity
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.comparison.claims import MEASURES, control, reachable
+from offramp.comparison.claims import CONTROL_NUMBERS, control, reachable
 from offramp.comparison.runs import Run
-from offramp.comparison.sensitivity import ALL, Variant, stratified_order
+from offramp.comparison.sensitivity import ALL, Setting, stratified_order
 from strategies import quick
 
 N = 60
 DRAWS = 3
 SYSTEMS = {"small": (2, 1.0), "large": (4, 1.6)}
 GRID = np.arange(0.4013, 1, 0.05)  # no accuracy of 60 samples
-NUMBERS = [*MEASURES, "excess", "cost_excess"]
+NUMBERS = [*CONTROL_NUMBERS, "excess", "cost_excess"]
 VARIANTS = [
-    Variant("bins", "5", "pcee", make_policy("pcee", bins=5)),
-    Variant("bins", "2", "pcee", make_policy("pcee", bins=2, no_exit="most_accurate")),
-    Variant("fitted on", "all", "pcee", make_policy("pcee", bins=5)),
-    Variant("fitted on", "all", "pcee-ws", make_policy("pcee-ws", window=9)),
-    Variant("fitted on", "reached", "pcee", make_policy("pcee", bins=5, fit_on="reached")),
-    Variant("fitted on", "reached", "pcee-ws", make_policy("pcee-ws", window=9, fit_on="reached")),
-    Variant("samples", "20", "pcee", make_policy("pcee", bins=5), 20),
-    Variant("samples", "20", "confidence", make_policy("confidence"), 20),
-    Variant("samples", "20, reached", "pcee", make_policy("pcee", bins=5, fit_on="reached"), 20),
-    Variant("samples", "all", "confidence", make_policy("confidence")),
+    Setting("bins", "5", "pcee", make_policy("pcee", bins=5)),
+    Setting("bins", "2", "pcee", make_policy("pcee", bins=2, no_exit="most_accurate")),
+    Setting("fitted on", "all", "pcee", make_policy("pcee", bins=5)),
+    Setting("fitted on", "all", "pcee-ws", make_policy("pcee-ws", window=9)),
+    Setting("fitted on", "reached", "pcee", make_policy("pcee", bins=5, fit_on="reached")),
+    Setting("fitted on", "reached", "pcee-ws", make_policy("pcee-ws", window=9, fit_on="reached")),
+    Setting("samples", "20", "pcee", make_policy("pcee", bins=5), 20),
+    Setting("samples", "20", "confidence", make_policy("confidence"), 20),
+    Setting("samples", "20, reached", "pcee", make_policy("pcee", bins=5, fit_on="reached"), 20),
+    Setting("samples", "all", "confidence", make_policy("confidence")),
 ]
 REFERENCES = [0, 0, 2, 3, 2, 3, 6, 7, 6, 7]
 
@@ -127,9 +127,11 @@ def test_rows(table):
 def test_every_variant_is_what_the_loops_give(system, table, slow, resampled):
     seeds = [np.mean(of_systems, axis=0) for of_systems in zip(*slow.values())] if system == ALL else slow[system]
     for v, (_, row) in enumerate(table[table["system"] == system].iterrows()):
-        own = {name: [seed[v, :, m] for seed in seeds] for m, name in enumerate(MEASURES)}  # (S, weightings) each
+        own = {
+            name: [seed[v, :, m] for seed in seeds] for m, name in enumerate(CONTROL_NUMBERS)
+        }  # (S, weightings) each
         for name, measure in (("excess", "error"), ("cost_excess", "cost")):
-            m = MEASURES.index(measure)
+            m = CONTROL_NUMBERS.index(measure)
             own[name] = [seed[v, :, m] - seed[REFERENCES[v], :, m] for seed in seeds]
         for name, values in own.items():
             mean = np.mean([of_seed[0] for of_seed in values])
@@ -168,7 +170,7 @@ def test_variants_are_left_unfitted(table):
 
 def test_the_same_seed_draws_the_same_samples(runs, resampled):
     variants = [
-        Variant("n", setting, "pcee", make_policy("pcee"), n)
+        Setting("n", setting, "pcee", make_policy("pcee"), n)
         for setting, n in (("all", None), ("30", 30), ("again", 30), (f"{N}", N))
     ]
     once = sensitivity.sensitivity(runs, variants, GRID, 4, resampled)
@@ -207,10 +209,10 @@ def test_a_spec_can_be_typed():
     for variant in VARIANTS:
         label, policy = PolicySpec().convert(variant.spec, None, None)
         assert (label, policy.options) == (variant.policy.name, variant.policy.options)
-    assert Variant("f", "s", "t", make_policy("confidence", temperature="per_exit")).spec == (
+    assert Setting("f", "s", "t", make_policy("confidence", temperature="per_exit")).spec == (
         "confidence:score=max_softmax,temperature=per_exit"
     )
-    assert Variant("f", "s", "c", make_policy("confidence")).spec == "confidence:score=max_softmax,temperature=null"
+    assert Setting("f", "s", "c", make_policy("confidence")).spec == "confidence:score=max_softmax,temperature=null"
 
 
 # What it refuses
@@ -220,15 +222,15 @@ def test_a_spec_can_be_typed():
     ("variants", "message"),
     [
         (
-            [Variant("bins", "5", "pcee", make_policy("pcee"))] * 2,
+            [Setting("bins", "5", "pcee", make_policy("pcee"))] * 2,
             "variant bins/5 of pcee is there twice; expected another setting or label for each",
         ),
         (
-            [Variant("score", "margin", "margin", make_policy("confidence", score="margin"))],
+            [Setting("score", "margin", "margin", make_policy("confidence", score="margin"))],
             "variant score/margin of margin: the signal of confidence:score=margin,temperature=null claims no accuracy",
         ),
         (
-            [Variant("n", "61", "pcee", make_policy("pcee"), 61)],
+            [Setting("n", "61", "pcee", make_policy("pcee"), 61)],
             "variant n/61 of pcee asks for 61 validation samples, but small seed 1 has 60; expected no more",
         ),
     ],

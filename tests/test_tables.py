@@ -7,14 +7,15 @@ from click.testing import CliRunner
 
 from offramp import make_policy
 from offramp._io.tables import write_table
+from offramp._registry import find
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
 from offramp.comparison.runs import Run
-from offramp.comparison.sensitivity import ALL, Variant, sensitivity
+from offramp.comparison.sensitivity import ALL, Setting, sensitivity
 from offramp.evaluation.exits import exit_table
 from offramp.records import ExitRecord
-from offramp.reports.catalogue import TABLES, find
+from offramp.reports.catalogue import TABLES
 from offramp.reports.labels import in_order, policy_name, system_name, title_and_caption, unit
 from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
@@ -27,10 +28,10 @@ WRITTEN = [name for name in TABLES if name not in _APART]
 
 
 VARIANTS = [
-    Variant("bins", "50", "pcee", make_policy("pcee")),
-    Variant("bins", "10", "pcee", make_policy("pcee", bins=10)),
-    *(Variant("samples", "all", name, make_policy(name)) for name in ("pcee", "pcee-ws")),
-    *(Variant("samples", "60", name, make_policy(name), 60) for name in ("pcee", "pcee-ws")),
+    Setting("bins", "50", "pcee", make_policy("pcee")),
+    Setting("bins", "10", "pcee", make_policy("pcee", bins=10)),
+    *(Setting("samples", "all", name, make_policy(name)) for name in ("pcee", "pcee-ws")),
+    *(Setting("samples", "60", name, make_policy(name), 60) for name in ("pcee", "pcee-ws")),
 ]
 
 
@@ -354,9 +355,9 @@ def test_names_in_print():
 def test_unknown_names_and_options_list_the_known(study, tmp_path):
     files = [study / "control.parquet"]
     known = "claims, beem-claims, cascade-claims, duels, speedup, per-exit, equal-cost"
-    with pytest.raises(ValueError, match=f"unknown table 'contrl'; expected one of {known}"):
+    with pytest.raises(ValueError, match=f"unknown table 'contrl': expected one of {known}"):
         find(TABLES, "table", "contrl")
-    with pytest.raises(ValueError, match="table control has no option 'policies'; it has none"):
+    with pytest.raises(ValueError, match="table control: unknown option 'policies': expected none"):
         TABLES["control"].write(files, tmp_path / "t", policies=["pcee"])
     assert not list(tmp_path.iterdir())
     assert all(name in CliRunner().invoke(cli, ["table", "--help"]).output for name in TABLES)

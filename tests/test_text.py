@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 import test_downloads
 from offramp.cli import cli
-from offramp.datasets import TextDataset, Vocabulary, glue, load_dataset, load_splits, make_splits, pretrained, reviews
+from offramp.datasets import glue, load_dataset, pretrained, reviews
+from offramp.datasets.base import TextDataset, Vocabulary
 from offramp.datasets.batches import batch_loader, batches_in_order
 from offramp.datasets.pretrained import source_of
+from offramp.datasets.splits import load_splits, make_splits
 from offramp.datasets.text import tokenize
 from test_downloads import put, refused, sha256
 

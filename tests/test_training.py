@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from offramp.datasets import TextDataset, Vocabulary, load_dataset, make_splits
+from offramp.datasets import load_dataset
+from offramp.datasets.base import TextDataset, Vocabulary
 from offramp.datasets.batches import ShuffledBatches, batches_in_order
+from offramp.datasets.splits import make_splits
 from offramp.models import build_model
 from offramp.training import loop as training
 from offramp.training.checkpoints import load_weights, read_parameters
-from offramp.training.distributed import Parts, Place
+from offramp.training.distributed import Parts, ProcessRank
 from offramp.training.loop import train
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
@@ -436,7 +438,7 @@ def run(name, digits, build):
     train(build, digits, splits, ODD, seed=0, out=f"{name}.safetensors", history=f"{name}.csv")
 
 
-with joined(torch.device("cpu")):
+with process_group(torch.device("cpu")):
     run("plain", still, Plain)
     run("texts", make_texts(), lambda: Words(dropout=0))
     run("whole", moving, Tiny)
@@ -461,7 +463,7 @@ def test_processes_share_every_batch(processes, lengths):
 
 
 def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
-    monkeypatch.setattr(training, "place", lambda: Place(0, 33))
+    monkeypatch.setattr(training, "place", lambda: ProcessRank(0, 33))
     with pytest.raises(ValueError, match="batch_size=32: a batch has 28 samples, expected one for each of the 33 proc"):
         run("too many")
 

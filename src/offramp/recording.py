@@ -12,9 +12,11 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from offramp._io.progress import progress_bar
-from offramp.datasets import Dataset, Samples, load_dataset
+from offramp.datasets import load_dataset
+from offramp.datasets.base import Dataset, Samples
 from offramp.datasets.batches import batch_loader, batches_in_order
-from offramp.models import LayeredModel, MultiExitModel, build_model
+from offramp.models import build_model
+from offramp.models.base import LayeredModel, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.records import ExitRecord
 from offramp.training.checkpoints import load_weights, read_parameters

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from offramp.datasets import DATASETS
+from offramp.models import MODELS
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
@@ -19,9 +21,9 @@ ROOT = f"artifacts/{config['study']}"
 REPORT = f"reports/{config['study']}"
 LOGS = f"logs/{config['study']}"
 BENCHMARKS = f"benchmarks/results/{config['study']}"
-MODELS, CASCADES = list(STUDY["models"]), list(STUDY["cascades"])
+TRAINED, CASCADES = list(STUDY["models"]), list(STUDY["cascades"])
 SYSTEMS = systems_of(STUDY)  # what policies are for
-SINGLES = [model for model in MODELS if model not in SYSTEMS]
+SINGLES = [model for model in TRAINED if model not in SYSTEMS]
 
 
 def one_of(names):
@@ -30,21 +32,20 @@ def one_of(names):
 
 
 wildcard_constraints:
-    system=one_of(MODELS + CASCADES),
+    system=one_of(TRAINED + CASCADES),
     seed=r"\d+",
     split="validation|test",
 
 
 def dataset_code(dataset):
-    """A dataset is the module of its name, without the digits at its end: cifar10 and cifar100 are one. One's own files
-    may change too."""
+    """The loader's code, and one's own files, which may change too."""
     own = [dataset[pool] for pool in ("train", "test") if dataset["name"] == "text_files" and pool in dataset]
-    return sources(f"datasets.{dataset['name'].rstrip('0123456789')}") + own
+    return sources(f"datasets.{DATASETS[dataset['name']].partition(':')[0]}") + own
 
 
 def model_code(system, *modules):
     """What trains or runs this model: its code, that of its data, and the modules named."""
-    its = sources(*modules, "datasets.batches", f"models.{STUDY['models'][system]['model']}")
+    its = sources(*modules, "datasets.batches", f"models.{MODELS[STUDY['models'][system]['model']].partition(':')[0]}")
     return sorted({*its, *dataset_code(dataset_of(STUDY, system))})
 
 

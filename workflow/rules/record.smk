@@ -15,7 +15,7 @@ rule record:
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of(MODELS),
+        system=one_of(TRAINED),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -36,7 +36,7 @@ rule seconds:
     log:
         f"{LOGS}/seconds/{{system}}-s{{seed}}.log",
     wildcard_constraints:
-        system=one_of(MODELS),
+        system=one_of(TRAINED),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -72,5 +72,5 @@ RECORD = rules.cascade.output[0]
 
 rule records:
     input:
-        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), MODELS + CASCADES),
+        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), TRAINED + CASCADES),
         of_runs(rules.seconds.output[0], SINGLES),

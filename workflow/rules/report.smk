@@ -130,7 +130,7 @@ rule settings:
 # Machine and versions, asked for once all models are trained: of the machine that runs this rule.
 rule environment:
     input:
-        of_runs(rules.train.output.weights, MODELS),
+        of_runs(rules.train.output.weights, TRAINED),
     output:
         f"{REPORT}/environment.json",
     log:

@@ -13,7 +13,7 @@ rule train:
     benchmark:
         f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of(MODELS),
+        system=one_of(TRAINED),
     priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
     threads: lambda wildcards: cores(wildcards.system)
     resources:
@@ -39,5 +39,5 @@ rule train:
 
 rule models:
     input:
-        of_runs(rules.train.output.weights, MODELS),
-        of_runs(rules.train.output.history, MODELS),
+        of_runs(rules.train.output.weights, TRAINED),
+        of_runs(rules.train.output.history, TRAINED),

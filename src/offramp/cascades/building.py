@@ -1,13 +1,14 @@
 """Cascades of separate models, as one exit record."""
 
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitRecord
 from offramp.records.confidence import MEASURES
 
@@ -20,6 +21,7 @@ def cascade(
     *,
     weights: Sequence[float] | None = None,
     confidence: Literal["own", "ensemble"] = "own",
+    temperatures: Literal["fit"] | Sequence[Sequence[float]] | None = None,
 ) -> ExitRecord:
     """The cascade that runs the systems one after another until one is sure enough.
 
@@ -41,6 +43,10 @@ def cascade(
         that are reported on weigh in.
     confidence : {"own", "ensemble"}
         Whose confidences the exits have: the running system's, or the ensemble's.
+    temperatures : None, "fit", or a sequence with one sequence of numbers per stage
+        Divide the logits of each stage's exits by these temperatures first. "fit" fits them on these very samples
+        (`calibration.fit_temperatures`), which is right on validation; for test samples give what the metadata of the
+        validation cascade hold under `temperatures`.
 
     Raises
     ------
@@ -53,8 +59,15 @@ def cascade(
         If a stage costs no more than the one before it: a cascade then pays first for what is dear.
     """
     check_stages(records, "cascade")
-    if ensemble not in (None, *_SCORES):
-        raise ValueError(f"cascade: ensemble is {ensemble!r}; expected None or one of {', '.join(_SCORES)}")
+    if temperatures is not None:
+        if temperatures == "fit":
+            temperatures = [fit_temperatures(record).tolist() for record in records]
+        if len(temperatures) != len(records):
+            raise ValueError(f"cascade: temperatures of {len(temperatures)} stages; expected {len(records)}")
+        records = [with_temperatures(record, its) for record, its in zip(records, temperatures)]
+    if ensemble not in (None, *get_args(Ensemble)):
+        known = ", ".join(get_args(Ensemble))
+        raise ValueError(f"cascade: ensemble is {ensemble!r}; expected None or one of {known}")
     if confidence not in ("own", "ensemble") or (confidence == "ensemble" and ensemble is None):
         raise ValueError(f"cascade: confidence is {confidence!r}; expected 'own', or 'ensemble' where there is one")
     if weights is not None and ensemble != "accuracy_weighted":
@@ -71,6 +84,8 @@ def cascade(
     metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
     names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
     metadata |= {"system": " + ".join(names), "ensemble": ensemble}
+    if temperatures is not None:
+        metadata["temperatures"] = temperatures
     about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
     if ensemble is None:
         prediction = np.hstack([record.prediction for record in records])  # (N, L)
@@ -148,25 +163,18 @@ def _ensembles(
             raise ValueError(f"cascade: ensemble={ensemble!r} needs logits, but stage {k} has none")
         for i in range(record.n_exits):
             weight = next(of_exit)
-            score = weight * _SCORES[ensemble](record.logits[:, i].astype(np.float64))  # (N, C)
+            score = weight * _score(ensemble)(record.logits[:, i].astype(np.float64))  # (N, C)
             sums.append(before + score)
             total.append(weighed + weight)
         before, weighed = sums[-1], total[-1]
     return np.stack(sums, axis=1), np.array(total)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:  # (N, C)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+@cache
+def _score(ensemble: Ensemble) -> Callable[[np.ndarray], np.ndarray]:
+    """What the ensemble averages, from logits (N, C)."""
+    from scipy.special import log_softmax, softmax
 
-
-def _softmax(logits: np.ndarray) -> np.ndarray:  # (N, C)
-    return np.exp(_log_softmax(logits))
-
-
-_SCORES = {
-    "mean_probability": _softmax,
-    "mean_logit": lambda logits: logits,
-    "accuracy_weighted": _softmax,
-    "geometric": _log_softmax,
-}
+    if ensemble == "mean_logit":
+        return lambda logits: logits
+    return partial(log_softmax if ensemble == "geometric" else softmax, axis=1)

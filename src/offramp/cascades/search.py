@@ -17,7 +17,7 @@ from offramp.records import ExitRecord
 from offramp.records.confidence import available_threads
 
 SORTED = 64  # models whose sorted samples are kept at once
-KINDS = ("single", "pair", "triple")
+CASCADE_SIZES = ("single", "pair", "triple")
 Answers = Callable[[int], np.ndarray]
 
 
@@ -110,7 +110,7 @@ class Zoo:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes
@@ -169,7 +169,7 @@ def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = No
     )
 
 
-def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = False) -> Found:
+def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = False) -> SearchResult:
     """The front of all single models and all pairs of a cheaper and a dearer model, exactly and at every threshold.
 
     Two models of equal cost are no pair: neither is the small one. The search takes O(M N log N) for one sort a model,
@@ -188,7 +188,7 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
 
     Returns
     -------
-    Found
+    SearchResult
     """
     n_models, n = zoo.correct.shape
     found = np.zeros((n_models, n_models, 3), np.int32)
@@ -220,10 +220,10 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     columns["cost"] = found_cost[small, large]
     columns["reduction"] = zoo.cost[large] / columns["cost"]
     columns |= {"best_accuracy": best / n, "best_exit_rate": (n - best_k) / n}
-    return Found(_front(zoo, _merged(tables)), pd.DataFrame(columns))
+    return SearchResult(_front(zoo, _merged(tables)), pd.DataFrame(columns))
 
 
-def search_triples(zoo: Zoo, members: Sequence[int], found: Found | None = None) -> Found:
+def search_triples(zoo: Zoo, members: Sequence[int], found: SearchResult | None = None) -> SearchResult:
     """The front with all triples of some models added, exactly and at every two thresholds.
 
     A triple of N samples has up to (N + 1)² operating points. Blocks of them that the front so far already beats are
@@ -235,13 +235,13 @@ def search_triples(zoo: Zoo, members: Sequence[int], found: Found | None = None)
     zoo : Zoo
     members : sequence of int
         Places in the zoo.
-    found : Found, optional
+    found : SearchResult, optional
         From `search_pairs` on the same zoo: its front is where this one starts, and its pairs are kept. Else
         only single models and triples are on the front.
 
     Returns
     -------
-    Found
+    SearchResult
 
     Raises
     ------
@@ -254,11 +254,11 @@ def search_triples(zoo: Zoo, members: Sequence[int], found: Found | None = None)
     triples = [t for t in combinations(members, 3) if zoo.cost[t[0]] < zoo.cost[t[1]] < zoo.cost[t[2]]]
     start = _singles(zoo) if found is None else _table(zoo, found.front)
     table = _with_triples(zoo, triples, start)
-    return Found(_front(zoo, table), None if found is None else found.pairs)
+    return SearchResult(_front(zoo, table), None if found is None else found.pairs)
 
 
 def triple_frontier(zoo: Zoo, small: int, middle: int, large: int) -> pd.DataFrame:
-    """The Pareto front of one triple's operating points, exactly: a row a point, as `Found.front`."""
+    """The Pareto front of one triple's operating points, exactly: a row a point, as `SearchResult.front`."""
     return _front(zoo, _with_triples(zoo, [(small, middle, large)], _empty(zoo.n_samples)))
 
 
@@ -386,7 +386,7 @@ def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
             leave.append(len(stay))
         names = [zoo.names[stage] for stage in stages]
         shares = [left / n for left in (*leave, n - sum(leave))]
-        row = [count / n, cost, KINDS[len(stages) - 1], *[*names, None, None][:3]]
+        row = [count / n, cost, CASCADE_SIZES[len(stages) - 1], *[*names, None, None][:3]]
         rows.append([*row, *[*thresholds, np.nan, np.nan][:2], *[*shares, np.nan][:2]])
     columns = ["accuracy", "cost", "kind", "stage_1", "stage_2", "stage_3"]
     return pd.DataFrame(rows, columns=[*columns, "threshold_1", "threshold_2", "exit_1", "exit_2"])

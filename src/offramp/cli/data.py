@@ -18,7 +18,8 @@ from offramp.cli.options import (
 @click.option("--out", type=OUT, required=True, help="CSV: split, pool, index.")
 def data(dataset, out, **options) -> None:
     """Split DATASET into train, validation and test, and write the split down."""
-    from offramp.datasets import load_dataset, make_splits, save_splits
+    from offramp.datasets import load_dataset
+    from offramp.datasets.splits import make_splits, save_splits
 
     name, dataset_options = dataset
     source = load_dataset(name, **dataset_options)

@@ -86,7 +86,7 @@ class VariantSpec(PolicySpec):
     name = "FACTOR/SETTING=[LABEL=]NAME[:option=value,…]"
 
     def convert(self, value, param, ctx):
-        from offramp.comparison.sensitivity import Variant
+        from offramp.comparison.sensitivity import Setting
 
         place = re.fullmatch(r"([^/=]+)/([^=]+)=(.+)", value)
         if place is None:
@@ -96,7 +96,7 @@ class VariantSpec(PolicySpec):
         samples = options.pop("validation", None)
         if samples is not None:
             samples = click.IntRange(1).convert(str(samples), param, ctx)
-        return Variant(factor, setting, label, make_policy(name, **options), samples)
+        return Setting(factor, setting, label, make_policy(name, **options), samples)
 
 
 def labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:

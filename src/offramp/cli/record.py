@@ -34,7 +34,7 @@ from offramp.records.importing import import_outputs
 def record(weights, dataset, model, system, splits, validation, test, seconds, batch_size, threads, workers) -> None:
     """Run a model over held-out samples and write its exit records: one that `offramp train` trained (WEIGHTS), or any
     classifier of timm or Hugging Face as it comes (--dataset, --model)."""
-    from offramp.datasets import load_splits
+    from offramp.datasets.splits import load_splits
     from offramp.recording import load_pretrained, load_trained, record, time_exits
     from offramp.training.checkpoints import digest
 
@@ -95,19 +95,12 @@ def cascade(stages, ensemble, confidence, temperature, like, system, out) -> Non
       offramp cascade small/test.safetensors large/test.safetensors --out cascade/test.safetensors
     Then every policy runs on it, as on any record: offramp calibrate, evaluate.
     """
-    from offramp.calibration import fit_temperatures, with_temperatures
     from offramp.cascades import cascade
 
     records = [ExitRecord.load(path) for path in stages]
     known = ExitRecord.load(like).metadata if like else {}
-    if temperature:
-        fitted = known.get("temperatures") or [fit_temperatures(record).tolist() for record in records]
-        if len(fitted) != len(records):
-            raise ValueError(f"{like}: a cascade of {len(fitted)} stages; expected one of {len(records)}")
-        records = [with_temperatures(record, its) for record, its in zip(records, fitted)]
-    made = cascade(records, ensemble, weights=known.get("weights"), confidence=confidence)
-    if temperature:
-        made.metadata["temperatures"] = fitted
+    temperatures = (known.get("temperatures") or "fit") if temperature else None
+    made = cascade(records, ensemble, weights=known.get("weights"), confidence=confidence, temperatures=temperatures)
     if system:
         made.metadata["system"] = system
     made.save(out)

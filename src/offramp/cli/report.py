@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from offramp._registry import find
 from offramp.cli.options import (
     EXISTING,
     OUT,
     Verb,
 )
-from offramp.reports.catalogue import FIGURES, TABLES, Entry, find
+from offramp.reports.catalogue import FIGURES, TABLES, Entry
 from offramp.reports.loading import describe
 
 

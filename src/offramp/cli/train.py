@@ -61,7 +61,8 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
     On 4 GPUs of a machine, each batch cut over them:
       torchrun --standalone --nproc-per-node 4 -m offramp train …
     """
-    from offramp.datasets import load_dataset, load_splits
+    from offramp.datasets import load_dataset
+    from offramp.datasets.splits import load_splits
     from offramp.models import build_model
     from offramp.training.loop import train
     from offramp.training.options import TrainingOptions

@@ -13,6 +13,11 @@ import numpy as np
 from offramp.records import ExitRecord
 
 
+def with_interval(*numbers: str) -> list[str]:
+    """The columns that `Bootstrap.summary` makes of some numbers."""
+    return [f"{number}{ending}" for number in numbers for ending in ("", "_sd", "_low", "_high")]
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Resamplings of N test samples, and of the seeds.
@@ -77,7 +82,7 @@ class Bootstrap:
         low, high = self.interval(self.over_seeds(replicates))
         if distance:
             low, high = max(0.0, 2 * mean - high), max(0.0, 2 * mean - low)
-        return {name: mean, f"{name}_sd": deviation, f"{name}_low": low, f"{name}_high": high}
+        return dict(zip(with_interval(name), (mean, deviation, low, high)))
 
     @staticmethod
     def interval(replicates: np.ndarray) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
 from offramp.records import ExitRecord
 
-KINDS = ("pair", "triple", "random", "oracle")
+COMPARED = ("pair", "triple", "random", "oracle")
 STAGES, THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
 RELATION_RESAMPLES = 200  # of validation samples: each is a search of its own
 
@@ -205,13 +205,13 @@ def reduction_tables(
         raise ValueError(f"search: {len(systems[first])} model of one exit; expected two at least")
     on = {part: Bootstrap.draw(getattr(runs[0], part).n_samples, resamples, seed) for part in ("validation", "test")}
     grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
-    searched: dict[str, list[Searched]] = {label: [] for label in variants}
+    searched: dict[str, list[VariantSearch]] = {label: [] for label in variants}
     with tqdm(
         total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True
     ) as bar:
         for group in by_seed.values():
             for label, variant in variants.items():
-                searched[label].append(Searched.of(group, variant, label == next(iter(variants)), step, grid, on))
+                searched[label].append(VariantSearch.of(group, variant, label == next(iter(variants)), step, grid, on))
                 bar.update()
     base = next(iter(searched.values()))
     made = {
@@ -231,7 +231,7 @@ def reduction_tables(
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
+class VariantSearch:
     """What the search of one seed's models found, and what it gives.
 
     Attributes
@@ -239,9 +239,9 @@ class Searched:
     splits : dict of str to Split
         "validation" and "test".
     relations : DataFrame
-        `Found.pairs`, on validation.
+        `SearchResult.pairs`, on validation.
     fronts : dict of str to DataFrame
-        Of "single" models, with "pair"s and perhaps with "triple"s, on validation; columns as of `Found.front`.
+        Of "single" models, with "pair"s and perhaps with "triple"s, on validation; columns as of `SearchResult.front`.
     chosen : dict of str to DataFrame
         The cheapest point of each front at each target, and of the references "random" and "oracle".
     curves : dict of (str, str) to Curve
@@ -266,7 +266,7 @@ class Searched:
         step: float,
         grid: np.ndarray,
         on: dict[str, Bootstrap],
-    ) -> "Searched":
+    ) -> "VariantSearch":
         """Search the runs of one seed; of the first variant triples too, where no ensemble answers."""
         splits = _splits(group, variant)
         zoo, answers = splits["validation"].zoo, splits["validation"].answers
@@ -318,7 +318,7 @@ def _splits(group: Sequence[Run], variant: Variant) -> dict[str, Split]:
 
 
 def _singles(zoo: Zoo, members: np.ndarray) -> pd.DataFrame:
-    """The front of single models, as `Found.front` has it."""
+    """The front of single models, as `SearchResult.front` has it."""
     front = pd.DataFrame({"accuracy": zoo.correct[members].mean(axis=1), "cost": zoo.cost[members], "kind": "single"})
     front[STAGES] = None
     front["stage_1"] = [zoo.names[member] for member in members]
@@ -370,7 +370,10 @@ def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndar
     return table[np.isfinite(table["cost"])].reset_index(drop=True)
 
 
-def _scored(searched: Searched) -> pd.DataFrame:
+Searches = dict[str, list[VariantSearch]]  # of each variant, one search per seed
+
+
+def _scored(searched: VariantSearch) -> pd.DataFrame:
     """The choices: target, stages and thresholds, accuracy_validation and cost_validation, accuracy and cost on test,
     exit_1 and exit_2 (shares of test samples that leave there; missing where no such stage goes on), kind."""
     tables = []
@@ -384,7 +387,7 @@ def _scored(searched: Searched) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _models(group: Sequence[Run], searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
+def _models(group: Sequence[Run], searched: VariantSearch, bootstrap: Bootstrap) -> pd.DataFrame:
     """The models: cost, accuracy on validation and test with its interval, whether on the front of single models,
     parameters."""
     front = set(searched.fronts["single"]["stage_1"])
@@ -407,7 +410,7 @@ def _models(group: Sequence[Run], searched: Searched, bootstrap: Bootstrap) -> p
     return pd.DataFrame(rows)
 
 
-def _replacements(searched: Searched, bootstrap: Bootstrap) -> pd.DataFrame:
+def _replacements(searched: VariantSearch, bootstrap: Bootstrap) -> pd.DataFrame:
     """For each single model of the front what takes its place: at its accuracy the cheapest (goal "accuracy"), at its
     cost the most accurate ("cost"), on validation; cost_ratio and accuracy_change on test, with intervals."""
     test, rows = searched.splits["test"], []
@@ -476,14 +479,17 @@ def _of_pairs(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def _reductions(
-    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+    searched: Searches,
+    bands: Sequence[tuple[float, float]],
+    grid: np.ndarray,
+    bootstrap: Bootstrap,
 ) -> Iterator[dict]:
     """How many times less a cascade costs than a single model at equal accuracy, R(a) = C_single(a) / C_cascade(a): at
     each accuracy a of the grid (low == high), and its means over bands. `front` says what the single model's cost is
     taken from, `accuracies` at how many of the band's both costs are known."""
     for label, its in searched.items():
         for kind, part in its[0].costs:
-            for front in ("step", "interpolated") if kind in KINDS else ():
+            for front in ("step", "interpolated") if kind in COMPARED else ():
                 ratio = np.stack([it.costs[front, part] / it.costs[kind, part] for it in its])  # (S, 1 + B, A)
                 about = {"variant": label, "kind": kind, "front": front}
                 for low, high in [*bands, *((a, a) for a in grid if part == "test")]:
@@ -505,7 +511,7 @@ def _known(ratio: np.ndarray, grid: np.ndarray, low: float, high: float) -> np.n
     return ratio[:, :, inside & ~np.isnan(ratio[:, 0]).any(axis=0)]
 
 
-def _measures(searched: dict[str, list[Searched]], on: dict[str, Bootstrap]) -> Iterator[dict]:
+def _measures(searched: Searches, on: dict[str, Bootstrap]) -> Iterator[dict]:
     """Numbers of the whole zoo: `dominated_share` of each variant and kind, and `_relations` of the first variant."""
     for label, its in searched.items():
         for kind in its[0].fronts:
@@ -521,7 +527,10 @@ def _measures(searched: dict[str, list[Searched]], on: dict[str, Bootstrap]) -> 
 
 
 def _contrasts(
-    searched: dict[str, list[Searched]], bands: Sequence[tuple[float, float]], grid: np.ndarray, bootstrap: Bootstrap
+    searched: Searches,
+    bands: Sequence[tuple[float, float]],
+    grid: np.ndarray,
+    bootstrap: Bootstrap,
 ) -> Iterator[dict]:
     """Rows of `measures` that set one kind or variant beside another, on the same test samples: `reduction_ratio`, how
     many times more the first reduces the cost, geometric mean over a band (what single models cost cancels out);

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import frontier, outcomes, threshold_on
 from offramp.records import ExitRecord
@@ -103,16 +103,8 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
     return pd.DataFrame(rows, columns=None if rows else _PAIR_COLUMNS)
 
 
-_PAIR_COLUMNS = [
-    "small",
-    "large",
-    "policy",
-    "match",
-    "small_accuracy",
-    "small_cost",
-    "large_accuracy",
-    "large_cost",
-] + [f"{number}{ending}" for number in ("gain", "cost_ratio") for ending in ("", "_sd", "_low", "_high")]
+_PAIR_COLUMNS = ["small", "large", "policy", "match", "small_accuracy", "small_cost", "large_accuracy", "large_cost"]
+_PAIR_COLUMNS += with_interval("gain", "cost_ratio")
 
 
 def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -166,7 +158,7 @@ def reachable(record: ExitRecord, grid: np.ndarray) -> np.ndarray:
     return between if len(between) else grid[[np.abs(grid - ends[-1]).argmin()]]
 
 
-MEASURES = ("error", "worst", "short", "cost", "accuracy")
+CONTROL_NUMBERS = ("error", "worst", "short", "cost", "accuracy")
 
 
 def measure_control(
@@ -183,9 +175,9 @@ def measure_control(
     Returns
     -------
     ndarray of shape (..., M, 1 + B)
-        Of the samples as they are, then of the resamplings, in the order of `MEASURES`: error (mean |accuracy − δ|),
-        worst (largest), short (share of δ with accuracy < δ), cost (mean over δ, of the full model's), accuracy
-        (mean over δ).
+        Of the samples as they are, then of the resamplings, in the order of `CONTROL_NUMBERS`: error (mean
+        |accuracy − δ|), worst (largest), short (share of δ with accuracy < δ), cost (mean over δ, of the full model's),
+        accuracy (mean over δ).
     """
 
     accuracy = bootstrap.with_means(right)  # (..., T, 1 + B)
@@ -209,9 +201,9 @@ def control_columns(own: np.ndarray, reference: np.ndarray, bootstrap: Bootstrap
         error, worst, short, cost, accuracy; excess (error − the reference's, paired) and cost_excess (cost likewise).
     """
     columns = {}
-    for m, name in enumerate(MEASURES):
+    for m, name in enumerate(CONTROL_NUMBERS):
         columns |= bootstrap.summary(name, own[:, m, 0], own[:, m, 1:], distance=name in ("error", "worst"))
     for name, measure in (("excess", "error"), ("cost_excess", "cost")):
-        excess = (own - reference)[:, MEASURES.index(measure)]  # (S, 1 + B)
+        excess = (own - reference)[:, CONTROL_NUMBERS.index(measure)]  # (S, 1 + B)
         columns |= bootstrap.summary(name, excess[:, 0], excess[:, 1:])
     return columns

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import decide, frontier, threshold_on
 from offramp.records import ExitRecord
@@ -206,12 +206,8 @@ def duels(
     return pd.DataFrame(rows, columns=None if rows else _DUEL_COLUMNS)
 
 
-_ENDINGS = ("", "_sd", "_low", "_high")
-_DUEL_COLUMNS = (
-    ["system", "policy", "rival", "match"]
-    + [f"{number}{ending}" for number in ("gain", "cost_difference") for ending in _ENDINGS]
-    + ["speedup", "rival_speedup"]
-)
+_DUEL_COLUMNS = ["system", "policy", "rival", "match", *with_interval("gain", "cost_difference")]
+_DUEL_COLUMNS += ["speedup", "rival_speedup"]
 
 
 def _means(each: Matched, values: np.ndarray) -> np.ndarray:

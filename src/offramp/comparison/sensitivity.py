@@ -18,7 +18,7 @@ ALL = "all"  # stands for the mean over systems where a system's name stands
 
 
 @dataclass(frozen=True)
-class Variant:
+class Setting:
     """A policy with one setting of one factor.
 
     Attributes
@@ -47,7 +47,7 @@ class Variant:
 
 
 def sensitivity(
-    runs: Sequence[Run], variants: Sequence[Variant], grid: np.ndarray, draws: int, bootstrap: Bootstrap
+    runs: Sequence[Run], variants: Sequence[Setting], grid: np.ndarray, draws: int, bootstrap: Bootstrap
 ) -> pd.DataFrame:
     """Control and cost of every variant, and what they differ from the reference's.
 
@@ -98,7 +98,7 @@ def sensitivity(
     return pd.DataFrame(rows)
 
 
-def _check(runs: Sequence[Run], variants: Sequence[Variant]) -> None:
+def _check(runs: Sequence[Run], variants: Sequence[Setting]) -> None:
     places = set()
     for variant in variants:
         name = f"variant {variant.factor}/{variant.setting} of {variant.label}"
@@ -119,7 +119,7 @@ def _check(runs: Sequence[Run], variants: Sequence[Variant]) -> None:
             raise ValueError(f"{system} has the seeds {its}, {runs[0].system} {others}; expected the same for all")
 
 
-def _measure(run: Run, variants: Sequence[Variant], grid: np.ndarray, draws: int, bootstrap: Bootstrap) -> np.ndarray:
+def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int, bootstrap: Bootstrap) -> np.ndarray:
     """What `measure_control` gives for each variant, (V, M, 1 + B)."""
     deltas = reachable(run.test, grid)
     orders = [

@@ -1,45 +1,30 @@
-"""Datasets by name. Another one is a file with a loader here, and a line in `DATASETS`."""
+"""Datasets by name. A new one is a file with a loader here, and a line in `DATASETS`."""
 
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from offramp.datasets.base import Dataset, ImageDataset, InMemoryDataset, Samples, TextDataset, Vocabulary
-from offramp.datasets.cifar import load_cifar10, load_cifar100
-from offramp.datasets.digits import load_digits
-from offramp.datasets.fashion_mnist import load_fashion_mnist
-from offramp.datasets.glue import load_glue
-from offramp.datasets.imagenet import load_imagenet
-from offramp.datasets.reviews import load_reviews
-from offramp.datasets.splits import load_splits, make_splits, save_splits
-from offramp.datasets.text_files import load_text_files
+from offramp._registry import check_options, find, load
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "ImageDataset",
-    "InMemoryDataset",
-    "Samples",
-    "TextDataset",
-    "Vocabulary",
-    "load_dataset",
-    "load_splits",
-    "make_splits",
-    "save_splits",
-]
+if TYPE_CHECKING:
+    from offramp.datasets.base import Dataset
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "digits": load_digits,
-    "fashion_mnist": load_fashion_mnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "imagenet": load_imagenet,
-    "reviews": load_reviews,
-    "glue": load_glue,
-    "text_files": load_text_files,
+__all__ = ["DATASETS", "load_dataset"]
+
+# Module and loader of each dataset. They are imported when they are loaded: this module itself needs no torch.
+DATASETS: dict[str, "str | Callable[..., Dataset]"] = {
+    "digits": "digits:load_digits",
+    "fashion_mnist": "fashion_mnist:load_fashion_mnist",
+    "cifar10": "cifar:load_cifar10",
+    "cifar100": "cifar:load_cifar100",
+    "imagenet": "imagenet:load_imagenet",
+    "reviews": "reviews:load_reviews",
+    "glue": "glue:load_glue",
+    "text_files": "text_files:load_text_files",
 }
 
 
-def load_dataset(name: str, **options) -> Dataset:
+def load_dataset(name: str, **options) -> "Dataset":
     """Load the dataset called `name`; its loader in `DATASETS` says which options it takes.
 
     Raises
@@ -47,11 +32,7 @@ def load_dataset(name: str, **options) -> Dataset:
     ValueError
         For an unknown name or option, or one that is missing; the message lists the known ones.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}")
-    known = inspect.signature(DATASETS[name]).parameters
-    if unknown := [option for option in options if option not in known]:
-        raise ValueError(f"{name}: unknown option {', '.join(unknown)}: expected some of {', '.join(known)}")
-    if missing := [key for key, option in known.items() if option.default is option.empty and key not in options]:
-        raise ValueError(f"{name}: expected the option {', '.join(missing)}")
-    return DATASETS[name](**options)
+    loader = load(find(DATASETS, "dataset", name), __name__)
+    known = inspect.signature(loader).parameters
+    check_options(name, options, known, [key for key, option in known.items() if option.default is option.empty])
+    return loader(**options)

@@ -1,14 +1,50 @@
 """What every dataset offers: labels, inputs by their place in a pool, and torch datasets of a split."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import pad
+
+
+class Published(NamedTuple):
+    """What is known of a dataset before it is fetched.
+
+    Attributes
+    ----------
+    pools : mapping of str to int
+        Samples in each pool.
+    classes : int
+    files : sequence of str
+        Its files in the data folder, once they are fetched.
+    image_shape : tuple of int, or None
+        Channels, height and width; None for texts.
+    """
+
+    pools: Mapping[str, int]
+    classes: int
+    files: Sequence[str] = ()
+    image_shape: tuple[int, ...] | None = None
+
+
+Loader = TypeVar("Loader", bound=Callable)
+
+
+def published(describe: Callable[..., Published]) -> Callable[[Loader], Loader]:
+    """Decorate a loader of a dataset that has to be fetched: `describe(**options)` tells its size beforehand.
+
+    `offramp plan` estimates a study by it where the dataset is not there yet. Loaders that fetch nothing need none.
+    """
+
+    def decorate(loader: Loader) -> Loader:
+        loader.published = describe
+        return loader
+
+    return decorate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from offramp.datasets.base import InMemoryDataset
+from offramp.datasets.base import InMemoryDataset, Published, published
 from offramp.datasets.download import data_folder, fetch, read_checked, read_tar
 
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -50,6 +50,11 @@ ARCHIVES = {  # mean and std: as in MSDNet's code
 }
 
 
+def _published(name: str) -> Published:
+    return Published({"train": 50_000, "test": 10_000}, ARCHIVES[name].classes, [ARCHIVES[name].name], (3, 32, 32))
+
+
+@published(lambda **_: _published("cifar10"))
 def load_cifar10(shift: int = 4) -> InMemoryDataset:
     """50,000 images to train and 10,000 to test, of ten classes; fetched once, moved and mirrored to augment.
 
@@ -66,6 +71,7 @@ def load_cifar10(shift: int = 4) -> InMemoryDataset:
     return load_cifar("cifar10", shift)
 
 
+@published(lambda **_: _published("cifar100"))
 def load_cifar100(shift: int = 4) -> InMemoryDataset:
     """As CIFAR-10, of a hundred classes: the fine labels.
 

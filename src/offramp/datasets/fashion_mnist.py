@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from offramp.datasets.base import InMemoryDataset
+from offramp.datasets.base import InMemoryDataset, Published, published
 from offramp.datasets.download import data_folder, fetch, read_checked
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -37,6 +37,7 @@ PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 
 
+@published(lambda **_: Published({"train": 60_000, "test": 10_000}, 10, list(FILES), (1, 28, 28)))
 def load_fashion_mnist(shift: int = 2) -> InMemoryDataset:
     """60,000 images to train and 10,000 to test, fetched once: from the Debian package, else from the source.
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from offramp.datasets.base import TextDataset
+from offramp._registry import find
+from offramp.datasets.base import Published, TextDataset, published
 from offramp.datasets.download import data_folder, fetch, read_checked
 from offramp.datasets.text import read_table, text_dataset
 
@@ -102,6 +103,23 @@ TASKS = {  # labels are in the order of the GLUE of Hugging Face
 }
 
 
+SIZES = {  # samples to train, and in the development set
+    "sst2": (67_349, 872),
+    "mnli": (392_702, 9_815),
+    "rte": (2_490, 277),
+    "qnli": (104_743, 5_463),
+    "qqp": (363_846, 40_430),
+    "mrpc": (3_668, 408),
+    "cola": (8_551, 1_043),
+}
+
+
+def _published(*, task: str, **_) -> Published:
+    pools = dict(zip(("train", "test"), SIZES[task]))
+    return Published(pools, len(TASKS[task].classes), [Path(file).name for file in TASKS[task].files])
+
+
+@published(_published)
 def load_glue(
     task: str, tokenizer: str = "bert-base-uncased", max_tokens: int = 128, matched: bool = True
 ) -> TextDataset:
@@ -132,11 +150,9 @@ def load_glue(
     """
     if task == "stsb":
         raise ValueError("glue: stsb has scores, not classes (regression), which no exit policy here is for")
-    if task not in TASKS:
-        raise ValueError(f"glue: unknown task {task!r}: expected one of {', '.join(TASKS)}")
+    about = find(TASKS, "task of glue", task)
     if not matched and task != "mnli":
         raise ValueError(f"glue: matched: {task} has one dev set, only mnli has another")
-    about = TASKS[task]
     if not matched:
         about = replace(about, test="MNLI/dev_mismatched.tsv")
     pools = read_mrpc(about) if about.ids else read_archive(about)

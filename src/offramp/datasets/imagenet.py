@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from offramp.datasets.base import ImageDataset
+from offramp.datasets.base import ImageDataset, Published, published
 from offramp.datasets.download import data_folder
 
 FOLDERS = {"train": "train", "test": "val"}  # of the pools: the validation set is what everybody reports
@@ -50,6 +50,14 @@ def _steps(kind: Literal["augment", "centre"], size: int, mean: tuple[float, ...
     return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
+def _published(*, folder: str | None, prepare: str | None, size: int, classes: int, **_) -> Published:
+    train, val = 1_281_167, 50_000
+    pools = {"all": {"train": train, "val": val}[folder]} if folder else {"train": train, "test": val}
+    size = preparation_of(prepare)[0] if prepare else size
+    return Published(pools, classes, [], (3, size, size))
+
+
+@published(_published)
 def load_imagenet(
     root: str | None = None,
     size: int = 224,

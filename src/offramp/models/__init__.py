@@ -2,27 +2,28 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from offramp.models.base import INPUTS, LayeredModel, MultiExitModel
-from offramp.models.encoder import Encoder
-from offramp.models.huggingface import HuggingFace
-from offramp.models.msdnet import MSDNet
-from offramp.models.timm import Timm
-from offramp.models.vit import ViT
+from offramp._registry import check_options, find, load
 
-__all__ = ["MODELS", "LayeredModel", "MultiExitModel", "build_model"]
+if TYPE_CHECKING:
+    from offramp.models.base import MultiExitModel
 
-MODELS: dict[str, Callable[..., MultiExitModel]] = {
-    "encoder": Encoder,
-    "huggingface": HuggingFace,
-    "msdnet": MSDNet,
-    "timm": Timm,
-    "vit": ViT,
+__all__ = ["MODELS", "SINGLE_EXIT", "build_model"]
+
+# Module and class of each model. They are imported when they are built: this module itself needs no torch.
+MODELS: dict[str, "str | Callable[..., MultiExitModel]"] = {
+    "encoder": "encoder:Encoder",
+    "huggingface": "huggingface:HuggingFace",
+    "msdnet": "msdnet:MSDNet",
+    "timm": "timm:Timm",
+    "vit": "vit:ViT",
 }
+SINGLE_EXIT = ("huggingface", "timm")  # models that answer once: cascades are made of them
+INPUTS = {"image_shape": "images", "vocabulary": "texts"}  # what a model asks of its inputs, and which these are
 
 
-def build_model(name: str, *, classes: int, **options: Any) -> MultiExitModel:
+def build_model(name: str, *, classes: int, **options: Any) -> "MultiExitModel":
     """Build the model called `name`.
 
     Parameters
@@ -41,12 +42,8 @@ def build_model(name: str, *, classes: int, **options: Any) -> MultiExitModel:
         If the model or one of its options is unknown, where the message lists the known ones; if the model takes
         other inputs.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
-    model = MODELS[name]
-    known = model.options()
-    if unknown := [option for option in options if option not in known and option not in INPUTS]:
-        raise ValueError(f"{name}: unknown option {', '.join(unknown)}: expected some of {', '.join(known)}")
+    model = load(find(MODELS, "model", name), __name__)
+    check_options(name, [option for option in options if option not in INPUTS], model.options())
     given, taken = (
         [f"{kind} ({key})" for key, kind in INPUTS.items() if key in keys]
         for keys in (options, inspect.signature(model).parameters)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from offramp.datasets.base import Vocabulary
+from offramp.models import INPUTS
+
 
 # What a dataset may have: the constructor's argument that tells a model about it
-INPUTS = {"image_shape": "images", "vocabulary": "texts"}
-
-
 class MultiExitModel(nn.Module, ABC):
     """A classifier that answers at `n_exits` places, each later and dearer than the one before.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from offramp._registry import find
 from offramp.models.base import MultiExitModel
 
 # How often each first layer halves the image
@@ -178,9 +179,7 @@ class MSDNet(MultiExitModel):
         self, *, classes: int, image_shape: tuple[int, int, int], preset: str = "cifar-small", **changes: Any
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"msdnet: unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
-        config = self.config = replace(PRESETS[preset], **changes)
+        config = self.config = replace(find(PRESETS, "preset of msdnet", preset), **changes)
         self.n_exits = config.exits
         positions = _head_positions(config, image_shape)
         self.first = _FirstLayer(config, image_shape[0])

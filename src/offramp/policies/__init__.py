@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from offramp._io.arrays import open_arrays, save_arrays
+from offramp._registry import check_options, find
 from offramp.policies.base import Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
@@ -36,13 +37,9 @@ def make_policy(name: str, /, **options: Any) -> Policy:
     ValueError
         If the name or an option is unknown (the known ones are listed) or a value is out of its range.
     """
-    if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}")
-    known = [field.name for field in fields(POLICIES[name])]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
-    return POLICIES[name](**options)
+    policy = find(POLICIES, "policy", name)
+    check_options(name, options, [field.name for field in fields(policy)])  # type: ignore[arg-type]
+    return policy(**options)
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:

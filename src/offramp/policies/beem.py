@@ -1,7 +1,7 @@
 """BEEM: exits as experts, whose confidences add up for as long as neighbours agree (arXiv 2502.00745)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -41,7 +41,6 @@ class _BEEM(Policy):
 
     score: Literal["max_softmax", "margin"]
     on_disagree: OnDisagree
-    scale: ClassVar[str]  # the option that is λ
 
     paper = "BEEM (ICLR 2025, arXiv 2502.00745)"
 
@@ -71,7 +70,7 @@ class BEEMC(_BEEM):
     on_disagree: OnDisagree = "own"
     score: Literal["max_softmax", "margin"] = "max_softmax"
 
-    name, scale = "beem-c", "cost_weight"
+    name = "beem-c"
     rule = "the confidences of the exits that agree in a row, each times its depth, sum to ≥ δ"
 
     def _weights(self, record: ExitRecord) -> np.ndarray:
@@ -97,7 +96,7 @@ class BEEMA(_BEEM):
     on_disagree: OnDisagree = "own"
     score: Literal["max_softmax", "margin"] = "max_softmax"
 
-    name, scale = "beem-a", "accuracy_weight"
+    name = "beem-a"
     rule = "the confidences of the exits that agree in a row, each times its accuracy on validation, sum to ≥ δ"
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offramp.policies.base import Policy
+from offramp.policies.newton import minimise
 from offramp.records import ExitRecord
 from offramp.records.confidence import MEASURES
-
-STEPS = 100
-TOLERANCE = 1e-9  # nats: what another step could still gain
 
 
 @dataclass
@@ -107,12 +105,14 @@ class LearnedDeferral(Policy):
         return {"measures": used, "mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
+        from scipy.special import expit
+
         used, mean, scale, weights, cost = (self.state[n] for n in ("measures", "mean", "scale", "weights", "cost"))
         signal = np.zeros(record.prediction.shape)  # (N, L)
         for i in range(record.n_exits - 1):
             x = _standardised(_shown(record, i, used), mean[i], scale[i])  # (F + 1, N)
             # Not by BLAS, whose rounding of a sample depends on how many there are
-            chance = _logistic((weights[i, i:, :, None] * x).sum(axis=1))  # (L − i, N): P_i … P_L
+            chance = expit((weights[i, i:, :, None] * x).sum(axis=1))  # (L − i, N): P_i … P_L
             price = (cost[i + 1 :] - cost[i]) / cost[-1]  # (L − i − 1,)
             signal[:, i] = -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
         return signal
@@ -133,29 +133,21 @@ def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray
     -------
     ndarray of shape (K,)
     """
+    from scipy.special import expit
+
     centre = np.zeros(len(x))
     centre[-1] = np.log((right.sum() + 0.5) / ((~right).sum() + 0.5))
 
-    def loss(at):
-        z = np.einsum("k,kn->n", at, x)
-        return np.logaddexp(0, z).sum() - z[right].sum() + penalty / 2 * np.sum((at - centre) ** 2)
-
-    at = centre
-    for _ in range(STEPS):
-        chance = _logistic(np.einsum("k,kn->n", at, x))  # (N,)
-        gradient = np.einsum("kn,n->k", x, chance - right) + penalty * (at - centre)
+    def derivatives(at):
+        # Not by BLAS, whose rounding of a sample depends on how many there are
+        z = np.einsum("k,kn->n", at, x)  # (N,)
+        chance, away = expit(z), at - centre
+        loss = np.logaddexp(0, z).sum() - z[right].sum() + penalty / 2 * np.sum(away**2)
+        gradient = np.einsum("kn,n->k", x, chance - right) + penalty * away
         hessian = np.einsum("kn,ln->kl", x * (chance * (1 - chance)), x) + penalty * np.eye(len(x))
-        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]  # collinear and hardly penalised is singular
-        if gradient @ step <= TOLERANCE:
-            return at - step
-        before = loss(at)
-        for size in 0.5 ** np.arange(30):
-            if loss(at - size * step) < before:
-                break
-        else:
-            return at  # as low as floats tell
-        at = at - size * step
-    return at
+        return loss, gradient, hessian
+
+    return minimise(derivatives, centre)
 
 
 def _shown(record: ExitRecord, i: int, used: np.ndarray) -> np.ndarray:
@@ -168,7 +160,3 @@ def _shown(record: ExitRecord, i: int, used: np.ndarray) -> np.ndarray:
 def _standardised(shown: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """(F, N) → (F + 1, N), ones at the end."""
     return np.vstack([(shown - mean[:, None]) / scale[:, None], np.ones(shown.shape[1])])
-
-
-def _logistic(z: np.ndarray) -> np.ndarray:
-    return (1 + np.tanh(z / 2)) / 2  # which does not overflow

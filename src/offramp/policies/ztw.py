@@ -1,18 +1,16 @@
 """Zero Time Waste: each exit answers together with all that came before it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from offramp.policies.base import Policy
+from offramp.policies.newton import Derivatives, minimise
 from offramp.records import ExitRecord
 from offramp.records.confidence import BLOCK_BYTES, confidences
 
 PENALTY = 1e-4  # on squared distance from equal weights and no bias: what the data leave open stays finite
-STEPS = 100
-TOLERANCE = 1e-9  # nats: what another step could still gain
 
 
 @dataclass
@@ -61,6 +59,8 @@ class ZTW(Policy):
 
     def _answers(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
         """The ensembles' classes and their probabilities, (N, L) each."""
+        from scipy.special import softmax
+
         logits = record.needed_logits(self.name)  # (N, L, C)
         weights = self.state["weights"].astype(np.float32)  # (L, L)
         answers, probability = np.empty_like(record.prediction), np.empty(record.prediction.shape)
@@ -72,7 +72,7 @@ class ZTW(Policy):
                 together = weights @ members + self.state["bias"].astype(np.float32)  # (n, L, C)
                 answers[rows], probability[rows], *_ = confidences(together)
             else:
-                together = weights @ _softmax(members)
+                together = weights @ softmax(members, axis=-1)
                 answers[rows] = together.argmax(axis=-1)
                 probability[rows] = _of_class(together, answers[rows])
         return answers, probability
@@ -86,11 +86,6 @@ def _below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Logits (n, L, C) less those of the predicted classes, float32: ln p but for a constant, which cancels."""
     wide = logits.astype(np.float32) if logits.dtype == np.float16 else logits
     return (wide - _of_class(wide, prediction)[..., None]).astype(np.float32, copy=False)
-
-
-def _softmax(members: np.ndarray) -> np.ndarray:
-    p = np.exp(members)
-    return p / p.sum(axis=-1, keepdims=True)
 
 
 def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,10 +115,12 @@ def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarra
 
 
 def _fit_arithmetic(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    from scipy.special import softmax
+
     n_samples, n_exits, _ = logits.shape
     of_label = np.empty((n_exits, n_samples))  # each exit's probability of the true class
     for j in range(n_exits):
-        of_label[j] = _of_class(_softmax(_below_top(logits[:, j], prediction[:, j])), labels)
+        of_label[j] = _of_class(softmax(_below_top(logits[:, j], prediction[:, j]), axis=-1), labels)
     of_label = np.maximum(of_label, np.finfo(np.float32).tiny)
     weights = np.zeros((n_exits, n_exits))
 
@@ -152,43 +149,12 @@ def _with_one_more(weights: np.ndarray) -> np.ndarray:
     return np.append(weights * (k - 1) / k, weights.sum() / k) if k > 1 else np.ones(1)
 
 
-Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
-
-
 def _minimise(derivatives: Derivatives, centre: np.ndarray, start: np.ndarray, bounded: int) -> np.ndarray:
-    """Where a convex loss plus the penalty is least, by projected Newton (Bertsekas, 1982).
-
-    Parameters
-    ----------
-    derivatives : callable
-        Of a point (d,): the loss, its gradient (d,) and its hessian (d, d).
-    centre : ndarray of shape (d,)
-        Where the penalty is 0.
-    start : ndarray of shape (d,)
-    bounded : int
-        How many coordinates, the first ones, are to be ≥ 0.
-    """
+    """Where a convex loss plus the penalty, which is 0 at `centre`, is least; `bounded` weights are ≥ 0."""
 
     def penalised(at):
         loss, gradient, hessian = derivatives(at)
         away = at - centre
         return loss + PENALTY / 2 * away @ away, gradient + PENALTY * away, hessian + PENALTY * np.eye(len(at))
 
-    can_be_held = np.arange(len(start)) < bounded
-    at, (loss, gradient, hessian) = start, penalised(start)
-    for _ in range(STEPS):
-        free = ~(can_be_held & (at <= TOLERANCE) & (gradient > 0))  # the others are held at 0
-        step = gradient.copy()
-        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
-        if gradient[free] @ step[free] <= TOLERANCE:
-            break
-        for size in 0.5 ** np.arange(30):
-            trial = at - size * step
-            trial[can_be_held] = np.maximum(trial[can_be_held], 0)
-            found = penalised(trial)
-            if found[0] < loss:
-                break
-        else:
-            break  # as low as floats tell
-        at, (loss, gradient, hessian) = trial, found
-    return at
+    return minimise(penalised, start, bounded)

@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from offramp._registry import check_options, load
 from offramp.reports.labels import title_and_caption
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Entry:
 
     def load(self) -> "Callable | Table":
         """The function that draws the figure, or the `Table`. Its module is imported only now."""
-        return getattr(import_module(f"offramp.{self.module}"), self._source[1])
+        return load(":".join(self._source), __package__)
 
     @property
     def function(self) -> Callable:
@@ -76,15 +76,9 @@ class Entry:
         ValueError
             If an option is unknown or missing, or an input is missing or another.
         """
-        _, *known = inspect.signature(self.function).parameters.values()
-        what = f"{self.kind} {self.name}"
-        for option in options:
-            if option not in {parameter.name for parameter in known}:
-                names = ", ".join(parameter.name for parameter in known)
-                raise ValueError(f"{what} has no option {option!r}; it has {names or 'none'}")
-        for parameter in known:
-            if parameter.default is parameter.empty and parameter.name not in options:
-                raise ValueError(f"{what} needs {parameter.name}")
+        _, *taken = inspect.signature(self.function).parameters.values()
+        required = [option.name for option in taken if option.default is option.empty]
+        check_options(f"{self.kind} {self.name}", options, [option.name for option in taken], required)
         return self.function(files, **options)
 
     def write(self, files: Sequence[Path], out: Path, **options: Any) -> None:
@@ -151,13 +145,6 @@ TABLES = _catalogue(
     _table("seconds", "seconds"),
     _table("public-zoo", "public models"),
 )
-
-
-def find(entries: Mapping[str, Entry], kind: str, name: str) -> Entry:
-    """The entry of that name; a ValueError lists the known ones."""
-    if name not in entries:
-        raise ValueError(f"unknown {kind} {name!r}; expected one of {', '.join(entries)}")
-    return entries[name]
 
 
 def shown(

@@ -31,7 +31,7 @@ _POLICIES = {
 }
 _MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
 # Of a search: what fronts are made of, in the order of print, too, and the variants that read otherwise
-KINDS = {
+FRONT_NAMES = {
     "single": "single models",
     "pair": "pairs",
     "triple": "triples",

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from offramp.datasets import DATASETS
+from offramp.models import MODELS, SINGLE_EXIT
 from offramp.policies import Policy, make_policy
-
-SINGLE_EXIT = ("huggingface", "timm")  # kinds of models that answer once: cascades are made of them
 
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
@@ -113,6 +113,11 @@ def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
 
 def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
     models, systems = study["models"], systems_of(study)
+    registered = [("dataset.name", study["dataset"]["name"], DATASETS)]
+    registered += [(f"models.{name}.model", options["model"], MODELS) for name, options in models.items()]
+    for where, name, registry in registered:
+        if name not in registry:
+            yield f"{where} is {name!r}: expected one of {', '.join(registry)}"
     if not systems:
         yield "models answer once, all of them: expected a model of several exits, or cascades of these"
     for factor, variants in study["sensitivity"].get("factors", {}).items():

@@ -26,17 +26,16 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from offramp._registry import load
 from offramp.comparison.cascades import VARIANTS
-from offramp.datasets import DATASETS, Dataset, InMemoryDataset, Samples, TextDataset, load_dataset, make_splits
+from offramp.datasets import DATASETS, load_dataset
+from offramp.datasets.base import Dataset, InMemoryDataset, Samples, TextDataset
 from offramp.datasets.batches import batches_in_order
-from offramp.datasets.cifar import ARCHIVES
 from offramp.datasets.download import data_folder
-from offramp.datasets.fashion_mnist import FILES
-from offramp.datasets.glue import TASKS
-from offramp.datasets.imagenet import preparation_of
-from offramp.datasets.reviews import FILE
+from offramp.datasets.splits import make_splits
 from offramp.datasets.text import tokenize
-from offramp.models import MultiExitModel, build_model
+from offramp.models import build_model
+from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
 from offramp.training.device import default_device, torch_settings
@@ -265,49 +264,6 @@ def start_up(*modules: str) -> float:
 # Datasets
 
 
-class Known(NamedTuple):
-    """A dataset that may have to be fetched first."""
-
-    pools: Mapping[str, int]
-    classes: int
-    files: Sequence[str] = ()  # in the data folder, once they are fetched
-    image_shape: tuple[int, ...] | None = None  # None: texts
-
-
-GLUE = {  # samples to train and in the dev set
-    "sst2": (67_349, 872),
-    "mnli": (392_702, 9_815),
-    "rte": (2_490, 277),
-    "qnli": (104_743, 5_463),
-    "qqp": (363_846, 40_430),
-    "mrpc": (3_668, 408),
-    "cola": (8_551, 1_043),
-}
-
-
-def known(name: str, options: Mapping[str, Any]) -> Known | None:
-    """What is known of a dataset that may have to be fetched; None of others, whose loaders fetch nothing."""
-    match name:
-        case "fashion_mnist":
-            return Known({"train": 60_000, "test": 10_000}, 10, list(FILES), (1, 28, 28))
-        case "cifar10" | "cifar100":
-            archive = ARCHIVES[name]
-            return Known({"train": 50_000, "test": 10_000}, archive.classes, [archive.name], (3, 32, 32))
-        case "imagenet":
-            images = {"train": 1_281_167, "val": 50_000}
-            folder = options.get("folder")
-            pools = {"all": images[folder]} if folder else {"train": images["train"], "test": images["val"]}
-            size = preparation_of(options["prepare"])[0] if options.get("prepare") else options["size"]
-            return Known(pools, options["classes"], [], (3, size, size))
-        case "reviews":
-            return Known({"all": 10_605}, 2, FILE[:1])
-        case "glue" if options["task"] in GLUE:
-            task = TASKS[options["task"]]
-            pools = dict(zip(("train", "test"), GLUE[options["task"]]))
-            return Known(pools, len(task.classes), [Path(file).name for file in task.files])
-    return None
-
-
 def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]]:
     """The study's dataset if it is here, the CPU-seconds that loading it took, and what to know about it.
 
@@ -315,8 +271,9 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]
     texts all of `max_tokens`.
     """
     name, given = settings["name"], {key: value for key, value in settings.items() if key != "name"}
-    options = {key: option.default for key, option in inspect.signature(DATASETS[name]).parameters.items()} | given
-    expected = known(name, options)
+    loader = load(DATASETS[name], "offramp.datasets")
+    options = {key: option.default for key, option in inspect.signature(loader).parameters.items()} | given
+    expected = loader.published(**options) if hasattr(loader, "published") else None
     begin = clock()
     if expected is None or all((data_folder(name) / file).exists() for file in expected.files):
         try:

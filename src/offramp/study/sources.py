@@ -7,14 +7,13 @@ from pathlib import Path
 
 # These hold no results: an edit there must not train a model again
 WITHOUT_RESULTS = ("offramp.cli", "offramp._io", "offramp.datasets.download", "offramp.reports.catalogue")
-REGISTRIES = ("offramp.datasets", "offramp.models")  # they import every dataset and model; a job uses one of each
 
 
 def sources(*modules: str, root: str | Path = "src") -> list[str]:
     """The source files of some modules of the package, and of all that they import from it.
 
-    The `__init__` of a package is followed but not listed, because it only registers or re-exports; those of
-    `REGISTRIES` are not followed. What is imported inside functions counts too.
+    The `__init__` of a package is followed but not listed, because it only registers or re-exports. What is imported
+    inside functions counts too; what is imported by a registry's strings does not.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ def sources(*modules: str, root: str | Path = "src") -> list[str]:
     waiting, found = [f"offramp.{module}" for module in modules], {}
     while waiting:
         module = waiting.pop()
-        if module in found or module in REGISTRIES or any(f"{module}.".startswith(f"{no}.") for no in WITHOUT_RESULTS):
+        if module in found or any(f"{module}.".startswith(f"{no}.") for no in WITHOUT_RESULTS):
             continue
         path = _file(module, Path(root))
         if path is None:

@@ -13,21 +13,21 @@ from torch import Tensor, distributed
 from offramp.datasets.batches import ShuffledBatches
 
 
-class Place(NamedTuple):
+class ProcessRank(NamedTuple):
     """Which of how many processes this one is."""
 
     rank: int
     processes: int
 
 
-def place() -> Place:
+def process_rank() -> ProcessRank:
     if not distributed.is_initialized():
-        return Place(0, 1)
-    return Place(distributed.get_rank(), distributed.get_world_size())
+        return ProcessRank(0, 1)
+    return ProcessRank(distributed.get_rank(), distributed.get_world_size())
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started are joined; those that are joined already stay so."""
     several = distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
     join = several and not distributed.is_initialized()
@@ -43,7 +43,7 @@ def joined(device: torch.device) -> Iterator[None]:
 @contextmanager
 def first_before_others() -> Iterator[None]:
     """The block in the first process, and only then in the others."""
-    rank, processes = place()
+    rank, processes = process_rank()
     if rank > 0:
         distributed.barrier()
     yield
@@ -51,23 +51,23 @@ def first_before_others() -> Iterator[None]:
         distributed.barrier()
 
 
-def of_all(values: Tensor) -> Tensor:
+def gathered(values: Tensor) -> Tensor:
     """The values of all processes, one process behind the other."""
-    if place().processes == 1:
+    if process_rank().processes == 1:
         return values
-    parts = [values] * place().processes
+    parts = [values] * process_rank().processes
     distributed.all_gather_object(parts, values)
     return torch.cat(parts)
 
 
 def take_from_first(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values."""
-    if place().processes > 1:
+    if process_rank().processes > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
 
-def part(batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
+def part_of(batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
     """A process's part of a batch."""
     return np.array_split(batch, processes)[rank]
 
@@ -85,4 +85,4 @@ class Parts:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         for positions, seed in self.order:
-            yield part(positions, self.rank, self.processes), seed + self.rank
+            yield part_of(positions, self.rank, self.processes), seed + self.rank

@@ -17,11 +17,19 @@ from tqdm import tqdm
 
 from offramp._io.progress import progress_bar
 from offramp._io.writing import write_text
-from offramp.datasets import Dataset
+from offramp.datasets.base import Dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.training.checkpoints import digest, fingerprint, resume, save_checkpoint, save_weights
 from offramp.training.device import default_device, torch_settings
-from offramp.training.distributed import Parts, first_before_others, joined, of_all, part, place, take_from_first
+from offramp.training.distributed import (
+    Parts,
+    first_before_others,
+    gathered,
+    part_of,
+    process_group,
+    process_rank,
+    take_from_first,
+)
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
@@ -100,8 +108,8 @@ def train(
         If the loss is no longer finite: it names epoch and step. If there are more processes than samples in a batch.
     """
     device = torch.device(device or default_device())
-    with torch_settings(threads), joined(device):
-        rank, processes = place()
+    with torch_settings(threads), process_group(device):
+        rank, processes = process_rank()
         train_set = dataset.samples(splits, "train", augment=True)
         validation_set = dataset.samples(splits, "validation")
         order = ShuffledBatches(len(train_set), options.batch_size, seed, train_set.lengths)
@@ -113,13 +121,13 @@ def train(
                 f"{processes} processes; start fewer"
             )
         train_batches = batch_loader(SeededSamples(train_set), Parts(order, rank, processes), workers, device)
-        validation_parts = [part(batch, rank, processes) for batch in in_order]
+        validation_parts = [part_of(batch, rank, processes) for batch in in_order]
         validation_batches = batch_loader(validation_set, validation_parts, workers, device)
         parameters = {
             **(parameters or {}),
             "dataset": dataset.name,
             "splits": digest(splits),
-            "training": options.told(),
+            "training": options.recorded(),
             "seed": seed,
             **({"processes": processes} if processes > 1 else {}),
         }
@@ -174,7 +182,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
 
 def for_steps(model: nn.Module, options: TrainingOptions) -> nn.Module:
     """The model as training steps call it: over all processes, and compiled if the options say so."""
-    if place().processes > 1:
+    if process_rank().processes > 1:
         model = DistributedDataParallel(model)
     return torch.compile(model) if options.compile else model
 
@@ -205,7 +213,7 @@ def train_epoch(
         loss = joint_loss(exit_losses(logits, labels, options.distillation), options.exit_weights)
         optimizer.zero_grad()
         # The processes' gradients are averaged as if all had as many samples; alone, this is 1
-        (loss * (place().processes * len(labels) / size)).backward()
+        (loss * (process_rank().processes * len(labels) / size)).backward()
         optimizer.step()
         losses.append(loss.detach())
         counts.append(len(labels))
@@ -221,7 +229,7 @@ def train_epoch(
             f"training diverged: loss {losses[step]} in epoch {epoch + 1}, "
             f"step {step + 1} of {len(batches)}, expected finite numbers"
         )
-    return float(np.average(of_all(losses), weights=of_all(torch.tensor(counts))))
+    return float(np.average(gathered(losses), weights=gathered(torch.tensor(counts))))
 
 
 @torch.inference_mode()
@@ -238,7 +246,7 @@ def _validate(
         labels = labels.to(device, non_blocking=True)  # (B,)
         losses.append(exit_losses(logits, labels, options.distillation))
         correct.append(logits.argmax(2) == labels[:, None])
-    loss = joint_loss(of_all(torch.cat(losses).cpu().double()), options.exit_weights).item()
+    loss = joint_loss(gathered(torch.cat(losses).cpu().double()), options.exit_weights).item()
     if not math.isfinite(loss):
         raise ValueError(f"training diverged: validation loss {loss} after epoch {epoch + 1}, expected a finite one")
-    return loss, of_all(torch.cat(correct).cpu().double()).mean(0).tolist()
+    return loss, gathered(torch.cat(correct).cpu().double()).mean(0).tolist()

@@ -89,7 +89,7 @@ class TrainingOptions:
         """Whether the model computes in bfloat16 there."""
         return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
-    def told(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """What is kept with the weights: of the later options only those in use, so that earlier runs stay the same."""
         unused = [("distillation", 0.0), ("precision", "auto"), ("compile", False)]
         return {name: value for name, value in asdict(self).items() if (name, value) not in unused}

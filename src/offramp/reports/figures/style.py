@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from offramp._io.writing import whole_file
-from offramp.reports.labels import KINDS, in_order, policy_name
+from offramp.reports.labels import FRONT_NAMES, in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches, widths of a journal page
 
@@ -97,10 +97,10 @@ def policy_styles(labels: Iterable[str]) -> dict[str, PolicyStyle]:
 
 # Of the fronts of a search
 KIND_STYLES = {
-    "pair": PolicyStyle(KINDS["pair"], VERMILLION, "o", "-"),
-    "triple": PolicyStyle(KINDS["triple"], BLUE, "D", (0, (5, 1.2))),
-    "random": PolicyStyle(KINDS["random"], GREY, "x", ":"),
-    "oracle": PolicyStyle(KINDS["oracle"], GREEN, "*", "-."),
+    "pair": PolicyStyle(FRONT_NAMES["pair"], VERMILLION, "o", "-"),
+    "triple": PolicyStyle(FRONT_NAMES["triple"], BLUE, "D", (0, (5, 1.2))),
+    "random": PolicyStyle(FRONT_NAMES["random"], GREY, "x", ":"),
+    "oracle": PolicyStyle(FRONT_NAMES["oracle"], GREEN, "*", "-."),
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from offramp.comparison.bootstrap import with_interval
 from offramp.reports.labels import in_order, policy_name, system_name
 from offramp.reports.loading import chosen_policies, read_tables, sort
 from offramp.reports.tables import duels
@@ -20,7 +21,6 @@ _CLAIMS = {
 }
 # Columns for the rivals of claim 2, in the order of the duels' verdicts, and how they read
 _RIVALS = {"beaten": "more accurate than", "beaten_by": "less accurate than", "open": "undecided against"}
-_ENDINGS = ("", "_sd", "_low", "_high")
 
 
 def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.DataFrame:
@@ -51,8 +51,7 @@ def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.
         verdict_1(row.speedup_low, row.speedup_high, row.loss_low, row.loss_high) for row in first.itertuples()
     ]
     second = [_against_all(system, rows) for system, rows in _of_best(fought).groupby("system", sort=False)]
-    estimates = [f"{number}{ending}" for number in ("speedup", "loss") for ending in _ENDINGS]
-    columns = ["claim", "system", "policy", "verdict", *estimates, "worse", *_RIVALS]
+    columns = ["claim", "system", "policy", "verdict", *with_interval("speedup", "loss"), "worse", *_RIVALS]
     return pd.concat([first, pd.DataFrame(second)], ignore_index=True).reindex(columns=columns)
 
 

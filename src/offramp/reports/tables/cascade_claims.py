@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offramp.reports.labels import KINDS, band_name, variant_name
+from offramp.reports.labels import FRONT_NAMES, band_name, variant_name
 from offramp.reports.loading import of_bands, read_tables
 from offramp.reports.tables.claims import how_often
-from offramp.reports.tables.writing import Table, cell
+from offramp.reports.tables.writing import Table, as_shown, cell
 
 _CLAIMS = {
     1: "cascades of two models need less compute than single models at equal accuracy, those of three still less, and "
@@ -29,8 +29,7 @@ _NUMBERS = {
     "rank correlation": (1, 2, "+", "with the ratio of costs"),
     "difference": (100, 2, "+", ""),
 }
-_ENDINGS = ("", "_low", "_high", "_sd")
-_VALUE = [f"value{ending}" for ending in _ENDINGS]
+_VALUE = as_shown("value")
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
@@ -64,7 +63,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     ]
     rows += [*_of_measures(measures, base), *_of_contrasts(measures)]
     columns = ["claim", "part", "low", "high", "verdict", "number", "wanted", "bound"]
-    columns += [*(f"estimate{ending}" for ending in _ENDINGS), "beside"]
+    columns += [*as_shown("estimate"), "beside"]
     table = pd.DataFrame(rows).reindex(columns=columns).sort_values("claim", kind="stable", ignore_index=True)
     table["verdict"] = [
         verdict(row.estimate_low, row.estimate_high, row.wanted, row.bound) for row in table.itertuples()
@@ -80,7 +79,7 @@ def verdict(low: float, high: float, wanted: str, bound: float) -> str:
 
 
 def _row(claim: int, part: str, number: str, estimate: Sequence[float], wanted: str, bound: float, **more) -> dict:
-    ends = dict(zip((f"estimate{ending}" for ending in _ENDINGS), estimate))
+    ends = dict(zip(as_shown("estimate"), estimate))
     return {"claim": claim, "part": part, "number": number, "wanted": wanted, "bound": bound, **ends, **more}
 
 
@@ -88,7 +87,7 @@ def _of_band(of_band: pd.DataFrame, base: str) -> Iterator[dict]:
     pairs = of_band[(of_band["variant"] == base) & (of_band["mean"] == "arithmetic")].set_index(["kind", "front"])
     for front, name in (("step", "step"), ("interpolated", "log-interpolated")):
         if ("pair", front) in pairs.index:
-            estimate = pairs.loc[("pair", front), [f"reduction{ending}" for ending in _ENDINGS]]
+            estimate = pairs.loc[("pair", front), as_shown("reduction")]
             by_chance = pairs["reduction"].get(("random", front), np.nan)
             yield _row(1, f"pairs, {name} front", "reduction", estimate, "above", 1.0, beside=by_chance)
 
@@ -100,7 +99,7 @@ def _of_measures(measures: pd.DataFrame, base: str) -> Iterator[dict]:
         if np.isnan(row["value"]):
             continue
         if quantity == "dominated_share":
-            yield _row(1, f"front that {KINDS[kind]} beat", "share", estimate, "above", 0.5)
+            yield _row(1, f"front that {FRONT_NAMES[kind]} beat", "share", estimate, "above", 0.5)
         if quantity == "spearman_accuracy_difference":
             with_size = of_base["value"].get(("spearman_size_ratio", kind), np.nan)
             part = "exit rate with accuracy difference"
@@ -129,7 +128,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     evidence = []
     for row in numbers.itertuples():
         scale, digits, sign, label = _NUMBERS[row.number]
-        shown = [scale * getattr(row, f"estimate{ending}") for ending in _ENDINGS]
+        shown = [scale * getattr(row, column) for column in as_shown("estimate")]
         unit = {100: " points" if sign else " %"}.get(scale, "")
         text = f"{row.number} {cell(*shown, digits=digits, sign=sign)}{unit}, {row.wanted} {scale * row.bound:g}{unit}?"
         if not np.isnan(row.beside):

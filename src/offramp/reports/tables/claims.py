@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from offramp.comparison.bootstrap import with_interval
 from offramp.reports.labels import policy_name, system_name
 from offramp.reports.loading import chosen_policies, read_tables, sort
 from offramp.reports.tables.writing import Table, cells
@@ -69,10 +70,8 @@ def verdict_2(low: float, high: float) -> str:
 
 
 def _estimate(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    endings = ("", "_sd", "_low", "_high")
-    ratio = ["cost_ratio", "cost_ratio_sd", "cost_ratio_low", "cost_ratio_high"]
-    table = table.rename(columns={f"{name}{ending}": f"estimate{ending}" for ending in endings})
-    estimate = [f"estimate{ending}" for ending in endings]
+    estimate, ratio = with_interval("estimate"), with_interval("cost_ratio")
+    table = table.rename(columns=dict(zip(with_interval(name), estimate)))
     return table.reindex(
         columns=["claim", "small", "system", "policy", *estimate, *ratio, "error", "short", "baseline_short"]
     )

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from offramp.comparison.bootstrap import with_interval
 from offramp.reports.labels import policy_name, system_name
 from offramp.reports.loading import read_tables, sort
 from offramp.reports.tables.writing import Table, cell, cells
 
 _CHOICES = {"shared": "shared", "overall": "per exit, overall", "same_samples": "per exit, same samples"}
-_MEASURED = [f"{number}{ending}" for number in ("speedup", "loss") for ending in ("", "_sd", "_low", "_high")]
+_MEASURED = with_interval("speedup", "loss")
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:

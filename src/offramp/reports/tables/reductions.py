@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.reports.labels import KINDS, band_name, variant_name
+from offramp.reports.labels import FRONT_NAMES, band_name, variant_name
 from offramp.reports.loading import of_bands, of_base, read_tables
 from offramp.reports.tables.writing import Table, cells
 
 # The order in print
 _ORDER = {
-    "kind": list(KINDS),
+    "kind": list(FRONT_NAMES),
     "front": ["step", "interpolated"],
     "mean": ["arithmetic", "geometric"],
     "scored_on": ["validation", "test"],
@@ -77,7 +77,7 @@ def _beside(numbers: pd.DataFrame, rows: list[str], columns: list[str]) -> pd.Da
 
 def of_kinds_readable(numbers: pd.DataFrame) -> pd.DataFrame:
     text = _beside(numbers, [*_BAND, "kind", "front"], ["mean", "scored_on"])
-    return text.assign(kind=text["kind"].map(KINDS)).rename(columns=str.capitalize)
+    return text.assign(kind=text["kind"].map(FRONT_NAMES)).rename(columns=str.capitalize)
 
 
 def of_variants_readable(numbers: pd.DataFrame) -> pd.DataFrame:

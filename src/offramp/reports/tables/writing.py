@@ -65,10 +65,14 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np
     return text.replace("-", "−")
 
 
+def as_shown(name: str) -> list[str]:
+    """The columns of a number with its interval and deviation, in the order of `cell`."""
+    return [name, f"{name}_low", f"{name}_high", f"{name}_sd"]
+
+
 def cells(table: pd.DataFrame, name: str, *, scale: float = 1.0, digits: int, sign: str = "") -> list[str]:
     """One text a row of the number `name` with its interval and its standard deviation over seeds, as far as known."""
-    columns = [f"{name}{ending}" for ending in ("", "_low", "_high", "_sd")]
-    values = table.reindex(columns=columns).to_numpy(np.float64) * scale  # (rows, 4)
+    values = table.reindex(columns=as_shown(name)).to_numpy(np.float64) * scale  # (rows, 4)
     return [cell(*row, digits=digits, sign=sign) for row in values]
 
 
