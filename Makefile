@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench lock environment unlock clean
+.PHONY: help reproduce verify reference test lint bench lock environment unlock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,15 @@ $(STAMP): requirements.lock pyproject.toml
 reproduce: $(STAMP) ## run a study to its report (STUDY=digits, CORES=all)
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "report: reports/$(STUDY)/index.html"
+	@if [ -d reports/reference/$(STUDY) ]; then $(MAKE) --no-print-directory verify; fi
+
+verify: $(STAMP) ## compare a finished report with the committed one: equal, within intervals, verdicts (STUDY=digits)
+	offramp verify reports/$(STUDY) reports/reference/$(STUDY)
+
+reference: $(STAMP) ## make a finished report the committed one (STUDY=digits)
+	rm -rf reports/reference/$(STUDY)
+	mkdir -p reports/reference/$(STUDY)
+	cd reports/$(STUDY) && cp -r figures tables *.json ../reference/$(STUDY)
 
 test: $(STAMP) ## run the tests
 	pytest

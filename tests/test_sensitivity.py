@@ -15,7 +15,8 @@ from offramp.comparison import sensitivity
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import CONTROL_NUMBERS, control, reachable
 from offramp.comparison.runs import Run
-from offramp.comparison.sensitivity import ALL, Setting, stratified_order
+from offramp.comparison.sensitivity import ALL, Setting
+from offramp.records.splitting import stratified_order
 from strategies import quick
 
 N = 60

@@ -12,7 +12,7 @@ VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.import_),
     *(calibrate.calibrate, calibrate.policies),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search),
-    *(report.figure, report.table, report.summary, report.report, report.environment),
+    *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     plan.plan,
 )
 
@@ -25,10 +25,10 @@ def cli() -> None:
     \b
     With your own model's outputs:
       offramp import outputs.npz validation.safetensors
-      offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
+      offramp judge --validation validation.safetensors --test test.safetensors --out judged/
     The verbs in the order of the pipeline: data, train, record, cascade, calibrate, evaluate, compare, sensitivity,
-    search, figure, table, summary, environment, report. `offramp policies` lists the rules, `offramp plan` tells what a
-    study costs.
+    search, figure, table, summary, environment, report, verify. `offramp policies` lists the rules, `offramp plan`
+    estimates what a study costs.
     """
 
 

@@ -1,4 +1,4 @@
-"""`offramp figure`, `table`, `summary`, `report`, `environment`: what a study shows."""
+"""`offramp figure`, `table`, `summary`, `report`, `environment`, `verify`, `judge`: what a study shows."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from offramp.cli.options import (
     OUT,
     Verb,
 )
+from offramp.records import ExitRecord
 from offramp.reports.catalogue import FIGURES, TABLES, Entry
 from offramp.reports.loading import describe
 
@@ -101,3 +102,61 @@ def environment() -> None:
     from offramp.reports.environment import environment
 
     click.echo(json.dumps(environment(), indent=2))
+
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command(cls=Verb)
+@click.argument("report", type=FOLDER)
+@click.argument("reference", type=FOLDER)
+@click.pass_context
+def verify(ctx, report, reference) -> None:
+    """Compare the tables of a finished REPORT with those of a REFERENCE, both folders of one study.
+
+    Prints how many numbers are equal, how many differ but have overlapping intervals, and which verdicts changed. The
+    exit status is 0 if all verdicts and intervals agree, else 1.
+    """
+    from offramp.reports import verifying
+
+    found = verifying.verify(report, reference)
+    click.echo(verifying.readable(found))
+    ctx.exit(not all(each.agrees for each in found.values()))
+
+
+@click.command(cls=Verb)
+@click.option("--validation", type=EXISTING, required=True, help="Record to fit policies and choose thresholds on.")
+@click.option("--test", type=EXISTING, required=True, help="Record to report on.")
+@click.option("--accuracy", type=click.FloatRange(0, 1), help="Recommend the cheapest policy of this accuracy.")
+@click.option("--cost", type=float, help="Or the most accurate policy at this mean cost, in the record's unit.")
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+def judge(validation, test, accuracy, cost, resamples, out) -> None:
+    """From your own outputs to a report: fit every policy that the records allow, compare them, recommend one.
+
+    Writes OUT/index.html with curves, reliability diagrams and the policies at matched accuracy, the fitted policies
+    and the recommended policy with its threshold. Without --accuracy and --cost, the recommended policy is the cheapest
+    that is no less accurate on validation than the last exit.
+
+    \b
+    For example:
+      offramp import validation.npz validation.safetensors
+      offramp import test.npz test.safetensors
+      offramp judge --validation validation.safetensors --test test.safetensors --out judged/
+    """
+    from offramp.reports.judging import judge
+
+    target = {"accuracy": accuracy, "cost": cost}
+    options = "".join(f" --{name} {value:g}" for name, value in target.items() if value is not None)
+    click.echo(
+        judge(
+            ExitRecord.load(validation),
+            ExitRecord.load(test),
+            out,
+            system=test.stem,
+            **target,
+            resamples=resamples,
+            command=f"offramp judge --validation {validation} --test {test}{options} --out {out}",
+            progress=True,
+        )
+    )

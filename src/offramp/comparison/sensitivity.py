@@ -13,6 +13,7 @@ from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import outcomes
 from offramp.policies import Policy, spec
 from offramp.records import ExitRecord
+from offramp.records.splitting import stratified_order
 
 ALL = "all"  # stands for the mean over systems where a system's name stands
 
@@ -147,11 +148,3 @@ def _outcomes(
         return outcomes(replace(policy).fit(validation), test, deltas)
     each = [outcomes(replace(policy, reach_threshold=delta).fit(validation), test, [delta]) for delta in deltas]
     return np.concatenate([right for right, _ in each]), np.concatenate([cost for _, cost in each])
-
-
-def stratified_order(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random order (N,) of samples of which every beginning has the classes in about their shares."""
-    order = random.permutation(len(labels))
-    of_class = pd.Series(order).groupby(labels[order])
-    place = (of_class.cumcount() + random.random(len(labels))) / of_class.transform("size")  # 0 … 1, even in each class
-    return order[np.argsort(place.to_numpy())]

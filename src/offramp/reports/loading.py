@@ -95,17 +95,18 @@ def of_bands(reductions: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def chosen_policies(asked: Sequence[str] | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The policies asked for, all of which must be known; if nobody asked, those of the default that are.
+    """The policies asked for; if nobody asked, those of the default that are known, or all if none of them is.
 
     Raises
     ------
     ValueError
-        If a policy asked for is not in the files, or none of the default is.
+        If a policy asked for is not in the files.
     """
-    labels = [label for label in default if label in known] if asked is None else list(asked)
-    if wrong := [label for label in labels or default if label not in known]:
+    if asked is None:
+        return [label for label in default if label in known] or list(known)
+    if wrong := [label for label in asked if label not in known]:
         raise ValueError(f"policy {wrong[0]!r} is not in the files; they have {', '.join(sorted(known))}")
-    return labels
+    return list(asked)
 
 
 def only_file(files: Sequence[Path], what: str) -> Path:

@@ -1,0 +1,282 @@
+"""From two records to a report: every policy that they allow, compared, and one recommended."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from offramp._io.tables import write_table
+from offramp._io.writing import write_text
+from offramp.comparison import matched
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.claims import at_targets, control
+from offramp.comparison.runs import Run
+from offramp.evaluation import choose_threshold, evaluate, outcomes
+from offramp.evaluation.exits import exit_table, reliability_table
+from offramp.policies import POLICIES, Policy, make_policy, save_policies
+from offramp.records import ExitRecord
+from offramp.records.splitting import split_record
+from offramp.reports.catalogue import FIGURES, TABLES, shown
+from offramp.reports.environment import environment
+from offramp.reports.labels import policy_name
+from offramp.reports.page import write_report
+
+# Every registered policy with its default options, and the other measures of confidence
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "margin": ("confidence", {"score": "margin"}),
+    "entropy": ("confidence", {"score": "entropy"}),
+    "temperature": ("confidence", {"temperature": "per_exit"}),
+}
+REFERENCES = ("oracle", "random")  # never recommended
+GRID = np.round(np.linspace(0, 1, 201), 12)  # of thresholds that claim to be accuracies
+POINTS = 200  # thresholds of other policies: quantiles of their signal on validation
+TARGETS = (0.0, 0.005, 0.01, 0.02)  # accuracy given up against the last exit, for the table of targets
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The policy to use, chosen on validation, and what it gives on test.
+
+    Attributes
+    ----------
+    policy : str
+        Its label among the fitted policies.
+    threshold : float
+    accuracy, accuracy_low, accuracy_high : float
+        On test, with its 95 % bootstrap interval over samples; so are the next.
+    cost, cost_low, cost_high : float
+        As a share of the full model's.
+    full_accuracy : float
+        Of the last exit on test.
+    goal : str
+        What was asked for, in words.
+    """
+
+    policy: str
+    threshold: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    cost: float
+    cost_low: float
+    cost_high: float
+    full_accuracy: float
+    goal: str
+
+    def __str__(self) -> str:
+        return (
+            f"Recommended for {self.goal}: {policy_name(self.policy)} with threshold {self.threshold:.6g}. On test "
+            f"data its accuracy is {self.accuracy:.2%} [{self.accuracy_low:.2%}, {self.accuracy_high:.2%}] at "
+            f"{self.cost:.1%} [{self.cost_low:.1%}, {self.cost_high:.1%}] of the full model's cost; the full model's "
+            f"accuracy is {self.full_accuracy:.2%}."
+        )
+
+
+def judge(
+    validation: ExitRecord,
+    test: ExitRecord,
+    out: Path,
+    *,
+    system: str = "system",
+    accuracy: float | None = None,
+    cost: float | None = None,
+    resamples: int = 2000,
+    command: str = "",
+    progress: bool = False,
+) -> Recommendation:
+    """Fit every policy that the records allow, compare them on test data, and write a report.
+
+    Half of `validation` fits the policies; thresholds and the recommended policy are chosen on the other half, because
+    thresholds that are chosen on the samples that fitted a policy look better than they are. All that is reported is
+    of `test`.
+
+    Parameters
+    ----------
+    validation, test : ExitRecord
+        Of one system with at least two exits, with labels.
+    out : path
+        Folder for `index.html`, `figures/`, `tables/`, the tables that these are made from (`data/`), the fitted
+        policies (`policies.safetensors`) and the recommendation (`recommendation.json`).
+    system : str
+        Name of the system, where the metadata of `test` has none.
+    accuracy : float, optional
+        Recommend the policy that costs least on validation at this accuracy there.
+    cost : float, optional
+        Or: the policy that is most accurate on validation at this mean cost there, in the record's unit. Without
+        either: the cheapest that is no less accurate on validation than the last exit.
+    resamples : int
+        Of the bootstrap.
+    command : str
+        What makes the report, to be shown in it.
+    progress : bool
+        Show a bar on stderr.
+
+    Raises
+    ------
+    ValueError
+        If the records do not fit each other, have one exit, or no labels; if both `accuracy` and `cost` are given.
+    """
+    _check(validation, test, accuracy, cost)
+    system, seed = str(test.metadata.get("system", system)), int(test.metadata.get("seed", 0))
+    fitting, choosing = split_record(validation, 0.5)
+    with tqdm(total=3, disable=not progress, leave=False) as bar:
+        bar.set_description("fitting policies")
+        policies, left_out = fit_all(fitting)
+        run = Run(system, seed, choosing, test, policies)
+        bootstrap = Bootstrap.draw(test.n_samples, resamples, seed=0)
+        recommendation = recommend(run, bootstrap, accuracy, cost)
+        bar.update()
+        bar.set_description("comparing policies")
+        files = _write_tables(run, bootstrap, out / "data")
+        test.save(out / "data" / "test.safetensors")
+        files["record"] = [out / "data" / "test.safetensors"]
+        bar.update()
+        bar.set_description("drawing figures")
+        pages = _write_entries(files, policies, out)
+        bar.update()
+    save_policies(policies, out / "policies.safetensors", {**validation.metadata, "system": system, "seed": seed})
+    write_text(out / "recommendation.json", json.dumps(asdict(recommendation), indent=2) + "\n")
+    notes = [str(recommendation)]
+    if left_out:
+        notes.append(f"Left out: {'; '.join(f'{label} ({reason})' for label, reason in left_out.items())}.")
+    about = {key: test.metadata[key] for key in ("dataset", "classes", "unit", "metric") if key in test.metadata}
+    parameters = {
+        "notes": notes,
+        "system": system,
+        **about,
+        "samples": {"fit": fitting.n_samples, "choose": choosing.n_samples, "test": test.n_samples},
+        "policies": {label: {"policy": policy.name, **policy.options} for label, policy in policies.items()},
+        "resamples": resamples,
+    }
+    write_report(pages, f"Offramp: policies for {system}", parameters, environment(), command, out / "index.html")
+    return recommendation
+
+
+def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cost: float | None) -> None:
+    if accuracy is not None and cost is not None:
+        raise ValueError("judge: expected a target accuracy or a target cost, not both")
+    for split, record in (("validation", validation), ("test", test)):
+        if record.n_exits < 2:
+            raise ValueError(f"judge: the {split} record has one exit; expected at least two")
+    for what in ("n_exits", "n_classes"):
+        one, other = (getattr(record, what) for record in (validation, test))
+        if None not in (one, other) and one != other:
+            name = what.removeprefix("n_")
+            raise ValueError(f"judge: the validation record has {one} {name}, the test record {other}")
+
+
+def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
+    """Every policy that the record allows, fitted, by label; and why the others are left out."""
+    fitted, left_out = {}, {}
+    for label, (name, options) in {**{name: (name, {}) for name in POLICIES}, **VARIANTS}.items():
+        try:
+            policy = make_policy(name, **options).fit(validation)
+            policy.signal(validation)
+        except ValueError as error:
+            left_out[label] = str(error).removeprefix(f"{name}: ")
+        else:
+            fitted[label] = policy
+    return fitted, left_out
+
+
+def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: float | None) -> Recommendation:
+    """The policy that serves the target best on validation, and what it gives on test."""
+    full = float(run.validation.correct[:, -1].mean())
+    goal = (
+        f"an accuracy of {accuracy:.2%}"
+        if accuracy is not None
+        else f"a mean cost of {cost:g}"
+        if cost is not None
+        else "the accuracy of the last exit"
+    )
+    target = {"cost": cost} if cost is not None else {"accuracy": full - 1e-12 if accuracy is None else accuracy}
+    best: tuple[float, ...] = (-np.inf,)
+    chosen = ("confidence", np.inf)
+    for label, policy in run.policies.items():
+        if label in REFERENCES:
+            continue
+        threshold = choose_threshold(policy, run.validation, **target)
+        point = evaluate(policy, run.validation, [threshold]).iloc[0]
+        score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
+        if cost is not None and point.cost > cost:
+            score = (-np.inf, -point.cost)  # not even the first exit is as cheap
+        if score > best:
+            best, chosen = score, (label, threshold)
+    label, threshold = chosen
+    (right,), (paid,) = outcomes(run.policies[label], run.test, [threshold])  # (N,) each
+    shares = bootstrap.shares(paid, run.test)  # (1 + B,)
+    accuracy_low, accuracy_high = bootstrap.interval(bootstrap.means(right))
+    cost_low, cost_high = bootstrap.interval(shares[1:])
+    return Recommendation(
+        policy=label,
+        threshold=float(threshold),
+        accuracy=float(right.mean()),
+        accuracy_low=accuracy_low,
+        accuracy_high=accuracy_high,
+        cost=float(shares[0]),
+        cost_low=cost_low,
+        cost_high=cost_high,
+        full_accuracy=float(run.test.correct[:, -1].mean()),
+        goal=goal,
+    )
+
+
+def thresholds_of(policy: Policy, validation: ExitRecord) -> np.ndarray:
+    """A grid for the curve of a policy: accuracies where δ reads as one, else quantiles of its signal."""
+    if policy.claims_accuracy:
+        return GRID
+    signal = policy.signal(validation)[:, :-1]  # the last exit answers at any threshold
+    finite = signal[np.isfinite(signal)]
+    return np.unique(np.quantile(finite, np.linspace(0, 1, POINTS))) if finite.size else np.zeros(1)
+
+
+def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, list[Path]]:
+    """The tables that figures and tables are made from, as `offramp calibrate`, `evaluate` and `compare` write them."""
+    about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
+
+    def said_of(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(**about)[[*about, *table.columns]]
+
+    curves = [
+        evaluate(policy, run.test, thresholds_of(policy, run.validation)).assign(policy=label)
+        for label, policy in run.policies.items()
+    ]
+    everything = matched.match([run])
+    full = run.validation.correct[:, -1].mean()
+    baseline = "confidence" if "confidence" in run.policies else next(iter(_claiming(run.policies)), None)
+    tables = {
+        "curve": said_of(pd.concat(curves, ignore_index=True)),
+        "exits": said_of(exit_table(run.test, run.policies, BINS)),
+        "targets": at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap),
+        "speedup": matched.speedup(everything, bootstrap),
+    }
+    if "max_softmax" in run.validation.measures:
+        tables["reliability"] = said_of(reliability_table(run.validation, BINS))
+    if baseline is not None:
+        tables["control"] = control([run], GRID, baseline, bootstrap)
+    for kind, table in tables.items():
+        write_table(table, folder / f"{kind}.parquet")
+    return {kind: [folder / f"{kind}.parquet"] for kind in tables}
+
+
+def _claiming(policies: Mapping[str, Policy]) -> list[str]:
+    return [label for label, policy in policies.items() if policy.claims_accuracy]
+
+
+def _write_entries(files: Mapping[str, Sequence[Path]], policies: Mapping[str, Policy], out: Path) -> list[Path]:
+    """Every figure and table of the catalogue that can be made; the files that the page shows."""
+    pages = []
+    for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
+        for entry in shown(entries, files, {}, [policy.name for policy in policies.values()]):
+            if entry.name == "control" and not _claiming(policies):
+                continue  # no threshold reads as an accuracy that could be controlled
+            inputs = [file for kind in entry.reads for file in files[kind]]
+            entry.write(inputs, out / folder / entry.name)
+            pages.append(out / folder / f"{entry.name}.{ending}")
+    return pages

@@ -1,0 +1,194 @@
+"""`offramp judge` and `offramp verify`, as a user calls them."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from offramp import ExitRecord, evaluate, load_policies
+from offramp.cli import cli
+from offramp.records.splitting import split_record
+from offramp.reports.judging import REFERENCES, fit_all, judge
+from offramp.reports.verifying import verify
+
+
+def make_record(n, seed, **metadata):
+    """Later exits are right more often, and surer when they are."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    sharpness = np.array([1.0, 2.0, 4.0])[:, None]
+    logits = rng.normal(size=(n, 3, 4)) + sharpness * np.eye(4)[labels][:, None]
+    return ExitRecord(logits, labels, [1, 2, 4], metadata=metadata)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A judgement of two records without any metadata."""
+    folder = tmp_path_factory.mktemp("judged")
+    for seed, split in enumerate(("validation", "mine")):
+        make_record(400, seed).save(folder / f"{split}.safetensors")
+    line = f"judge --validation {folder}/validation.safetensors --test {folder}/mine.safetensors --resamples 100"
+    result = CliRunner().invoke(cli, [*line.split(), "--out", str(folder / "out")])
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_a_judgement_recommends_what_its_files_say(judged):
+    folder, output = judged
+    chosen = json.loads((folder / "out/recommendation.json").read_text())
+    policies, _ = load_policies(folder / "out/policies.safetensors")
+    assert {"confidence", "margin", "entropy", "temperature", "pcee", "beem-a", "ztw"} <= policies.keys()
+    point = evaluate(
+        policies[chosen["policy"]], ExitRecord.load(folder / "mine.safetensors"), [chosen["threshold"]]
+    ).iloc[0]
+    assert point.accuracy == pytest.approx(chosen["accuracy"])
+    assert point.cost / 4 == pytest.approx(chosen["cost"])
+    assert chosen["accuracy_low"] <= chosen["accuracy"] <= chosen["accuracy_high"]
+    assert f"threshold {chosen['threshold']:.6g}" in output
+    page = (folder / "out/index.html").read_text()
+    assert "Recommended for the accuracy of the last exit" in page
+    assert "policies for mine" in page  # the file's name stands in for the name that the metadata lack
+    assert "hidden-similarity (this record has no similarity" in page
+    for name in ("speedup", "control", "reliability", "exit-histogram"):
+        assert (folder / f"out/figures/{name}.png").stat().st_size > 1000
+    assert set(pd.read_csv(folder / "out/tables/speedup.csv")["policy"]) == set(policies)
+
+
+def test_the_recommended_policy_is_the_best_on_the_half_that_did_not_fit(tmp_path):
+    validation, test = make_record(300, 2), make_record(300, 3)
+    chosen = judge(validation, test, tmp_path, cost=2.0, resamples=100)
+    fitting, choosing = split_record(validation, 0.5)
+    policies, _ = fit_all(fitting)
+    best = max(
+        max(
+            (row.accuracy for row in evaluate(policy, choosing, np.unique(policy.signal(choosing))).itertuples()
+             if row.cost <= 2.0),
+            default=-1,
+        )
+        for label, policy in policies.items() if label not in REFERENCES
+    )  # fmt: skip
+    mine = evaluate(policies[chosen.policy], choosing, [chosen.threshold]).iloc[0]
+    assert mine.cost <= 2.0
+    assert mine.accuracy <= best  # the threshold spends the budget, which need not be the most accurate point
+    assert chosen.policy not in REFERENCES
+
+
+def test_a_judgement_goes_without_what_records_lack(tmp_path):
+    made = make_record(200, 4)
+    plain = ExitRecord.from_outputs(made.prediction, {"margin": made.measure("margin")}, made.labels, made.cost)
+    judge(plain, plain, tmp_path, resamples=100)
+    policies, _ = load_policies(tmp_path / "policies.safetensors")
+    assert {"margin", "patience", "oracle"} <= policies.keys()
+    assert not {"confidence", "temperature", "ztw"} & policies.keys()
+    assert not {"reliability.png", "control.png"} & {path.name for path in (tmp_path / "figures").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "more", "message"),
+    [
+        ({}, {"exits": 1}, {}, "the test record has one exit; expected at least two"),
+        ({"exits": 2}, {}, {}, "the validation record has 2 exits, the test record 3"),
+        ({}, {}, {"accuracy": 0.9, "cost": 1.0}, "expected a target accuracy or a target cost, not both"),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(tmp_path, validation, test, more, message):
+    def cut(exits=3):
+        made = make_record(50, 0)
+        return ExitRecord(made.logits[:, :exits], made.labels, made.cost[:exits])
+
+    with pytest.raises(ValueError, match=message):
+        judge(cut(**validation), cut(**test), tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
+def test_a_share_outside_0_and_1_is_refused(share):
+    with pytest.raises(ValueError, match=f"share is {share}"):
+        split_record(make_record(10, 0), share)
+
+
+def test_parts_are_disjoint_and_have_the_classes_in_their_shares():
+    record = make_record(400, 0)
+    first, second = split_record(record, 0.25, seed=3)
+    assert (first.n_samples, second.n_samples) == (100, 300)
+    assert sorted([*first.index, *second.index]) == list(range(400))
+    shares = [np.bincount(part.labels, minlength=4) / part.n_samples for part in (first, second)]
+    assert np.abs(shares[0] - shares[1]).max() < 0.02
+    assert (split_record(record, 0.25, seed=3)[0].index == first.index).all()
+    assert (split_record(record, 0.25, seed=4)[0].index != first.index).any()
+
+
+# verify
+
+
+@pytest.fixture
+def reports(tmp_path):
+    """Two equal reports of one table."""
+    table = pd.DataFrame(
+        {"system": ["a", "b"], "policy": "pcee", "verdict": ["holds", "undecided"]}
+        | {"gain": [0.1, 0.2], "gain_low": [0.0, 0.1], "gain_high": [0.2, 0.3], "seconds": [1.0, 2.0]}
+    )
+    for name in ("own", "reference"):
+        (tmp_path / name / "tables").mkdir(parents=True)
+        table.to_csv(tmp_path / name / "tables/claims.csv", index=False)
+        (tmp_path / name / "parameters.json").write_text('{"seeds": [0]}')
+    return tmp_path / "own", tmp_path / "reference", table
+
+
+def check(reports, **changes):
+    own, reference, table = reports
+    for column, values in changes.items():
+        table = table.assign(**{column: values})
+    table.to_csv(own / "tables/claims.csv", index=False)
+    result = CliRunner().invoke(cli, ["verify", str(own), str(reference)])
+    return result, verify(own, reference)["claims"]
+
+
+def test_equal_reports_are_equal(reports):
+    result, found = check(reports)
+    assert result.exit_code == 0
+    assert result.output.endswith("All numbers are equal.\n")
+    assert (found.equal, found.agreeing, found.verdicts) == (4, 0, 2)
+
+
+def test_rows_may_come_in_another_order(reports):
+    own, reference, table = reports
+    table.iloc[::-1].to_csv(own / "tables/claims.csv", index=False)
+    assert verify(own, reference)["claims"].equal == 4
+
+
+def test_overlapping_intervals_agree(reports):
+    result, found = check(reports, gain=[0.12, 0.2], gain_low=[0.15, 0.1], seconds=[1.5, 2.0])
+    assert result.exit_code == 0
+    assert (found.equal, found.agreeing, found.without_interval) == (2, 1, 1)
+    assert "All verdicts and intervals agree" in result.output
+
+
+def test_intervals_apart_and_changed_verdicts_fail(reports):
+    result, found = check(reports, gain_low=[0.25, 0.1], gain=[0.28, 0.2], gain_high=[0.3, 0.3])
+    assert result.exit_code == 1
+    assert found.apart == ["a, pcee: gain 0.28 [0.25, 0.3], in the reference 0.1 [0, 0.2]"]
+    result, found = check(reports, verdict=["holds", "holds"])
+    assert result.exit_code == 1
+    assert "claims: b, pcee: undecided became holds" in result.output
+
+
+def test_missing_rows_and_tables_fail(reports):
+    own, reference, table = reports
+    table.iloc[:1].to_csv(own / "tables/claims.csv", index=False)
+    assert verify(own, reference)["claims"].changed == ["b, pcee: the row is missing"]
+    shutil.copy(reference / "tables/claims.csv", own / "tables/other.csv")
+    (own / "tables/claims.csv").unlink()
+    assert verify(own, reference)["claims"].changed == ["the table is missing"]
+
+
+def test_other_parameters_and_no_report_are_told(reports, tmp_path):
+    own, reference, _ = reports
+    (own / "parameters.json").write_text('{"seeds": [0, 1]}')
+    with pytest.raises(ValueError, match=r"made with other parameters than .*: seeds"):
+        verify(own, reference)
+    with pytest.raises(ValueError, match=r"no tables/\*.csv; expected the folder of a finished report"):
+        verify(tmp_path, reference)
