@@ -2,11 +2,12 @@
 
 from offramp.cascades import cascade
 from offramp.evaluation import choose_threshold, evaluate, frontier
-from offramp.policies import Policy, load_policies, make_policy, save_policies
+from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitRecord
 
 __all__ = [
     "ExitRecord",
+    "NotFittedError",
     "Policy",
     "cascade",
     "choose_threshold",

@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from offramp._io.arrays import open_arrays, save_arrays
-from offramp.policies.base import Policy
+from offramp.policies.base import NotFittedError, Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
 from offramp.policies.confidence import Confidence, HiddenSimilarity, NormalizedEntropy
@@ -38,11 +37,7 @@ def make_policy(name: str, /, **options: Any) -> Policy:
     """
     if name not in POLICIES:
         raise ValueError(f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}")
-    known = [field.name for field in fields(POLICIES[name])]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
-    return POLICIES[name](**options)
+    return POLICIES[name]._made_with(options)
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:
@@ -60,11 +55,16 @@ def save_policies(
     """Write fitted policies, each under a label, to one .safetensors file, whole or not at all.
 
     `run` says what they were fitted on: the validation record's metadata.
+
+    Raises
+    ------
+    NotFittedError
+        If a policy learns and was not fitted.
     """
     arrays, about = {}, {}
     for label, policy in policies.items():
         if policy.learns and policy.state is None:
-            raise ValueError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")
+            raise NotFittedError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")
         arrays |= {f"{label}/{name}": values for name, values in (policy.state or {}).items()}
         about[label] = {
             "policy": policy.name,

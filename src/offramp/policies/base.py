@@ -1,6 +1,7 @@
 """What every exit policy is: a signal, and the rule that a sample leaves at the first exit where it reaches δ."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -8,6 +9,13 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from offramp.records import ExitRecord
+
+
+class NotFittedError(ValueError, AttributeError):
+    """The error that is raised when a policy that learns from data is used before it was fitted.
+
+    It has the same base classes as `sklearn.exceptions.NotFittedError`, so code that catches ValueError catches both.
+    """
 
 
 def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
@@ -68,15 +76,70 @@ class Policy(ABC):
 
         Raises
         ------
+        NotFittedError
+            If the policy learns and was not fitted.
         ValueError
-            If the policy learns and was not fitted, the record has other exits or classes than the fit, or the signal
-            is not a number somewhere.
+            If the record has other exits or classes than the fit, or the signal is not a number somewhere.
         """
         self._check_fits(record)
         signal = np.asarray(self._signal(record), np.float64)
         if np.isnan(signal).any():
             raise ValueError(f"{self.name}: the signal has NaN; expected numbers")
         return signal
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the options of this policy, as for any scikit-learn estimator.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Accepted for compatibility with scikit-learn; no option is itself an estimator, so it has no effect.
+
+        Returns
+        -------
+        dict
+            The value of each option by its name.
+        """
+        return self.options
+
+    def set_params(self, **params: Any) -> "Policy":
+        """Set some options of this policy; the values are validated as by the constructor.
+
+        If the value of any option changes, a fitted policy becomes unfitted. (scikit-learn would keep the fitted
+        state.) What was learnt with other options does not fit the new ones, and `save_policies` writes both together.
+
+        Parameters
+        ----------
+        **params
+            The new value of each option by its name. Options that are not named keep their values.
+
+        Returns
+        -------
+        Policy
+            This policy.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown (the known ones are listed) or a value is out of its range. The policy is then left
+            as it was.
+        """
+        before = self.options
+        after = self._made_with(before | params).options
+        if after != before:
+            for name, value in after.items():
+                setattr(self, name, value)
+            self.state = self.fitted_exits = self.fitted_classes = None
+        return self
+
+    @classmethod
+    def _made_with(cls, options: Mapping[str, Any]) -> "Policy":
+        """A new policy with these options; ValueError lists the known options where one is unknown."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for option in options:
+            if option not in known:
+                raise ValueError(f"{cls.name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+        return cls(**options)
 
     def exits(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
         """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
@@ -123,8 +186,10 @@ class Policy(ABC):
 
         Raises
         ------
+        NotFittedError
+            If the policy learns and was not fitted.
         ValueError
-            If an option is unknown or out of range, or the policy is not fitted.
+            If an option is unknown or out of range.
         """
         for name, value, known in (
             ("rule", rule, ("error_rate",)),
@@ -184,7 +249,7 @@ class Policy(ABC):
 
     def _check_fitted(self) -> None:
         if self.learns and self.state is None:
-            raise ValueError(f"{self.name} learns from data: call fit(validation_record) first")
+            raise NotFittedError(f"{self.name} learns from data: call fit(validation_record) first")
 
     def _check_fits(self, record: ExitRecord) -> None:
         self._check_fitted()
@@ -207,8 +272,9 @@ def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: flo
     allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
     if type(None) in alternatives:
         allowed.append(None)
-    if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
-        return value
+    for a in allowed:
+        if value is a or (isinstance(value, str) and value == a):
+            return a  # not the value itself: a str of NumPy becomes a plain one
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if int in alternatives and number and isinstance(value, Integral) and value >= least:
         return int(value)

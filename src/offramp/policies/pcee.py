@@ -43,8 +43,8 @@ class _AccuracyMap(Policy):
 
         Raises
         ------
-        ValueError
-            If the policy is not fitted.
+        NotFittedError
+            If the policy was not fitted.
         """
         self._check_fitted()
         exits = range(1, self.fitted_exits + 1)

@@ -1,0 +1,93 @@
+"""Policies as scikit-learn's users know estimators: parameters, clones, what is not fitted, and `predict`."""
+
+import numpy as np
+import pytest
+
+from offramp import NotFittedError, make_policy, save_policies
+from offramp.policies import POLICIES
+from test_policies import EVERY, record_of
+
+OTHERS = {  # for each option another value than its default
+    **{"bins": 7, "window": 9, "patience": 3, "tier": 3, "seed": 5, "penalty": 0.5, "reach_threshold": 0.25},
+    **{"cost_weight": 0.5, "accuracy_weight": 2.0, "score": "margin", "temperature": "per_exit", "target": "label"},
+    **{"binning": "equal_mass", "fit_on": "reached", "no_exit": "most_accurate", "on_disagree": "zero"},
+    **{"normalisation": "max", "count": "lgvit", "divergence": "kl", "ensemble": "arithmetic"},
+}
+
+
+@pytest.fixture(scope="module")
+def validation():
+    return record_of(0)
+
+
+# Parameters and clones
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_parameters_can_be_got_set_and_cloned(name):
+    clone = pytest.importorskip("sklearn.base").clone
+    policy = make_policy(name)
+    params = {option: OTHERS[option] for option in policy.get_params()}
+    assert policy.set_params(**params) is policy
+    assert policy.get_params() == policy.get_params(deep=False) == params
+    assert policy == make_policy(name, **params)
+    cloned = clone(policy)
+    assert (type(cloned), cloned.get_params()) == (type(policy), params)
+
+
+def test_a_clone_is_not_fitted(validation):
+    clone = pytest.importorskip("sklearn.base").clone
+    fitted = make_policy("pcee", bins=np.int64(5), reach_threshold=np.float32(0.5), score=np.str_("margin"))
+    cloned = clone(fitted.fit(validation))
+    assert cloned.state is None
+    assert {type(value) for value in cloned.get_params().values()} == {int, float, str}
+    np.testing.assert_array_equal(cloned.fit(validation).signal(validation), fitted.signal(validation))
+
+
+def test_parameters_that_are_refused_change_nothing(validation):
+    policy = make_policy("pcee").fit(validation)
+    signal, params = policy.signal(validation), policy.get_params()
+    with pytest.raises(ValueError, match="pcee has no option 'bin'; it has bins, binning, score, fit_on"):
+        policy.set_params(bins=7, bin=7)
+    with pytest.raises(ValueError, match="pcee: option bins is 0: expected a whole number from 1"):
+        policy.set_params(score="margin", bins=0)
+    assert policy.get_params() == params
+    np.testing.assert_array_equal(policy.signal(validation), signal)
+
+
+def test_other_parameters_undo_the_fit_and_the_same_ones_do_not(validation):
+    policy = make_policy("ztw").fit(validation)
+    policy.set_params(ensemble="geometric").set_params().signal(validation)
+    policy.set_params(ensemble="arithmetic")
+    with pytest.raises(NotFittedError, match=r"ztw learns.*fit\(validation_record\)"):
+        policy.signal(validation)
+    another = record_of(exits=2)  # nothing is left of the other fit
+    expected = make_policy("ztw", ensemble="arithmetic").fit(another).signal(another)
+    np.testing.assert_array_equal(policy.fit(another).signal(another), expected)
+
+
+# What is not fitted
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in EVERY if make_policy(case[0], **case[1]).learns])
+def test_what_learns_is_refused_before_its_fit(name, options, validation, tmp_path):
+    policy = make_policy(name, **options)
+    uses = [
+        lambda: policy.signal(validation),
+        lambda: policy.exits(validation, 0.5),
+        lambda: policy.choose_thresholds(validation),
+        lambda: save_policies({"it": policy}, tmp_path / "p"),
+        *([policy.maps] if hasattr(policy, "maps") else []),
+        *([lambda: policy.thresholds(20)] if name == "budget" else []),
+        *([lambda: policy.prediction(validation)] if name == "ztw" else []),
+    ]
+    for use in uses:
+        with pytest.raises(NotFittedError, match=rf"{name} .*fit\(validation_record\)"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_fitted_is_what_scikit_learn_says_too():
+    exceptions = pytest.importorskip("sklearn.exceptions")
+    assert NotFittedError.__bases__ == exceptions.NotFittedError.__bases__
+    assert NotFittedError.__name__ == exceptions.NotFittedError.__name__
