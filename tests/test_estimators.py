@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from offramp import NotFittedError, make_policy, save_policies
+from offramp import NotFittedError, choose_threshold, evaluate, frontier, make_policy, save_policies
+from offramp.comparison.runs import Run
+from offramp.evaluation import outcomes
+from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
+from strategies import without_labels
 from test_policies import EVERY, record_of
 
 OTHERS = {  # for each option another value than its default
@@ -13,6 +17,9 @@ OTHERS = {  # for each option another value than its default
     **{"binning": "equal_mass", "fit_on": "reached", "no_exit": "most_accurate", "on_disagree": "zero"},
     **{"normalisation": "max", "count": "lgvit", "divergence": "kl", "ensemble": "arithmetic"},
 }
+
+
+LEARNING = [(name, options) for name, options in EVERY if make_policy(name, **options).learns]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def test_other_parameters_undo_the_fit_and_the_same_ones_do_not(validation):
 # What is not fitted
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in EVERY if make_policy(case[0], **case[1]).learns])
+@pytest.mark.parametrize(("name", "options"), LEARNING)
 def test_what_learns_is_refused_before_its_fit(name, options, validation, tmp_path):
     policy = make_policy(name, **options)
     uses = [
@@ -91,3 +98,35 @@ def test_not_fitted_is_what_scikit_learn_says_too():
     exceptions = pytest.importorskip("sklearn.exceptions")
     assert NotFittedError.__bases__ == exceptions.NotFittedError.__bases__
     assert NotFittedError.__name__ == exceptions.NotFittedError.__name__
+
+
+# Records without labels
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda record: evaluate(make_policy("confidence"), record, [0.5]), "evaluate needs labels"),
+        (lambda record: frontier(make_policy("confidence"), record), "frontier needs labels"),
+        (lambda record: outcomes(make_policy("confidence"), record, [0.5]), "outcomes needs labels"),
+        (lambda record: choose_threshold(make_policy("confidence"), record, cost=2), "choose_threshold needs labels"),
+        (lambda record: make_policy("confidence").choose_thresholds(record), "choose_thresholds needs labels"),
+        (lambda record: make_policy("confidence").correct(record), "correct needs labels"),
+        (lambda record: make_policy("agreement").correct(record), "correct needs labels"),
+        (lambda record: make_policy("oracle", target="label").exits(record, 1), "target='label' needs labels"),
+        (lambda record: reliability_table(record, 10), "a reliability table needs labels"),
+        (lambda record: exit_table(record, {}, 10), "a table of exits needs labels"),
+        (lambda record: Run("a", 0, record_of(), record), "a seed 0, test: a comparison needs labels"),
+        *(
+            (
+                lambda record, name=name, options=options: make_policy(name, **options).fit(record),
+                rf"fitting {'temperatures .*' if 'temperature' in options else name} needs labels",
+            )
+            for name, options in LEARNING
+            if name != "budget"
+        ),
+    ],
+)
+def test_what_needs_labels_says_so(use, message):
+    with pytest.raises(ValueError, match=f"{message}, but this record has none; make the record with labels"):
+        use(without_labels(record_of()))

@@ -33,8 +33,9 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     Raises
     ------
     ValueError
-        If a threshold is NaN, or the record does not fit the policy.
+        If a threshold is NaN, the record has no labels, or it does not fit the policy.
     """
+    record.needed_labels("evaluate")
     thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, fallback = _reached(policy, record)
@@ -53,7 +54,13 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     -------
     DataFrame
         The columns of `evaluate`.
+
+    Raises
+    ------
+    ValueError
+        If the record has no labels or does not fit the policy.
     """
+    record.needed_labels("frontier")
     reached, fallback = _reached(policy, record)  # (N, K)
     ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
     level = level.reshape(reached.shape) + 1
@@ -134,7 +141,13 @@ def choose_threshold(
     cost : float
         Or: take the one that spends most of this average cost, whatever its accuracy (on few samples the most
         accurate one is often a lucky one); −∞, the first exit, where none costs so little.
+
+    Raises
+    ------
+    ValueError
+        If both targets or none are given, the record has no labels, or it does not fit the policy.
     """
+    validation.needed_labels("choose_threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 
@@ -151,6 +164,7 @@ def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost:
 
 def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
     """What became of each sample at each shared threshold (T,): right or not, bool, and cost, float64, (T, N) each."""
+    record.needed_labels("outcomes")
     thresholds = _checked(thresholds)[:, None]  # (T, 1)
     reached, fallback = _reached(policy, record)
     correct = policy.correct(record).astype(np.int8)  # (N, L)

@@ -66,7 +66,13 @@ class Policy(ABC):
             setattr(self, field.name, _checked_option(what, value, hints[field.name], **field.metadata))
 
     def fit(self, record: ExitRecord) -> "Policy":
-        """Learn from validation data; a policy that learns nothing accepts it too."""
+        """Learn from validation data; a policy that learns nothing accepts it too.
+
+        Raises
+        ------
+        ValueError
+            If the record lacks what the policy learns from, for most policies the labels.
+        """
         self.state = self._fit(record)
         self.fitted_exits, self.fitted_classes = record.n_exits, record.n_classes
         return self
@@ -150,9 +156,11 @@ class Policy(ABC):
         return record.prediction
 
     def correct(self, record: ExitRecord) -> np.ndarray:
-        """Which of these answers are right, bool (N, L)."""
+        """Which of these answers are right, bool (N, L); ValueError where the record has no labels."""
         answers = self.prediction(record)
-        return record.correct if answers is record.prediction else answers == record.labels[:, None]
+        if answers is record.prediction:
+            return record.correct
+        return answers == record.needed_labels("telling which answers are correct")[:, None]
 
     def choose_thresholds(
         self,
@@ -189,8 +197,9 @@ class Policy(ABC):
         NotFittedError
             If the policy learns and was not fitted.
         ValueError
-            If an option is unknown or out of range.
+            If an option is unknown or out of range, or the record has no labels.
         """
+        validation.needed_labels("choose_thresholds")
         for name, value, known in (
             ("rule", rule, ("error_rate",)),
             ("reference", reference, ("overall", "same_samples")),

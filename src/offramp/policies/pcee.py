@@ -26,6 +26,7 @@ class _AccuracyMap(Policy):
         raise NotImplementedError
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        record.needed_labels(f"fitting {self.name}")
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
         limits = _limits(self.score, record, confidence)
         alive = np.ones(record.n_samples, bool)  # (N,)
