@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from offramp import NotFittedError, choose_threshold, evaluate, frontier, make_policy, save_policies
+import oracles
+from offramp import ExitRecord, NotFittedError, choose_threshold, decide, evaluate, frontier, make_policy, save_policies
 from offramp.comparison.runs import Run
 from offramp.evaluation import outcomes
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
-from strategies import without_labels
+from strategies import EDGES, quick, thresholds, without_labels
 from test_policies import EVERY, record_of
 
 OTHERS = {  # for each option another value than its default
@@ -82,6 +86,8 @@ def test_what_learns_is_refused_before_its_fit(name, options, validation, tmp_pa
     uses = [
         lambda: policy.signal(validation),
         lambda: policy.exits(validation, 0.5),
+        lambda: policy.predict(validation, 0.5),
+        lambda: policy.choose_threshold(validation, cost=2),
         lambda: policy.choose_thresholds(validation),
         lambda: save_policies({"it": policy}, tmp_path / "p"),
         *([policy.maps] if hasattr(policy, "maps") else []),
@@ -130,3 +136,68 @@ def test_not_fitted_is_what_scikit_learn_says_too():
 def test_what_needs_labels_says_so(use, message):
     with pytest.raises(ValueError, match=f"{message}, but this record has none; make the record with labels"):
         use(without_labels(record_of()))
+
+
+@st.composite
+def systems(draw):
+    """Validation and test records of one system, with logits that tie and the similarity of hidden states."""
+    exits, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    made = []
+    for _ in range(2):
+        n = draw(st.integers(1, 6))
+        logits = draw(arrays(np.float32, (n, exits, classes), elements=st.integers(-2, 2)))
+        labels = draw(arrays(np.int64, n, elements=st.integers(0, classes - 1)))
+        similarity = draw(arrays(np.float32, (n, exits), elements=st.sampled_from(EDGES)))
+        made.append(ExitRecord(logits, labels, np.arange(exits) + 1, similarity=similarity))
+    return made
+
+
+@pytest.mark.parametrize(("name", "options"), [*EVERY, ("hidden-similarity", {})])
+@settings(quick, max_examples=12)
+@given(systems(), st.data())
+def test_predict_is_the_loop_and_needs_no_labels(name, options, system, data):
+    validation, record = system
+    policy = make_policy(name, **options).fit(validation)
+    signal, prediction = policy.signal(record), policy.prediction(record)
+    fallback = policy.fallback(record, signal)
+    one_each = st.lists(thresholds(signal), min_size=record.n_exits - 1, max_size=record.n_exits - 1)
+    deltas = [data.draw(thresholds(signal)), np.array(data.draw(one_each))]
+    everything = decide(policy, record, deltas)
+    for t, delta in enumerate(deltas):
+        exits, answers = oracles.answers(signal, prediction, delta, fallback)
+        predicted = policy.predict(record, delta)
+        assert (predicted.shape, predicted.dtype) == ((len(record),), np.int64)
+        np.testing.assert_array_equal(predicted, answers)
+        np.testing.assert_array_equal(policy.exits(record, delta), exits)
+        np.testing.assert_array_equal([each[t] for each in everything], [exits, answers])
+    if options.get("target") != "label":
+        bare = without_labels(record)
+        np.testing.assert_array_equal(policy.signal(bare), signal)
+        for found, expected in zip(decide(policy, bare, deltas), everything):
+            np.testing.assert_array_equal(found, expected)
+
+
+# Thresholds
+
+
+def test_thresholds_that_are_refused(validation):
+    policy = make_policy("confidence")
+    for use in (policy.exits, policy.predict):
+        for threshold in (np.nan, [0.5], [0.5, np.nan], [[0.5, 0.5]]):
+            with pytest.raises(ValueError, match=r"threshold: expected a number or 2 of them .* none NaN"):
+                use(validation, threshold)
+    with pytest.raises(ValueError, match=r"thresholds: expected a sequence, got 0.5; give one as \[0.5\]"):
+        decide(policy, validation, 0.5)
+    assert [each.shape for each in decide(policy, validation, [])] == [(0, 60)] * 2
+
+
+@pytest.mark.parametrize("target", [{"accuracy": 0.9}, {"accuracy": 2.0}, {"cost": 1.5}, {"cost": 0.5}])
+def test_the_method_chooses_what_the_function_does(target, validation):
+    policy = make_policy("pcee").fit(validation)
+    assert policy.choose_threshold(validation, **target) == choose_threshold(policy, validation, **target)
+
+
+@pytest.mark.parametrize("targets", [{}, {"accuracy": 0.9, "cost": 1.5}])
+def test_one_target_is_expected(targets, validation):
+    with pytest.raises(ValueError, match="choose_threshold: expected either accuracy or cost"):
+        make_policy("confidence").choose_threshold(validation, **targets)

@@ -1,11 +1,10 @@
 """Every threshold at once: curves, exact frontiers, thresholds chosen on validation."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.policies.base import Policy, first_exit
+from offramp.policies.base import Policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
 
@@ -177,28 +176,3 @@ def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray
         if i < record.n_exits - 1:
             exits += passed
     return right.astype(bool), record.cost_of(exits)
-
-
-def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Where each sample leaves and what is answered, for thresholds that are shared or one an exit.
-
-    Parameters
-    ----------
-    thresholds : sequence of T numbers or ndarrays of shape (L − 1,)
-
-    Returns
-    -------
-    exits, answers : ndarray of shape (T, N), int64
-        0-based exits; classes.
-    """
-    signal, prediction = policy.signal(record), policy.prediction(record)  # (N, L) each
-    fallback = policy.fallback(record, signal)
-    exits = np.stack([first_exit(signal, threshold) for threshold in thresholds])  # (T, N)
-    answers = np.take_along_axis(prediction, exits.T, axis=1).T  # (T, N)
-    if fallback is not None:
-        others = np.take_along_axis(prediction, fallback[:, None], axis=1)[:, 0]  # (N,)
-        for threshold, answer in zip(thresholds, answers):
-            if np.ndim(threshold) == 0:
-                nowhere = (signal < threshold).all(axis=1) | (threshold == np.inf)  # (N,)
-                answer[nowhere] = others[nowhere]
-    return exits, answers

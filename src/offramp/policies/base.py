@@ -1,7 +1,7 @@
 """What every exit policy is: a signal, and the rule that a sample leaves at the first exit where it reaches δ."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -151,6 +151,34 @@ class Policy(ABC):
         """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
         return first_exit(self.signal(record), threshold)
 
+    def predict(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
+        """Predict the class of each sample, by the exit where it leaves.
+
+        In contrast to `prediction`, which has the answers of all exits, this is the one answer that is given. It
+        follows the rule of `exits`, except where the policy lets another exit answer for samples on which no exit
+        reaches a shared threshold.
+
+        Parameters
+        ----------
+        record : ExitRecord
+            Its labels are not used, and it may have none.
+        threshold : float or ndarray of shape (L − 1,)
+            δ, shared or one per exit, as in `exits`.
+
+        Returns
+        -------
+        ndarray of shape (N,), int64
+            Classes.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy learns and was not fitted.
+        ValueError
+            If the threshold is NaN or has another shape, or the record does not fit the policy.
+        """
+        return decide(self, record, [threshold])[1][0]
+
     def prediction(self, record: ExitRecord) -> np.ndarray:
         """The answer of each exit, (N, L): the record's own, unless the policy lets several exits answer together."""
         return record.prediction
@@ -161,6 +189,38 @@ class Policy(ABC):
         if answers is record.prediction:
             return record.correct
         return answers == record.needed_labels("telling which answers are correct")[:, None]
+
+    def choose_threshold(
+        self, validation: ExitRecord, *, accuracy: float | None = None, cost: float | None = None
+    ) -> float:
+        """Choose the shared threshold that serves a target best on validation data.
+
+        This is the function `offramp.choose_threshold` as a method. For a threshold per exit, see `choose_thresholds`.
+
+        Parameters
+        ----------
+        validation : ExitRecord
+            With labels.
+        accuracy : float, optional
+            Take the cheapest operating point that is at least as accurate; +∞, the full model, where none is.
+        cost : float, optional
+            Or: take the one that spends most of this average cost; −∞, the first exit, where none costs so little.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        NotFittedError
+            If the policy learns and was not fitted.
+        ValueError
+            If both targets or none are given, the record has no labels, or it does not fit the policy.
+        """
+        # Imported here, because evaluation imports this module
+        from offramp.evaluation.curves import choose_threshold
+
+        return choose_threshold(self, validation, accuracy=accuracy, cost=cost)
 
     def choose_thresholds(
         self,
@@ -272,6 +332,47 @@ class Policy(ABC):
             raise ValueError(
                 f"the record has {record.n_classes} classes, but {self.name} was fitted on {self.fitted_classes}"
             )
+
+
+def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Decide where each sample leaves and what is answered, for thresholds that are shared or one per exit.
+
+    Parameters
+    ----------
+    policy : Policy
+        Fitted, if it learns.
+    record : ExitRecord
+        Its labels are not used, and it may have none.
+    thresholds : sequence of T numbers or ndarrays of shape (L − 1,)
+        A fallback of the policy answers at shared thresholds only.
+
+    Returns
+    -------
+    exits, answers : ndarray of shape (T, N), int64
+        0-based exits; classes.
+
+    Raises
+    ------
+    NotFittedError
+        If the policy learns and was not fitted.
+    ValueError
+        If a threshold is NaN or has another shape, or the record does not fit the policy.
+    """
+    if np.isscalar(thresholds):
+        raise ValueError(f"thresholds: expected a sequence, got {thresholds!r}; give one as [{thresholds!r}]")
+    signal, prediction = policy.signal(record), policy.prediction(record)  # (N, L) each
+    fallback = policy.fallback(record, signal)
+    exits = np.empty((len(thresholds), record.n_samples), np.int64)  # (T, N)
+    for threshold, leave_at in zip(thresholds, exits):
+        leave_at[:] = first_exit(signal, threshold)
+    answers = np.take_along_axis(prediction, exits.T, axis=1).T  # (T, N)
+    if fallback is not None:
+        others = np.take_along_axis(prediction, fallback[:, None], axis=1)[:, 0]  # (N,)
+        for threshold, answer in zip(thresholds, answers):
+            if np.ndim(threshold) == 0:
+                nowhere = (signal < threshold).all(axis=1) | (threshold == np.inf)  # (N,)
+                answer[nowhere] = others[nowhere]
+    return exits, answers
 
 
 def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: float = -np.inf) -> Any:
