@@ -55,8 +55,10 @@ def records(
     measures=("max_softmax", "margin", "entropy"),
     sample_costs=False,
     metrics=("accuracy",),
+    unlabelled=False,
 ):
-    """With `sample_costs` each sample may have its own; `metrics` are for records of two classes."""
+    """With `sample_costs` each sample may have its own; `metrics` are for records of two classes; with `unlabelled`
+    there may be no labels."""
     n, l, c = (draw(st.integers(*bounds)) for bounds in (samples, exits, classes))
     pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1, width=32)))
     values = arrays(np.float32, (n, l), elements=st.sampled_from(pool))
@@ -64,12 +66,25 @@ def records(
     each = sample_costs and draw(st.booleans())
     steps = draw(arrays(np.float64, (n, l) if each else l, elements=st.integers(1, 9)))
     metric = draw(st.sampled_from(metrics)) if c == 2 else "accuracy"
+    labels = None if unlabelled and draw(st.booleans()) else draw(arrays(np.int64, n, elements=st.integers(0, c - 1)))
     return ExitRecord.from_outputs(
         prediction=draw(arrays(np.int64, (n, l), elements=st.integers(0, c - 1))),
         confidence=confidence,
-        labels=draw(arrays(np.int64, n, elements=st.integers(0, c - 1))),
+        labels=labels,
         cost=np.cumsum(steps, axis=-1),
         metadata={"classes": c} | ({} if metric == "accuracy" else {"metric": metric}),
+    )
+
+
+def without_labels(record: ExitRecord) -> ExitRecord:
+    return ExitRecord.from_outputs(
+        record.prediction,
+        {measure: record.measure(measure) for measure in record.measures},
+        None,
+        record.cost if record.sample_cost is None else record.sample_cost,
+        record.index,
+        record.metadata,
+        logits=(lambda: record.logits) if record.has_logits else None,
     )
 
 

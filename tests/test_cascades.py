@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from offramp import ExitRecord, cascade, evaluate, frontier, make_policy
 from offramp.calibration import fit_temperatures, with_temperatures
-from strategies import quick, records
+from strategies import quick, records, without_labels
+from test_records import assert_same
 
 # Drawn stages cost what they like
 pytestmark = pytest.mark.filterwarnings("ignore:cascade. stage . costs .*, no more than stage")
@@ -307,6 +308,7 @@ def test_only_measures_that_all_stages_have(pair):
     [
         ({"index": [0, 1, 2, 3, 5, 4]}, "stage 2 has another index than stage 1"),
         ({"labels": [0, 1, 2, 0, 1, 1]}, "stage 2 has another labels than stage 1"),
+        ({"labels": None}, "stage 2 has no labels, stage 1 has; expected labels in all stages or in none"),
         ({"probability": [p[:2] for p in LARGE], "labels": [0, 1, 1, 0, 1, 0]}, "stage 2"),
         ({"cost": 0}, "stage 2 costs 0; expected what running it costs, above 0"),
     ],
@@ -315,6 +317,17 @@ def test_stages_that_do_not_fit(change, message, pair):
     other = stage(**{"probability": LARGE, "cost": 10} | change)
     with pytest.raises(ValueError, match=message):
         cascade([pair[0], other])
+
+
+def test_stages_without_labels(pair):
+    bare = [without_labels(record) for record in pair]
+    assert_same(cascade(bare), without_labels(cascade(pair)))
+    chosen = {"ensemble": "accuracy_weighted", "weights": [3, 4], "confidence": "ensemble"}
+    assert_same(cascade(bare, **chosen), without_labels(cascade(pair, **chosen)))
+    with pytest.raises(ValueError, match="ensemble='accuracy_weighted' without weights needs labels, but"):
+        cascade(bare, ensemble="accuracy_weighted")
+    with pytest.raises(ValueError, match="stage 1 has no labels, stage 2 has; expected"):
+        cascade([bare[0], pair[1]])
 
 
 def test_a_first_stage_that_costs_nothing(pair):

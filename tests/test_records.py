@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import oracles
 from offramp import ExitRecord, make_policy
 from offramp.records.confidence import MEASURES
-from strategies import quick, records
+from strategies import quick, records, without_labels
 
 METADATA = {
     "dataset": "digits",
@@ -48,7 +48,8 @@ def record():
 
 
 def assert_same(a, b):
-    for field in ("labels", "index", "cost", "prediction", "correct"):
+    assert (a.labels is None) == (b.labels is None)
+    for field in ("index", "cost", "prediction", *(() if a.labels is None else ("labels", "correct"))):
         x, y = getattr(a, field), getattr(b, field)
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y, err_msg=field)
@@ -212,7 +213,7 @@ def test_outputs_that_do_not_fit(change, message):
 
 
 @quick
-@given(records())
+@given(records(unlabelled=True))
 def test_a_file_gives_back_every_record(record):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.safetensors"
@@ -271,6 +272,50 @@ def test_some_of_the_samples(stored, record, tmp_path):
     assert_same(whole, record)
     taken.metadata["seed"] = 6
     assert whole.metadata["seed"] == 5
+
+
+@quick
+@given(records(sample_costs=True, unlabelled=True), st.data())
+def test_rows_are_samples(record, data):
+    n = record.n_samples
+    assert len(record) == n
+    order = data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))]
+    expected = record.take(np.array(order))
+    for rows in (order, tuple(order), np.array(order, np.uint8), np.array(order) - n):
+        assert_same(record.take(rows), expected)
+    for rows in (order, np.array(order, np.int32)):
+        assert_same(record[rows], expected)
+    mask = [place in order for place in range(n)]
+    assert_same(record[mask], record.take(sorted(order)))
+    start, step = data.draw(st.integers(0, n - 1)), data.draw(st.sampled_from([1, 2, -1]))
+    assert_same(record[start::step], record.take(range(n)[start::step]))
+    assert_same(record[start], record.take([start]))
+    assert_same(record[start - n], record.take([start]))
+    for one, place in zip(record, range(n), strict=True):
+        assert_same(one, record.take([place]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (6, IndexError, "rows: 6 is out of range; the record has 6 samples"),
+        ([0, -7], IndexError, "rows: -7 is out of range"),
+        ([1, 4, 1], ValueError, r"index\[2\] is 7, as index\[0\] is: expected all different"),
+        ([0, -6], ValueError, r"index\[1\] is 9, as index\[0\] is"),
+        ([], ValueError, "expected at least one sample"),
+        (slice(3, 3), ValueError, "expected at least one sample"),
+        ([False] * 6, ValueError, "expected at least one sample"),
+        ([True] * 5, IndexError, r"rows: expected .* a mask of 6 truth values; got bool \(5,\)"),
+        (True, IndexError, r"rows: expected .*; got bool \(\)"),
+        (0.0, IndexError, r"rows: expected .*; got float64 \(\)"),
+        ("labels", IndexError, r"rows: expected an int, a slice, a list of ints"),
+        ([[0, 1]], IndexError, r"rows: expected .*; got int64 \(1, 2\)"),
+        ((0, 1), IndexError, "indexed by its samples only, got 2 indices; give several samples as a list"),
+    ],
+)
+def test_rows_that_are_refused(rows, error, message, record):
+    with pytest.raises(error, match=message):
+        record[rows]
 
 
 def test_some_of_the_samples_without_their_logits(record, tmp_path):
@@ -423,7 +468,6 @@ def test_a_record_of_another_program(foreign, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": None}, "no labels"),
         ({"prediction": None}, "no prediction"),
         ({"confidence.margin": None}, "confidence: expected at least one of"),
         ({"cost": np.array([2.0, 1.0])}, r"cost\[1\]"),
@@ -495,6 +539,23 @@ def test_metadata_that_is_not_json_leaves_nothing(tmp_path):
     with pytest.raises((TypeError, ValueError)):
         record.save(tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
+
+
+# Records without labels
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_record_without_labels(stored, record, tmp_path):
+    bare = ExitRecord(logits_of(), None, [1.5, 4], index=record.index, metadata=METADATA)
+    if stored:
+        bare.save(tmp_path / "r")
+        assert "labels" not in load_file(tmp_path / "r")
+        bare = ExitRecord.load(tmp_path / "r")
+    assert bare.labels is None
+    assert repr(bare).startswith("<ExitRecord 6 samples × 2 exits without labels dataset=digits")
+    assert_same(bare, without_labels(record))
+    with pytest.raises(ValueError, match="correct needs labels, but this record has none; make the record with labels"):
+        _ = bare.correct
 
 
 # Costs of each sample, the similarity of hidden states, and the metric

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from offramp import ExitRecord, cascade, frontier, make_policy
 from offramp.cascades import search
 from offramp.cascades.search import Zoo, pair_frontier, search_pairs, search_triples, triple_frontier
-from strategies import EDGES, few, quick
+from strategies import EDGES, few, quick, without_labels
 from test_cascades import ACCURACY, COST, LARGE, SMALL, stage
 
 
@@ -378,6 +378,7 @@ nameless = ExitRecord.from_outputs([[0], [0]], [[0.1], [0.2]], [0, 0], [1])
         ([fine(), fine("b", 2), fine()], "zoo: a is there twice"),
         ([fine(cost=0)], "zoo: .*costs 0"),
         ([fine(), record_of([1], [0.5], 2, "b")], "zoo: stage 2 has"),
+        ([without_labels(fine())], "zoo needs labels, but this record has none"),
     ],
 )
 def test_records_that_make_no_zoo(records, message):

@@ -1,15 +1,17 @@
 """Exit policies: decide, input by input, when a model that answers in stages has computed enough."""
 
 from offramp.cascades import cascade
-from offramp.evaluation import choose_threshold, evaluate, frontier
-from offramp.policies import Policy, load_policies, make_policy, save_policies
+from offramp.evaluation import choose_threshold, decide, evaluate, frontier
+from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitRecord
 
 __all__ = [
     "ExitRecord",
+    "NotFittedError",
     "Policy",
     "cascade",
     "choose_threshold",
+    "decide",
     "evaluate",
     "frontier",
     "load_policies",

@@ -181,10 +181,11 @@ def fit_temperatures(record: ExitRecord) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the record has no logits.
+        If the record has no logits or no labels.
     """
-    logits = record.needed_logits("temperature='per_exit'")
-    return np.array([fit_temperature(logits[:, i], record.labels) for i in range(record.n_exits)])
+    what = "fitting temperatures (temperature='per_exit')"
+    logits, labels = record.needed_logits(what), record.needed_labels(what)
+    return np.array([fit_temperature(logits[:, i], labels) for i in range(record.n_exits)])
 
 
 def with_temperatures(record: ExitRecord, temperatures: np.ndarray) -> ExitRecord:

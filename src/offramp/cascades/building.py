@@ -26,12 +26,14 @@ def cascade(
     """The cascade that runs the systems one after another until one is sure enough.
 
     Every system that ran is paid for, so costs add up: after the last exit of one stage the first of the next
-    costs the sum of both. Where all stages have logits and none is answered for by others, so has the cascade.
+    costs the sum of both. Where all stages have logits and none is answered for by others, so has the cascade. It has
+    labels where its stages have them.
 
     Parameters
     ----------
     records : sequence of ExitRecord
-        The stages in order, on the same samples (equal `index` and `labels`); each may have several exits.
+        The stages in order, on the same samples (equal `index` and `labels`, or no labels in any stage); each may have
+        several exits.
     ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
         None: the running system's own answer. Else the answer of an exit is that of all systems so far, each by
         its latest exit: the mean of their probabilities, plain or weighted by accuracies, of their logits, or of their
@@ -51,7 +53,8 @@ def cascade(
     Raises
     ------
     ValueError
-        If the stages have other samples, labels or classes, one costs nothing, or they lack what the ensemble needs.
+        If the stages have other samples, labels or classes, only some have labels, one costs nothing, or they lack what
+        the ensemble needs.
 
     Warns
     -----
@@ -92,6 +95,8 @@ def cascade(
         read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
         return ExitRecord.from_outputs(prediction, _measures(records), **about, logits=read)
     if ensemble == "accuracy_weighted":
+        if weights is None:
+            first.needed_labels("cascade: ensemble='accuracy_weighted' without weights")
         weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
         if (
             len(weights) != sum(record.n_exits for record in records)
@@ -118,6 +123,11 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> None:
             raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
         if record.n_samples != first.n_samples:
             raise ValueError(f"{who}: stage {k} has {record.n_samples} samples, stage 1 has {first.n_samples}")
+        if (record.labels is None) != (first.labels is None):
+            without, labelled = (k, 1) if record.labels is None else (1, k)
+            raise ValueError(
+                f"{who}: stage {without} has no labels, stage {labelled} has; expected labels in all stages or in none"
+            )
         for field in ("index", "labels"):
             if not np.array_equal(getattr(record, field), getattr(first, field)):
                 raise ValueError(

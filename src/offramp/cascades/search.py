@@ -81,6 +81,7 @@ class Zoo:
             class.
         """
         check_stages(records, "zoo")
+        records[0].needed_labels("zoo")
         for k, record in enumerate(records, start=1):
             if record.n_exits != 1:
                 raise ValueError(f"zoo: record {k} has {record.n_exits} exits; expected one")

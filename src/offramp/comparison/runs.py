@@ -23,6 +23,10 @@ class Run:
     test: ExitRecord
     policies: dict[str, Policy] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for split in ("validation", "test"):
+            getattr(self, split).needed_labels(f"{self.system} seed {self.seed}, {split}: a comparison")
+
 
 def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:
     """The runs that record files and fitted-policy files make up, put together by the metadata in each.
@@ -35,8 +39,8 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
     Raises
     ------
     ValueError
-        If a file is neither, a run lacks a part, the runs' test samples differ, or a system's seeds have different
-        policies.
+        If a file is neither, a run lacks a part, a record has no labels, the runs' test samples differ, or a system's
+        seeds have different policies.
     """
     expected = ("validation", "test", "policies") if fitted else ("validation", "test")
     kinds = (records.FORMAT, policies.FORMAT) if fitted else (records.FORMAT,)

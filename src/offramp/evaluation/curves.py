@@ -1,11 +1,10 @@
 """Every threshold at once: curves, exact frontiers, thresholds chosen on validation."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.policies.base import Policy, first_exit
+from offramp.policies.base import Policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
 
@@ -33,8 +32,9 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     Raises
     ------
     ValueError
-        If a threshold is NaN, or the record does not fit the policy.
+        If a threshold is NaN, the record has no labels, or it does not fit the policy.
     """
+    record.needed_labels("evaluate")
     thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, fallback = _reached(policy, record)
@@ -53,7 +53,13 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     -------
     DataFrame
         The columns of `evaluate`.
+
+    Raises
+    ------
+    ValueError
+        If the record has no labels or does not fit the policy.
     """
+    record.needed_labels("frontier")
     reached, fallback = _reached(policy, record)  # (N, K)
     ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
     level = level.reshape(reached.shape) + 1
@@ -134,7 +140,13 @@ def choose_threshold(
     cost : float
         Or: take the one that spends most of this average cost, whatever its accuracy (on few samples the most
         accurate one is often a lucky one); −∞, the first exit, where none costs so little.
+
+    Raises
+    ------
+    ValueError
+        If both targets or none are given, the record has no labels, or it does not fit the policy.
     """
+    validation.needed_labels("choose_threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 
@@ -151,6 +163,7 @@ def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost:
 
 def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
     """What became of each sample at each shared threshold (T,): right or not, bool, and cost, float64, (T, N) each."""
+    record.needed_labels("outcomes")
     thresholds = _checked(thresholds)[:, None]  # (T, 1)
     reached, fallback = _reached(policy, record)
     correct = policy.correct(record).astype(np.int8)  # (N, L)
@@ -163,28 +176,3 @@ def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray
         if i < record.n_exits - 1:
             exits += passed
     return right.astype(bool), record.cost_of(exits)
-
-
-def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Where each sample leaves and what is answered, for thresholds that are shared or one an exit.
-
-    Parameters
-    ----------
-    thresholds : sequence of T numbers or ndarrays of shape (L − 1,)
-
-    Returns
-    -------
-    exits, answers : ndarray of shape (T, N), int64
-        0-based exits; classes.
-    """
-    signal, prediction = policy.signal(record), policy.prediction(record)  # (N, L) each
-    fallback = policy.fallback(record, signal)
-    exits = np.stack([first_exit(signal, threshold) for threshold in thresholds])  # (T, N)
-    answers = np.take_along_axis(prediction, exits.T, axis=1).T  # (T, N)
-    if fallback is not None:
-        others = np.take_along_axis(prediction, fallback[:, None], axis=1)[:, 0]  # (N,)
-        for threshold, answer in zip(thresholds, answers):
-            if np.ndim(threshold) == 0:
-                nowhere = (signal < threshold).all(axis=1) | (threshold == np.inf)  # (N,)
-                answer[nowhere] = others[nowhere]
-    return exits, answers

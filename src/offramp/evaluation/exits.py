@@ -21,6 +21,7 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    record.needed_labels("a reliability table")
     confidence = record.confidence()  # (N, L)
     tables = []
     for i in range(record.n_exits):
@@ -48,6 +49,7 @@ def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) 
     """
     import pandas as pd
 
+    record.needed_labels("a table of exits")
     table = pd.DataFrame(
         {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
     )

@@ -3,12 +3,11 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from offramp._io.arrays import open_arrays, save_arrays
-from offramp._registry import check_options, find
-from offramp.policies.base import Policy
+from offramp._registry import find
+from offramp.policies.base import NotFittedError, Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
 from offramp.policies.confidence import Confidence, HiddenSimilarity, NormalizedEntropy
@@ -37,9 +36,7 @@ def make_policy(name: str, /, **options: Any) -> Policy:
     ValueError
         If the name or an option is unknown (the known ones are listed) or a value is out of its range.
     """
-    policy = find(POLICIES, "policy", name)
-    check_options(name, options, [field.name for field in fields(policy)])  # type: ignore[arg-type]
-    return policy(**options)
+    return find(POLICIES, "policy", name)._made_with(options)
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:
@@ -57,11 +54,16 @@ def save_policies(
     """Write fitted policies, each under a label, to one .safetensors file, whole or not at all.
 
     `run` says what they were fitted on: the validation record's metadata.
+
+    Raises
+    ------
+    NotFittedError
+        If a policy learns and was not fitted.
     """
     arrays, about = {}, {}
     for label, policy in policies.items():
         if policy.learns and policy.state is None:
-            raise ValueError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")
+            raise NotFittedError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")
         arrays |= {f"{label}/{name}": values for name, values in (policy.state or {}).items()}
         about[label] = {
             "policy": policy.name,

@@ -100,6 +100,7 @@ class BEEMA(_BEEM):
     rule = "the confidences of the exits that agree in a row, each times its accuracy on validation, sum to ≥ δ"
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        record.needed_labels(f"fitting {self.name}")
         accuracy = record.correct.mean(axis=0)  # (L,)
         by = {"none": 1.0, "sum": accuracy.sum(), "max": accuracy.max()}[self.normalisation]
         return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # where no exit is ever right, all are 0

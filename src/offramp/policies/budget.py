@@ -43,8 +43,10 @@ class Budget(Policy):
 
         Raises
         ------
+        NotFittedError
+            If the policy was not fitted.
         ValueError
-            If the policy is not fitted, or p is not a whole number from 1 to 39.
+            If p is not a whole number from 1 to 39.
         """
         self._check_fitted()
         if p not in P:

@@ -91,6 +91,7 @@ class LearnedDeferral(Policy):
     paper = "Narasimhan et al. (NeurIPS 2022); Jitkrittum et al. (NeurIPS 2023)"
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        record.needed_labels(f"fitting {self.name}")
         used = np.array([measure in record.measures for measure in MEASURES])  # (3,)
         n_exits, n_features = record.n_exits, used.sum() + 1
         mean, scale = np.zeros((2, n_exits - 1, n_features))  # (L − 1, F) each

@@ -26,6 +26,7 @@ class _AccuracyMap(Policy):
         raise NotImplementedError
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        record.needed_labels(f"fitting {self.name}")
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
         limits = _limits(self.score, record, confidence)
         alive = np.ones(record.n_samples, bool)  # (N,)
@@ -43,8 +44,8 @@ class _AccuracyMap(Policy):
 
         Raises
         ------
-        ValueError
-            If the policy is not fitted.
+        NotFittedError
+            If the policy was not fitted.
         """
         self._check_fitted()
         exits = range(1, self.fitted_exits + 1)

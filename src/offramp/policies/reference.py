@@ -26,7 +26,10 @@ class Oracle(Policy):
     paper = "PCEE (arXiv 2412.19325)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
-        return record.correct if self.target == "label" else record.prediction == record.prediction[:, -1:]
+        if self.target == "label":
+            record.needed_labels("oracle with target='label'")
+            return record.correct
+        return record.prediction == record.prediction[:, -1:]
 
 
 @dataclass

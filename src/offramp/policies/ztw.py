@@ -52,7 +52,7 @@ class ZTW(Policy):
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
-        return fit(record.needed_logits(self.name), record.prediction, record.labels)
+        return fit(record.needed_logits(self.name), record.prediction, record.needed_labels(f"fitting {self.name}"))
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
         return self._answers(record)[1]

@@ -23,8 +23,9 @@ class ExitRecord:
     ----------
     logits : ndarray of shape (N, L, C)
         float16, float32 or float64. Kept as they are; predictions and confidences are computed here, once.
-    labels : ndarray of shape (N,)
-        Classes, 0 … C − 1.
+    labels : ndarray of shape (N,), or None
+        Classes, 0 … C − 1. None where the labels are not known, as in deployment: policies can be applied to such a
+        record, but whatever compares answers with labels raises ValueError.
     cost : ndarray of shape (L,) or (N, L)
         Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC). A row a
         sample where samples cost differently, as texts of different lengths do.
@@ -37,13 +38,15 @@ class ExitRecord:
 
     Attributes
     ----------
-    labels, index : ndarray of shape (N,), int64
+    labels : ndarray of shape (N,), int64, or None
+    index : ndarray of shape (N,), int64
     cost : ndarray of shape (L,), float64
         The mean over the samples, where they differ.
     sample_cost : ndarray of shape (N, L), float64, or None
         None where all samples cost the same.
     prediction : ndarray of shape (N, L), int64 (int32 in files)
     correct : ndarray of shape (N, L), bool
+        Raises ValueError where the record has no labels.
     metadata : dict
 
     Raises
@@ -85,7 +88,7 @@ class ExitRecord:
             An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats),
             `similarity`.
         labels, cost, index, metadata
-            As for the class. `metadata["classes"]`, where given, bounds labels and predictions.
+            As for the class; labels may be None. `metadata["classes"]`, where given, bounds labels and predictions.
         logits : callable, optional
             What these outputs were computed from, (N, L, C): called where somebody asks for them, once.
         """
@@ -108,14 +111,15 @@ class ExitRecord:
         n, l = self.prediction.shape
         if n == 0 or l == 0:
             raise ValueError(f"prediction: expected at least one sample and one exit, got shape ({n}, {l})")
-        self.labels = _integers("labels", labels, (n,))
+        self.labels = None if labels is None else _integers("labels", labels, (n,))
         self.index = np.arange(n) if index is None else _integers("index", index, (n,))
         order = np.argsort(self.index, kind="stable")
         again = np.flatnonzero(np.diff(self.index[order]) == 0)
         if len(again):
             first, second = order[again[0]], order[again[0] + 1]
             raise ValueError(f"index[{second}] is {self.index[second]}, as index[{first}] is: expected all different")
-        self._check_range("labels", self.labels)
+        if self.labels is not None:
+            self._check_range("labels", self.labels)
         self._check_range("prediction", self.prediction)
         self._set_cost(cost)
         if not confidence:
@@ -185,7 +189,8 @@ class ExitRecord:
 
     @cached_property
     def correct(self) -> np.ndarray:
-        return self.prediction == self.labels[:, None]  # (N, L)
+        labels = self.needed_labels("telling which answers are correct")
+        return self.prediction == labels[:, None]  # (N, L)
 
     @property
     def logits(self) -> np.ndarray | None:
@@ -205,6 +210,12 @@ class ExitRecord:
             raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
         return self.logits
 
+    def needed_labels(self, what: str) -> np.ndarray:
+        """The labels (N,), for what cannot do without: ValueError names it where there are none."""
+        if self.labels is None:
+            raise ValueError(f"{what} needs labels, but this record has none; make the record with labels")
+        return self.labels
+
     def confidence(self, measure: str = "max_softmax") -> np.ndarray:
         """The measure at every exit, (N, L); larger is surer, so entropy comes negated.
 
@@ -223,42 +234,75 @@ class ExitRecord:
             raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
         return self._confidence[measure]
 
-    def take(self, rows: np.ndarray) -> "ExitRecord":
-        """The record of some of the samples.
+    def take(self, rows) -> "ExitRecord":
+        """The record of some of the samples; `record[rows]` is the same.
 
         Logits are not copied, nor read from the file, before somebody asks for them.
 
         Parameters
         ----------
-        rows : ndarray of shape (n,)
-            Places of samples, 0 … N − 1, all different, in the order wanted.
+        rows : int, slice, or array-like of shape (n,) of int or of shape (N,) of bool
+            Places of samples, all different, in the order wanted, or a mask. Negative places count from the end, as in
+            NumPy. A single int gives a record with this one sample.
+
+        Returns
+        -------
+        ExitRecord
+            With one row per selected sample.
+
+        Raises
+        ------
+        IndexError
+            If a place is out of range, or the rows are neither integers nor a mask of one value per sample.
+        ValueError
+            If a place is repeated, or no sample is selected.
         """
+        if not isinstance(rows, slice):  # a slice is left as it is, because it does not copy
+            rows = _places(rows, self.n_samples)
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
         return ExitRecord.from_outputs(
             self.prediction[rows],
             confidence,
-            self.labels[rows],
+            None if self.labels is None else self.labels[rows],
             self.cost if self.sample_cost is None else self.sample_cost[rows],
             self.index[rows],
             self.metadata,
             logits=(lambda: self.logits[rows]) if self.has_logits else None,
         )
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self.n_samples
+
+    def __getitem__(self, rows) -> "ExitRecord":
+        """The record of some of the samples, as `take` gives it.
+
+        The result is always a record, also for a single int, so that iterating over a record gives one record per
+        sample. Exits are not selected: `record[0, 1]` raises IndexError.
+        """
+        if isinstance(rows, tuple):
+            raise IndexError(
+                f"a record is indexed by its samples only, got {len(rows)} indices; give several samples as a list"
+            )
+        return self.take(rows)
+
     def __repr__(self) -> str:
         known = [
             f"{key}={self.metadata[key]}" for key in ("dataset", "split", "system", "seed") if key in self.metadata
         ]
-        return f"<{' '.join(['ExitRecord', f'{self.n_samples} samples × {self.n_exits} exits', *known])}>"
+        size = f"{self.n_samples} samples × {self.n_exits} exits"
+        return f"<{' '.join(['ExitRecord', size, *(['without labels'] if self.labels is None else []), *known])}>"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one .safetensors file, whole or not at all."""
+        """Write one .safetensors file, whole or not at all; without labels, it has no array of them."""
         arrays = {
-            "labels": self.labels,
             "cost": self.cost if self.sample_cost is None else self.sample_cost,
             "index": self.index,
             "prediction": self.prediction.astype(np.int32),
             **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
         }
+        if self.labels is not None:
+            arrays["labels"] = self.labels
         if self.logits is not None:
             arrays["logits"] = self.logits
         save_arrays(path, FORMAT, arrays, self.metadata)
@@ -273,10 +317,10 @@ class ExitRecord:
             If the file is no record, is cut short or damaged.
         """
         _, stored, metadata = open_arrays(path, FORMAT)
-        if missing := sorted({"prediction", "labels", "cost", "index"} - stored.keys()):
+        if missing := sorted({"prediction", "cost", "index"} - stored.keys()):
             raise ValueError(f"{path}: the record has no {missing[0]}")
         logits = stored.pop("logits", None)
-        fields = {name: array.read() for name, array in stored.items()}
+        fields = {"labels": None} | {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
         try:
             record = cls.from_outputs(confidence=confidence, metadata=metadata, logits=logits and logits.read, **fields)
@@ -287,6 +331,24 @@ class ExitRecord:
             if logits.shape != expected:
                 raise ValueError(f"{path}: logits have shape {logits.shape}, expected {expected}")
         return record
+
+
+def _places(rows, n_samples: int) -> np.ndarray:
+    """The places (n,) of samples that an int, ints or a mask name; IndexError where they are out of range."""
+    rows = np.asarray(rows)
+    if rows.shape == (0,):
+        rows = rows.astype(np.int64)  # an empty list has no type of its own
+    if rows.dtype.kind == "b" and rows.shape == (n_samples,):
+        return np.flatnonzero(rows)
+    if rows.dtype.kind not in "iu" or rows.ndim > 1:
+        raise IndexError(
+            f"rows: expected an int, a slice, a list of ints or a mask of {n_samples} truth values; "
+            f"got {rows.dtype} {rows.shape}"
+        )
+    rows = np.atleast_1d(rows).astype(np.int64, copy=False)
+    if len(wrong := np.flatnonzero((rows < -n_samples) | (rows >= n_samples))):
+        raise IndexError(f"rows: {rows[wrong[0]]} is out of range; the record has {n_samples} samples")
+    return rows
 
 
 def _known_measure(measure: str) -> None:

@@ -134,8 +134,9 @@ def judge(
         bar.update()
         bar.set_description("comparing policies")
         files = _write_tables(run, bootstrap, out / "data")
-        test.save(out / "data" / "test.safetensors")
-        files["record"] = [out / "data" / "test.safetensors"]
+        if "max_softmax" in test.measures:  # what the figures of single samples show
+            test.save(out / "data" / "test.safetensors")
+            files["record"] = [out / "data" / "test.safetensors"]
         bar.update()
         bar.set_description("drawing figures")
         pages = _write_entries(files, policies, out)
