@@ -10,9 +10,9 @@ workflow/loopback_slurm.sh run [ARG …]  start Slurm, run `snakemake ARG …` o
 workflow/loopback_slurm.sh daemon       start the node daemon again after it was killed
 
 Requires root and the Debian packages slurm-wlm and munge: `apt-get install slurm-wlm munge`. All files are in
-/run/offramp-slurm, except for slurm.conf and gres.conf in /etc/slurm, because jobs read these from there only. If one of
-the two files exists already, it is not changed, and nothing is started. The GPU of the node is a placeholder, so that
-jobs can request a GPU.
+/run/offramp-slurm, except for slurm.conf and gres.conf in /etc/slurm, because jobs read these from there only. If one
+of the two files exists already, it is not changed, and nothing is started. The GPU of the node is a placeholder, so
+that jobs can request a GPU.
 
 While Slurm is running:
   snakemake --workflow-profile profiles/slurm --profile /run/offramp-slurm/profile
