@@ -27,8 +27,9 @@ def load_text_files(
     """Load the texts of one file as pool "all", or of two files as pools "train" and "test".
 
     Files are encoded in UTF-8, with column names in the first line. They are either .csv with commas and quotes, or
-    .tsv with tabs, in which quotation marks have no special meaning. Labels are integers 0 … classes − 1, or names, which
-    are numbered in sorted order. Whitespace around labels is ignored. Every row needs a label; texts can be empty.
+    .tsv with tabs, in which quotation marks have no special meaning. Labels are integers 0 … classes − 1, or names,
+    which are numbered in sorted order. Whitespace around labels is ignored. Every row needs a label; texts can be
+    empty.
 
     Parameters
     ----------
