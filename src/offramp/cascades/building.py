@@ -1,4 +1,4 @@
-"""Cascades of separate models, as one exit record."""
+"""Cascades of separate models as one exit record."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,36 +21,36 @@ def cascade(
     weights: Sequence[float] | None = None,
     confidence: Literal["own", "ensemble"] = "own",
 ) -> ExitRecord:
-    """The cascade that runs the systems one after another until one is sure enough.
+    """Build the record of a cascade, which runs systems one after another until one is confident enough.
 
-    Every system that ran is paid for, so costs add up: after the last exit of one stage the first of the next
-    costs the sum of both. Where all stages have logits and none is answered for by others, so has the cascade.
+    Costs are cumulative: the first exit of a stage costs the sum of the complete previous stages and of this exit. The
+    cascade has logits if all stages have logits and if no ensemble is used.
 
     Parameters
     ----------
     records : sequence of ExitRecord
-        The stages in order, on the same samples (equal `index` and `labels`); each may have several exits.
+        Records of the stages in order, on the same samples (equal `index` and `labels`). Several exits are allowed.
     ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
-        None: the running system's own answer. Else the answer of an exit is that of all systems so far, each by
-        its latest exit: the mean of their probabilities, plain or weighted by accuracies, of their logits, or of their
-        log-probabilities (the geometric mean; those of logits differ from them by a constant a sample, so their answers
-        agree). Needs logits.
+        None: each system gives its own prediction. Otherwise, the prediction of an exit combines the latest exits of
+        all systems so far: the mean of their probabilities, with or without weights by accuracy, of their logits, or of
+        their log-probabilities (geometric mean; its predictions are the same as for logits, which differ by a constant
+        per sample only). Requires logits.
     weights : sequence of float, optional
-        Of "accuracy_weighted", one an exit of the cascade: its accuracy. Where not given that on these very records,
-        which is right on validation; on test samples give what the validation cascade's metadata say, or the labels
-        that are reported on weigh in.
+        Weights for "accuracy_weighted", one per exit of the cascade. The default is the accuracy on the given records,
+        which is correct for validation data. For test data, pass the weights in the metadata of the validation cascade;
+        otherwise test labels influence the result.
     confidence : {"own", "ensemble"}
-        Whose confidences the exits have: the running system's, or the ensemble's.
+        Confidences of the exits: those of each system, or those of the ensemble.
 
     Raises
     ------
     ValueError
-        If the stages have other samples, labels or classes, one costs nothing, or they lack what the ensemble needs.
+        If the stages differ in samples, labels or classes, if a cost is zero, or if the ensemble needs missing logits.
 
     Warns
     -----
     UserWarning
-        If a stage costs no more than the one before it: a cascade then pays first for what is dear.
+        If a stage is not more expensive than the previous one.
     """
     check_stages(records, "cascade")
     if ensemble not in (None, *_SCORES):
@@ -93,7 +93,7 @@ def cascade(
 
 
 def check_stages(records: Sequence[ExitRecord], who: str) -> None:
-    """Raise ValueError unless the records are of the same samples and classes, with costs above 0 in one unit."""
+    """Raise ValueError unless the records have the same samples, classes and cost unit, and costs above 0."""
     if not records:
         raise ValueError(f"{who}: expected at least one record")
     first = records[0]
@@ -140,7 +140,7 @@ def _all_logits(records: Sequence[ExitRecord]) -> np.ndarray:  # (N, L, C)
 def _ensembles(
     records: Sequence[ExitRecord], ensemble: Ensemble, weights: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At each exit the weighted sum of the scores of all that ran, (N, L, C), and the sum of their weights, (L,)."""
+    """Return the weighted sum of the scores of all systems up to each exit, (N, L, C), and of the weights, (L,)."""
     of_exit = iter([1.0] * sum(record.n_exits for record in records) if weights is None else weights)
     before, weighed, sums, total = 0.0, 0.0, [], []
     for k, record in enumerate(records, start=1):
