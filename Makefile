@@ -1,5 +1,5 @@
-# make reproduce: run the default study and name its report.   make test: run the tests.
-# Each makes its own environment (.venv) where there is none.
+# make reproduce: run the default study and print the path of its report.   make test: run the tests.
+# Both create the environment in .venv if it does not exist.
 PYTHON ?= python3
 STUDY ?= digits
 CORES ?= all
@@ -11,10 +11,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help reproduce verify reference test lint bench lock environment unlock clean
 
-help: ## show the targets
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-environment: $(STAMP) ## make .venv from requirements.lock
+environment: $(STAMP) ## create .venv from requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-reproduce: $(STAMP) ## run a study to its report (STUDY=digits, CORES=all)
+reproduce: $(STAMP) ## run a study and create its report (STUDY=digits, CORES=all)
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "report: reports/$(STUDY)/index.html"
 	@if [ -d reports/reference/$(STUDY) ]; then $(MAKE) --no-print-directory verify; fi
@@ -49,7 +49,7 @@ lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(STAMP) ## time evaluation, policies, deciding, training, the workflow and the search beside the usual ways
+bench: $(STAMP) ## run all benchmarks (docs/benchmarks.md)
 	python benchmarks/bench_evaluation.py
 	python benchmarks/bench_policies.py
 	python benchmarks/bench_inference.py
@@ -57,15 +57,15 @@ bench: $(STAMP) ## time evaluation, policies, deciding, training, the workflow a
 	python benchmarks/bench_overhead.py
 	python benchmarks/bench_search.py
 
-lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
+lock: $(STAMP) ## update requirements.lock from pyproject.toml
 	python -m pip install --quiet uv
 	(echo "# The matched set that CI runs. Made by \`make lock\`; pip install -r requirements.lock reproduces it."; \
 	 uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	 --no-emit-index-url --no-emit-find-links pyproject.toml) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-unlock: $(STAMP) ## after a run was killed: let the next one start (make reproduce then goes on)
+unlock: $(STAMP) ## remove the lock of a killed run, so that make reproduce can continue it
 	snakemake --unlock --config study=$(STUDY)
 
-clean: ## remove what the studies made (keeps .venv and downloads)
+clean: ## delete the results of all studies (keeps .venv and downloads)
 	rm -rf artifacts logs benchmarks/results .snakemake

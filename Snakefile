@@ -1,5 +1,5 @@
-# Offramp's pipeline. `snakemake --cores 2` runs the study that params.yaml names, `--config study=NAME` another.
-# A step is a rule file here, a module in src/offramp and a verb of the command `offramp`, all by the same name.
+# The pipeline of Offramp. `snakemake --cores 2` runs the study that params.yaml names; `--config study=NAME` selects
+# another one. Each step of the pipeline has a rule file in workflow/rules and runs commands of `offramp`.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -8,7 +8,8 @@ min_version("9.0")
 configfile: "params.yaml"
 
 
-# Only for `snakemake --sdm apptainer`; workflow/offramp.def builds it. Else rules run in the environment that is there.
+# Used only with `snakemake --sdm apptainer`; workflow/offramp.def is its recipe. Otherwise, rules run in the current
+# environment.
 container: "offramp.sif"
 
 
@@ -21,7 +22,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
-# Every kept artifact is named, not only the report: what a failed job took away is then missed and made again.
+# All artifacts are listed, not only the report. If a failed job has deleted one of them, it is created again.
 rule all:
     default_target: True
     input:

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# A real Slurm on this one machine, for trying and for tests: munge, controller and node daemon, all on 127.0.0.1.
+# Starts a real Slurm on this machine for testing: munge, the controller and the node daemon, all on 127.0.0.1.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
-workflow/loopback_slurm.sh up           start it, and write the Snakemake profile that it needs
-workflow/loopback_slurm.sh down         end its jobs and stop it, by its pid files
-workflow/loopback_slurm.sh run [ARG …]  up; snakemake ARG … through it; down, whatever happened
-workflow/loopback_slurm.sh daemon       start the node daemon again, after it died
+workflow/loopback_slurm.sh up           start Slurm, and write the Snakemake profile for it
+workflow/loopback_slurm.sh down         cancel its jobs and stop the daemons
+workflow/loopback_slurm.sh run [ARG …]  start Slurm, run `snakemake ARG …` on it, and always stop it afterwards
+workflow/loopback_slurm.sh daemon       start the node daemon again after it was killed
 
-Wants Debian's slurm-wlm and munge, and root: `apt-get install slurm-wlm munge`. Everything lies in one folder,
-/run/offramp-slurm, but for slurm.conf and gres.conf in /etc/slurm: jobs look for them there and nowhere else. Where
-there is one already it is left alone, and nothing is started. The node has a GPU in name only, so that jobs may ask.
+Requires root and the Debian packages slurm-wlm and munge: `apt-get install slurm-wlm munge`. All files are in
+/run/offramp-slurm, except for slurm.conf and gres.conf in /etc/slurm, because jobs read these from there only. If one
+of the two files exists already, it is not changed, and nothing is started. The GPU of the node is a placeholder, so
+that jobs can request a GPU.
 
-While it is up:
+While Slurm is running:
   snakemake --workflow-profile profiles/slurm --profile /run/offramp-slurm/profile
 HELP
 }
@@ -45,8 +46,8 @@ up() {
     install -d -o munge -g munge -m 755 "$folder/munge"
     install -o munge -g munge -m 400 /dev/null "$folder/munge/key"
     head -c 1024 /dev/urandom >"$folder/munge/key"
-    # More memory than there may be (RealMemory): what jobs ask for must not decide whether this machine will do. A node
-    # that died is missed, and its jobs start again, in half a minute (SlurmdTimeout, cred_expire) instead of seven.
+    # RealMemory may exceed the real memory, so that jobs can be scheduled on any machine. SlurmdTimeout and cred_expire
+    # are short: the jobs of a failed node start again after half a minute instead of seven minutes.
     cat >"$conf" <<CONF
 $mark
 ClusterName=loopback
@@ -85,7 +86,7 @@ PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
     printf '%s\n' "$mark" "Name=gpu File=/dev/null" >"$gres"
     cat >"$folder/profile/config.yaml" <<'PROFILE'
-# What this Slurm lacks, and faster polling than a cluster that others share should bear
+# This Slurm has no accounting. Jobs are polled more often than is acceptable on a shared cluster.
 slurm-no-account: true
 slurm-status-command: squeue
 slurm-init-seconds-before-status-checks: 3
@@ -98,7 +99,7 @@ PROFILE
                 sinfo
                 return
             fi
-            # Its port may not be free at once after another one has ended
+            # The port may still be in use shortly after another controller has stopped
             kill -0 "$(cat "$folder/slurmctld.pid" 2>/dev/null)" 2>/dev/null || slurmctld
             sleep 0.2
         done
@@ -106,7 +107,7 @@ PROFILE
     fail "Slurm did not come up: see $folder/log and $folder/munge/log"
 }
 
-# Stop the daemon of this name, if the pid file's process is one
+# Stop the daemon with this name, if the process in the pid file is this daemon
 stop() {
     local name=$1 pid
     pid=$(cat "$2" 2>/dev/null) || return 0

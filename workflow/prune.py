@@ -1,9 +1,9 @@
-"""Remove what a study makes no more from its folders: of seeds, models or policies that are gone.
+"""Delete files that a study no longer produces, because a seed, a model or a policy was removed.
 
     python workflow/prune.py reports/digits/figures reports/digits/tables
-    python workflow/prune.py artifacts/digits      # weights too: nothing else removes them
+    python workflow/prune.py artifacts/digits      # including weights, which no other command deletes
 
-Run in the repository's root; the study is the one that params.yaml names.
+Run it in the root of the repository. The study is the one that params.yaml names.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A checkpoint and a file half written belong to the file that they are for
+# Checkpoints and incomplete files are treated like the file that they belong to
 FOR = re.compile(r"^\.?(.+?)(\.checkpoint)?(\.old)?(\.partial)?$")
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     for folder in args.folders:
         if folder.exists() and not any(path.is_relative_to(folder) for path in made):
             sys.exit(f"{folder}: the study makes nothing there, expected a folder of its own")
-        for path in sorted(folder.rglob("*"), reverse=True):  # a folder after what is in it
+        for path in sorted(folder.rglob("*"), reverse=True):  # a folder comes after its contents
             if path.is_dir():
                 if not any(path.iterdir()):
                     path.rmdir()

@@ -1,4 +1,4 @@
-"""From confidence to estimated accuracy: reliability diagrams, step maps, temperature."""
+"""Calibration: reliability diagrams, maps from confidence to estimated accuracy, and temperature scaling."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReliabilityDiagram:
-    """What samples of similar confidence got right, bin by bin.
+    """Accuracy of samples with similar confidence, per bin.
 
     Attributes
     ----------
     edges : ndarray of shape (M + 1,)
-        Bin m holds edges[m] ≤ confidence < edges[m + 1]; the last one its upper edge too.
+        Bin m contains edges[m] ≤ confidence < edges[m + 1]. The last bin includes its upper edge.
     count : ndarray of shape (M,), int64
     mean_confidence, accuracy : ndarray of shape (M,)
-        NaN in an empty bin.
+        NaN for empty bins.
     """
 
     edges: np.ndarray
@@ -44,17 +44,17 @@ def reliability_diagram(
     binning: Literal["equal_width", "equal_mass"] = "equal_width",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> ReliabilityDiagram:
-    """The reliability diagram of one exit.
+    """Compute the reliability diagram of one exit.
 
     Parameters
     ----------
     confidence, correct : ndarray of shape (N,)
     bins : int
-        Number of bins M. Equal-mass bins that tie in confidence are merged, so there may be fewer.
+        Number of bins M. Equal-mass bins with tied edges are merged, so there may be fewer.
     binning : {"equal_width", "equal_mass"}
-        Bins of the same width over `limits`, or of the same number of samples.
+        Bins of equal width over `limits`, or with equal numbers of samples.
     limits : (float, float)
-        Range of the confidence measure; unused by equal-mass bins.
+        Range of the confidence measure. Not used for equal-mass bins.
     """
     confidence = np.asarray(confidence, np.float64)  # (N,)
     if binning not in ("equal_width", "equal_mass"):
@@ -76,7 +76,7 @@ def reliability_diagram(
 class StepMap:
     """A step function from confidence to estimated accuracy: values[i] for edges[i − 1] ≤ confidence < edges[i].
 
-    All maps here are of this kind, so a fitted policy is two short arrays an exit.
+    All maps in this module are step functions, so a fitted policy consists of two short arrays per exit.
     """
 
     edges: np.ndarray  # (M − 1,), ascending
@@ -87,18 +87,21 @@ class StepMap:
 
 
 def histogram_map(diagram: ReliabilityDiagram) -> StepMap:
-    """PCEE's map: a bin's accuracy. An empty bin takes that of the nearest filled bin below, for accuracy is
-    never invented; below the lowest filled bin nothing is known, and the estimate is 0 (our choice)."""
+    """Return the map of PCEE: the accuracy of the bin.
+
+    Empty bins take the accuracy of the nearest lower non-empty bin, so that accuracy is not overestimated. Below the
+    lowest non-empty bin, the estimate is 0 (our choice).
+    """
     filled = np.maximum.accumulate(np.where(diagram.count > 0, np.arange(len(diagram.count)), -1))  # (M,)
     return StepMap(diagram.edges[1:-1], np.where(filled < 0, 0.0, diagram.accuracy[filled]))
 
 
 def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -> StepMap:
-    """PCEE-WS's map: the mean accuracy of the `window` samples nearest in confidence (all, where there are fewer).
+    """Return the map of PCEE-WS: the mean accuracy of the `window` samples that are nearest in confidence.
 
-    The paper leaves the smoother open; the window is our reading. Samples of equal confidence count with their
-    common accuracy, so the order in which they come does not matter; of two samples equally far away on either
-    side the surer one is taken.
+    If there are fewer samples, all are used. The paper does not define the smoother; the window is our interpretation.
+    Samples of equal confidence all count with their mean accuracy, so the result does not depend on their order. Of two
+    samples at equal distance, the one with higher confidence is used.
 
     Parameters
     ----------
@@ -109,12 +112,12 @@ def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -
     levels, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
     n, w = len(confidence), min(window, len(confidence))
     level = np.repeat(levels.astype(np.float64), size)  # (N,), sorted
-    # The nearest W of sorted values are neighbours, level[a : a + W]; the window moves on from a to a + 1 where
-    # level[a + W] is nearer than level[a]: from their midpoint on.
+    # The nearest W of sorted values are contiguous, level[a : a + W]. The window moves from a to a + 1 at the midpoint
+    # of level[a] and level[a + W].
     edges = (level[:-w] + level[w:]) / 2  # (N − W,)
-    # How many are right before each place, exactly: whole ties by count, of a tie that is cut the fraction
-    # taken · right / size. One quotient of whole numbers then, so an accuracy of exactly δ is not rounded under δ.
-    # (Long double: for millions of ties the products outgrow 64 bits.)
+    # Exact number of correct samples before each position: complete ties by count, and partial ties by the fraction
+    # taken · right / size. The result is a single quotient of integers, so an accuracy of exactly δ is not rounded
+    # below δ. (Long double, because the products exceed 64 bits for millions of ties.)
     size = size.astype(np.longdouble)  # (ties,)
     right = np.bincount(group, correct).astype(np.longdouble)  # (ties,)
     tie = np.append(np.sort(group), len(levels) - 1)  # (N + 1,)
@@ -125,11 +128,11 @@ def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -
 
 
 def isotonic_map(confidence: np.ndarray, correct: np.ndarray) -> StepMap:
-    """Isotonic regression: of all maps that never fall as confidence rises, the one with the least squared error
-    (Zadrozny & Elkan, 2002, section 3).
+    """Return the isotonic regression: the non-decreasing map with the smallest squared error.
 
-    Samples of equal confidence count with their common accuracy. A confidence that was not seen takes the estimate of
-    the nearest one that was, of two equally near that of the surer (our choice).
+    See Zadrozny & Elkan (2002), section 3. Samples of equal confidence count with their mean accuracy. For a confidence
+    that does not occur in the data, the estimate is that of the nearest one, or of the higher one at equal distance
+    (our choice).
 
     Parameters
     ----------
@@ -140,16 +143,16 @@ def isotonic_map(confidence: np.ndarray, correct: np.ndarray) -> StepMap:
     levels, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
     right = np.bincount(group, correct)  # (ties,)
     start = isotonic_regression(right / size, weights=size).blocks[:-1]  # (blocks,)
-    # One quotient of whole numbers, so an accuracy of exactly δ is not rounded under δ
+    # A single quotient of integers, so an accuracy of exactly δ is not rounded below δ
     values = np.add.reduceat(right, start) / np.add.reduceat(size, start)  # (blocks,)
     levels = levels.astype(np.float64)
     below, above = levels[start[1:] - 1], levels[start[1:]]
-    # Of two neighbouring floats the midpoint may be the lower one, which is not to take the step
+    # The midpoint of two adjacent floats can equal the lower one, which must be below the step
     return StepMap(np.maximum((below + above) / 2, np.nextafter(below, np.inf)), values)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T that minimises the mean negative log-likelihood of softmax(logits / T).
+    """Return the temperature T that minimises the mean negative log-likelihood of softmax(logits / T).
 
     Parameters
     ----------
@@ -159,7 +162,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Returns
     -------
     float
-        Between 1/100 and 100: on samples that are all right (or all wrong) the likelihood has no optimum inside.
+        Limited to 1/100 … 100, because the likelihood has no finite optimum if all samples are correct (or all wrong).
     """
     from scipy.optimize import minimize_scalar
 
@@ -176,7 +179,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_temperatures(record: ExitRecord) -> np.ndarray:
-    """The temperature of each exit, (L,), from its logits on validation (Guo et al. 2017).
+    """Return the temperature of each exit, (L,), fitted on the logits of a validation record (Guo et al. 2017).
 
     Raises
     ------
@@ -189,7 +192,7 @@ def fit_temperatures(record: ExitRecord) -> np.ndarray:
 
 
 def with_temperatures(record: ExitRecord, temperatures: np.ndarray) -> ExitRecord:
-    """The record with each exit's logits divided by its temperature (L,): predictions stay, confidences change."""
+    """Divide the logits of each exit by its temperature (L,). Predictions do not change, but confidences do."""
     temperatures = np.asarray(temperatures, np.float32)
     scaled = record.needed_logits("temperature='per_exit'") / temperatures[:, None]  # (N, L, C)
     cost = record.cost if record.sample_cost is None else record.sample_cost

@@ -1,4 +1,4 @@
-"""Recording: what a trained model says about every sample of a split, at every exit, in one pass."""
+"""Recording: run a trained model on all samples of a split and store the outputs of all exits."""
 
 import os
 import time
@@ -24,16 +24,16 @@ from offramp.training.device import default_device, torch_settings
 
 
 def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
-    """A trained model from its file of weights, the dataset it was trained on, and the parameters that made it.
+    """Load a trained model from its file of weights. Return it with its dataset and the parameters of its training.
 
     Raises
     ------
     ValueError
-        If the file is none, or model or dataset cannot be had.
+        If the file is not a file of weights, or if the model or the dataset cannot be loaded.
     """
     made = read_parameters(weights)
     dataset = load_dataset(made["dataset"], **made["dataset_options"])
-    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # we have weights
+    options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # not needed
     model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)
     load_weights(weights, model)
     return model, dataset, made
@@ -42,19 +42,19 @@ def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, d
 def load_pretrained(
     dataset: tuple[str, Mapping[str, Any]], model: tuple[str, Mapping[str, Any]], system: str | None = None
 ) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
-    """A model with the weights that it comes with, as `load_trained` gives one that was trained here.
+    """Build a pretrained model. Return the same values as `load_trained`.
 
     Parameters
     ----------
     dataset, model : tuple of str and mapping
-        Their names and options.
+        Name and options.
     system : str, optional
-        What to call the model; else its backbone.
+        Name of the model. Default: its backbone.
 
     Raises
     ------
     ValueError
-        If it is not a pretrained one, or model or dataset cannot be had.
+        If the model is not pretrained, or if the model or the dataset cannot be loaded.
     """
     (data_name, data_options), (name, options) = dataset, model
     if not options.get("pretrained"):
@@ -80,7 +80,7 @@ def record(
     device: str | None = None,
     progress: bool = True,
 ) -> ExitRecord:
-    """Run a model over one split, never augmented, in float32.
+    """Run a model on one split, in float32 and without augmentation.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ def record(
     system : str
         Name of the model in the study, for example "msdnet-large".
     seed : int
-        The one that it was trained with.
+        Seed that the model was trained with.
     parameters : mapping, optional
-        What made the model: what `load_weights` returned. Kept in the record.
+        Parameters of the training, as returned by `load_weights`. They are stored in the record.
     batch_size : int
     threads, workers, device, progress
         As for `training.train`.
@@ -102,9 +102,9 @@ def record(
     Returns
     -------
     ExitRecord
-        Logits (N, L, C) float32; the index is the samples' place in their source pool; the cost is in MACs, for texts
-        that of each at its own length, without padding. Of models whose layers are of one width also the cosine of the
-        state that an exit reads with the one before it.
+        Contains logits (N, L, C), float32, and the indices of the samples in their source pool. The cost is in MACs;
+        for texts, it is stored per sample, at the length of the text without padding. For models whose layers have the
+        same width, the record also contains the cosine similarity between the state of each exit and the previous one.
     """
     device = torch.device(device or default_device())
     samples = dataset.samples(splits, split)
@@ -160,10 +160,10 @@ def time_exits(
     threads: int = 1,
     device: str | None = None,
 ) -> pd.DataFrame:
-    """Measure how long a sample takes until each exit answers, in batches of test samples, on this machine.
+    """Measure the time per sample up to each exit, in batches of test samples, on this machine.
 
-    One batch goes first, unmeasured. Reading and preparing the samples is not counted. No record has these numbers,
-    for they are others each time.
+    One batch is run first without being measured. Reading and preparing the samples is not included. These numbers are
+    not stored in records, because they differ from run to run.
 
     Parameters
     ----------
@@ -172,16 +172,16 @@ def time_exits(
     splits : DataFrame
         From `make_splits`.
     batch_size : int
-        Samples that are computed together.
+        Number of samples per batch.
     batches : int
-        How many batches are measured, at most; spread over the test samples, of texts the short and the long ones.
+        Maximum number of batches that are measured. They are spread over the test samples, and over all text lengths.
     threads, device
         As for `record`.
 
     Returns
     -------
     DataFrame
-        A row an exit: exit, seconds (a sample's, the median over batches), seconds_low and seconds_high (quartiles),
+        One row per exit: exit, seconds (per sample, median over batches), seconds_low and seconds_high (quartiles),
         batch_size, batches, threads, device.
     """
     device = torch.device(device or default_device())
@@ -190,7 +190,7 @@ def time_exits(
     chosen = [in_order[place] for place in np.linspace(0, len(in_order) - 1, min(batches, len(in_order))).astype(int)]
     model.to(device, memory_format=torch.channels_last).eval()
 
-    def seconds(inputs: torch.Tensor) -> list[float]:  # (L,): a sample's, until each exit
+    def seconds(inputs: torch.Tensor) -> list[float]:  # (L,): per sample, up to each exit
         passed, begin = [], time.perf_counter()
         for _ in model.exits(inputs):
             if device.type == "cuda":
@@ -217,7 +217,7 @@ def time_exits(
 
 
 def _costs(model: MultiExitModel, dataset: Dataset, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """MACs, (L,) for images, (N, L) for texts at their own lengths; and the parameters that each exit needs, (L,)."""
+    """Return MACs, (L,) for images or (N, L) for texts at their lengths, and the parameters used by each exit, (L,)."""
     if samples.lengths is None:
         costs = exit_costs(model, dataset.input_options["image_shape"])
         return costs.macs, costs.parameters

@@ -1,4 +1,4 @@
-# In: validation records. Out: policies fitted on them, and their reliability diagrams.
+# Input: validation records. Output: policies fitted on them, and reliability diagrams.
 
 
 rule calibrate:

@@ -1,4 +1,4 @@
-# The study's settings, where its files lie, and how settings become command lines.
+# Settings of the study, paths of its files, and functions that turn settings into command lines.
 import json
 import shlex
 from pathlib import Path
@@ -22,12 +22,12 @@ REPORT = f"reports/{config['study']}"
 LOGS = f"logs/{config['study']}"
 BENCHMARKS = f"benchmarks/results/{config['study']}"
 TRAINED, CASCADES = list(STUDY["models"]), list(STUDY["cascades"])
-SYSTEMS = systems_of(STUDY)  # what policies are for
+SYSTEMS = systems_of(STUDY)  # the systems on which policies are evaluated
 SINGLES = [model for model in TRAINED if model not in SYSTEMS]
 
 
 def one_of(names):
-    """A pattern for any of them; for nothing, where there are none."""
+    """Regular expression that matches any of the names, or nothing if there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -38,24 +38,24 @@ wildcard_constraints:
 
 
 def dataset_code(dataset):
-    """The loader's code, and one's own files, which may change too."""
+    """Source files of a dataset, and the data files of the user, which can change too."""
     own = [dataset[pool] for pool in ("train", "test") if dataset["name"] == "text_files" and pool in dataset]
     return sources(f"datasets.{DATASETS[dataset['name']].partition(':')[0]}") + own
 
 
 def model_code(system, *modules):
-    """What trains or runs this model: its code, that of its data, and the modules named."""
+    """Source files that training or running a model depends on: the model, its dataset, and the given modules."""
     its = sources(*modules, "datasets.batches", f"models.{MODELS[STUDY['models'][system]['model']].partition(':')[0]}")
     return sorted({*its, *dataset_code(dataset_of(STUDY, system))})
 
 
 def spec(name, options):
-    """NAME:option=value,… for the shell."""
+    """`NAME:option=value,…`, quoted for the shell."""
     return shlex.quote(unquoted_spec(name, options))
 
 
 def flags(**options):
-    """--option value for each, repeated for the entries of a list; of true the option alone, of false nothing."""
+    """Command-line options `--option value`. Lists repeat the option, true gives a flag, and false gives nothing."""
     words = []
     for key, value in options.items():
         option = f"--{key.replace('_', '-')}"
@@ -73,32 +73,33 @@ def without(mapping, *keys):
 
 
 def launch(processes):
-    """The command itself, or torchrun with so many of it, a GPU each."""
+    """`offramp`, or torchrun with this number of processes, each on its own GPU."""
     return "offramp" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m offramp"
 
 
 def cores(system):
-    """What a training keeps busy: its processes, each with its threads and its workers."""
+    """Number of cores used by a training job: processes × (threads + workers)."""
     its = training_of(STUDY, system)
     return its.get("processes", 1) * (its.get("threads", 1) + its.get("workers", 0))
 
 
 def needs(rule_name, mem_mb, runtime):
-    """What a job asks a cluster for: the study's numbers, else these (MB, minutes), and as much memory more each retry.
+    """Resources that a job requests from a cluster: those of the study, with the arguments as defaults (MB, minutes).
 
-    On one machine they limit nothing: `--resources gpu=1` does, where jobs that want a GPU must wait for one another.
+    The memory is multiplied by the number of the attempt. On a single machine these values have no effect, except that
+    `--resources gpu=1` limits the number of GPU jobs that run at once.
     """
     its = {"mem_mb": mem_mb, "runtime": runtime, **STUDY.get("resources", {}).get(rule_name, {})}
     return {**its, "mem_mb": lambda wildcards, attempt: attempt * its["mem_mb"]}
 
 
 def stems(folder, names, suffixes):
-    """The files of each figure or table."""
+    """Paths of the files of each figure or table."""
     return expand(f"{folder}/{{name}}.{{suffix}}", name=names, suffix=suffixes)
 
 
 def of_runs(pattern, systems=SYSTEMS):
-    """A file of every run of these models and cascades; of all that have policies, where none is named."""
+    """One file per run of these systems. The default is all systems on which policies are evaluated."""
     return expand(pattern, system=systems, seed=STUDY["seeds"], allow_missing=True)
 
 
@@ -111,7 +112,7 @@ def grid(delta):
 
 
 def grids(system):
-    """The study's δ, and those of this system's policies whose signal is on another scale."""
+    """The threshold grid of the study, and the grids of policies whose signal has a different scale."""
     return [grid(STUDY["delta"])] + [
         f"{label}={grid(STUDY['deltas'][label])}" for label in policies_of(STUDY, system) if label in STUDY["deltas"]
     ]

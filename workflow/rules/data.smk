@@ -1,4 +1,5 @@
-# In: nothing (a dataset that is not embedded is fetched). Out: which samples train, validate and test.
+# Input: none (datasets that are not part of a package are downloaded). Output: the split of each sample into training,
+# validation and test.
 
 
 rule data:
@@ -11,7 +12,7 @@ rule data:
     benchmark:
         f"{BENCHMARKS}/data.tsv"
     resources:
-        **needs("data", mem_mb=2000, runtime=60),  # the first time the dataset is downloaded
+        **needs("data", mem_mb=2000, runtime=60),  # includes the download of the dataset in the first run
     params:
         dataset=dataset_spec(STUDY["dataset"]),
         splits=flags(**STUDY["splits"]),

@@ -1,4 +1,4 @@
-# In: fitted policies and test records. Out: curves and frontiers of each run, and what the runs say together.
+# Input: fitted policies and test records. Output: curves and frontiers of each run, and comparisons between runs.
 
 
 rule evaluate:
@@ -56,7 +56,7 @@ rule compare:
         " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels} 2>&1 | tee {log}"
 
 
-# One factor at a time: FACTOR/SETTING=POLICY:options, for each setting of each factor
+# The sensitivity study varies one factor at a time. Each option is FACTOR/SETTING=POLICY:options.
 VARIANTS = [
     "--variant "
     + shlex.quote(f"{factor}/{variant['setting']}=")

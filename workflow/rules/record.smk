@@ -1,5 +1,5 @@
-# In: the weights and the splits. Out: the exit records of validation and test, the border of the pipeline; and those
-# of cascades, made of their stages' records.
+# Input: the weights and the splits. Output: the exit records on validation and test data, also of cascades, which are
+# computed from the records of their models. All later steps read records only and do not need torch.
 
 
 rule record:

@@ -1,9 +1,9 @@
-# In: curves, tables, records and diagrams of all runs. Out: figures, tables and one page that shows them all.
-# The catalogue (src/offramp/reports/catalogue.py) says what each figure and table is made from.
+# Input: curves, tables, records and reliability diagrams of all runs. Output: figures, tables and one report page.
+# The catalogue (src/offramp/reports/catalogue.py) defines the inputs of each figure and table.
 COMPARED, SEARCHED = rules.compare.output, rules.search.output
 DIAGRAMS_OF, LAYERS_OF = STUDY["report"]["reliability"], STUDY["report"]["oracle"]
 
-# The files of each kind, as far as the study makes them
+# The files of each kind that the study creates
 FILES = {
     "curve": of_runs(rules.evaluate.output.curve),
     "exits": of_runs(rules.evaluate.output.exits),
@@ -14,7 +14,7 @@ FILES = {
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
     **({"seconds": of_runs(rules.seconds.output[0], SINGLES)} if STUDY["search"] else {}),
 }
-SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # of kinds that are of one system alone
+SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # for kinds of files that belong to a single system
 SETTINGS = {
     "pairs": STUDY["comparison"]["pairs"],
     "exits": STUDY["report"]["reliability_exits"],
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def shown_here(entries):
-    """What the study shows, by the names of the files: an entry's own, and the system's if it is about one."""
+    """The catalogue entries that this study shows, by file name. Entries about one system have its name appended."""
     kept = shown(entries, FILES, SETTINGS, [options["policy"] for options in STUDY["policies"].values()])
     return {
         "-".join([entry.name, *(SYSTEM_OF[kind] for kind in entry.reads if kind in SYSTEM_OF)]): entry for entry in kept
@@ -32,7 +32,7 @@ def shown_here(entries):
 
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}
 PUBLIC = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])
-FILES["public models"] = PUBLIC  # of no study, and in git
+FILES["public models"] = PUBLIC  # belong to no study, and are stored in git
 
 
 def entry_of(kind, wildcards):
@@ -40,7 +40,7 @@ def entry_of(kind, wildcards):
 
 
 def options_of(entry):
-    """The study's settings that the figure or table takes, as options."""
+    """Command-line options for the settings of the study that the figure or table uses."""
     words = []
     if "pairs" in entry.options:
         words += [f"--pair {small} {large}" for small, large in SETTINGS["pairs"]]
@@ -88,14 +88,14 @@ rule table:
         " --out {wildcards.folder}/{wildcards.stem} 2>&1 | tee {log}"
 
 
-# The two tables of what is open in the paper, and the figure
+# The tables and the figure on the choices that the PCEE paper leaves open
 rule choices:
     input:
         stems(f"{REPORT}/tables", ["calibration"] + (["sensitivity"] if VARIANTS else []), ["csv", "md", "tex"]),
         stems(f"{REPORT}/figures", ["sensitivity"] if VARIANTS else [], ["pdf", "png"]),
 
 
-# Public models and what a cascade needs to beat them
+# The fronts of public models, and the exit rates that cascades need to improve on them
 rule public_zoo:
     input:
         stems("reports/public_zoo", ["public-zoo"], ["pdf", "png", "csv", "md", "tex"]),
@@ -113,7 +113,8 @@ rule summary:
         "offramp summary {input.tables} --out {output} 2>&1 | tee {log}"
 
 
-# What made the study, beside what it gave. (Its input ties it to the artifacts: alone, a file of a checkout would do.)
+# The settings of the study, stored with its results. The input makes Snakemake write the file again when the results
+# change; without an input, a file from the git checkout would count as up to date.
 rule settings:
     input:
         rules.curves.input,
@@ -127,7 +128,7 @@ rule settings:
         "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
 
-# Machine and versions, asked for once all models are trained: of the machine that runs this rule.
+# Machine and software versions. They are collected after all models are trained, on the machine that runs this rule.
 rule environment:
     input:
         of_runs(rules.train.output.weights, TRAINED),

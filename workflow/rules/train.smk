@@ -1,4 +1,4 @@
-# In: the splits. Out: the weights and the history of every model and seed.
+# Input: the splits. Output: the weights and the training history of each model and seed.
 
 
 rule train:
@@ -14,7 +14,7 @@ rule train:
         f"{BENCHMARKS}/train/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
         system=one_of(TRAINED),
-    priority: lambda wildcards: -int(wildcards.seed)  # round by round: a study that is stopped has whole seeds
+    priority: lambda wildcards: -int(wildcards.seed)  # seed by seed: an interrupted study has complete seeds
     threads: lambda wildcards: cores(wildcards.system)
     resources:
         **needs("train", mem_mb=4000, runtime=120),

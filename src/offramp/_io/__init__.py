@@ -1,1 +1,1 @@
-"""Reading and writing files: whole or not at all, and checked when they are read."""
+"""Reading and writing files. Files are written atomically and verified when they are read."""

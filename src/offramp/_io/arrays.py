@@ -1,7 +1,7 @@
-"""Named arrays and metadata as .safetensors files, checked when they are read.
+"""Named arrays and metadata in .safetensors files, verified when they are read.
 
-The safetensors library reads and checks them. Offramp writes them itself, because the library orders the metadata
-differently from run to run, and equal results must give equal files.
+The safetensors library reads the files. Offramp writes them itself, because the library stores the metadata in an order
+that changes from run to run, and equal results must give identical files.
 """
 
 import json
@@ -24,19 +24,19 @@ _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 def save_arrays(
     path: str | os.PathLike, kind: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
 ) -> None:
-    """Write arrays and metadata to one .safetensors file: whole or not at all, and the same bytes for the same content.
+    """Write arrays and metadata to one .safetensors file, atomically and with identical bytes for identical content.
 
     Parameters
     ----------
     kind : str
-        What the file is, for example "offramp-record/1"; `open_arrays` asks for it.
+        Kind of the file, for example "offramp-record/1". `open_arrays` checks it.
     metadata : mapping
-        JSON values. Strings are stored as they are, anything else as JSON.
+        JSON values. Strings are stored unchanged, other values as JSON.
     """
     if reserved := {"format", "checksums"} & metadata.keys():
         raise ValueError(f"metadata: {reserved.pop()!r} is a key of the file format; expected another name")
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # larger items first keeps all aligned
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # aligned: larger items first
     header: dict[str, Any] = {}
     end = 0
     for name in order:
@@ -57,22 +57,22 @@ def save_arrays(
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array inside a file, not read yet."""
+    """An array in a file that has not been read yet."""
 
     path: Path
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int
-    checksum: int | None  # None: written by another program
+    checksum: int | None  # None if the file was written by another program
 
     def read(self) -> np.ndarray:
-        """The array, mapped into memory.
+        """Return the array, memory-mapped.
 
         Raises
         ------
         ValueError
-            If it is not what was written.
+            If the content does not match the checksum.
         """
         values = np.empty(self.shape, self.dtype)
         if values.size:
@@ -83,12 +83,12 @@ class StoredArray:
 
 
 def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, StoredArray], dict[str, Any]]:
-    """The kind of a file that `save_arrays` wrote, its arrays, unread, and its metadata.
+    """Open a file written by `save_arrays`. Return its kind, its arrays (not read yet) and its metadata.
 
     Raises
     ------
     ValueError
-        If the file is cut short, damaged, no .safetensors file or of none of these kinds.
+        If the file is truncated or damaged, is not a .safetensors file, or has none of the given kinds.
     """
     path = Path(path)
     expected = f"expected a whole {' or '.join(kinds)} file"
@@ -118,7 +118,7 @@ def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, St
     return found, arrays, metadata
 
 
-HEADER = "header"  # under this name the checksums have that of everything but themselves and the arrays
+HEADER = "header"  # name of the checksum of the header, which excludes the checksums themselves and the arrays
 
 
 def _header_checksum(header: Mapping[str, Any], strings: Mapping[str, str]) -> int:
@@ -140,7 +140,7 @@ def _from_strings(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Is it a string that JSON would not read as something else?"""
+    """Whether the value is a string that JSON would not parse as another type."""
     if not isinstance(value, str):
         return False
     try:

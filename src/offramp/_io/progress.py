@@ -1,4 +1,4 @@
-"""Progress bars that read well in a terminal and in a log."""
+"""Progress bars for terminals and for log files."""
 
 import sys
 
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
-    """A bar of batches on stderr; where that is no terminal (a log, several jobs at once), a line of it every 5 s."""
+    """Progress bar over batches on stderr. If stderr is not a terminal, print one line every 5 s instead."""
     terminal = sys.stderr.isatty()
     every = 0.2 if terminal else 5
     return tqdm(
@@ -22,7 +22,7 @@ def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
 
 
 class _Lines:
-    """stderr, with a new line where a bar would draw over itself."""
+    """stderr, with each update of the bar on a line of its own."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(f"{text.strip()}\n" if text.strip() else "")

@@ -1,4 +1,4 @@
-"""Tables as Parquet or CSV files, checked when they are read."""
+"""Tables in Parquet or CSV files, verified when they are read."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ TABLE_SUFFIXES = (".parquet", ".csv")
 
 
 def write_table(frame: "pd.DataFrame", path: str | os.PathLike) -> None:
-    """Write a table as Parquet or CSV, as the name's ending says."""
+    """Write a table as Parquet or CSV, depending on the file extension."""
     suffix = Path(path).suffix
     if suffix not in TABLE_SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
     with whole_file(path) as partial:
         if suffix == ".parquet":
             frame = frame.copy(deep=False)
-            # Parquet's checksums are of the pages, not of what says where they are
+            # The checksums of Parquet cover the pages, but not the metadata that locates them
             frame.attrs = {"offramp": _outline(frame)}
             frame.to_parquet(partial, index=False, write_page_checksum=True)
         else:
@@ -29,12 +29,12 @@ def write_table(frame: "pd.DataFrame", path: str | os.PathLike) -> None:
 
 
 def read_table(path: str | os.PathLike) -> "pd.DataFrame":
-    """Read a table; a Parquet file that `write_table` wrote is checked to be what was written.
+    """Read a table. Parquet files written by `write_table` are verified.
 
     Raises
     ------
     ValueError
-        If it is no table or damaged.
+        If the file is damaged or is not a table.
     """
     import pandas as pd
 
@@ -44,12 +44,12 @@ def read_table(path: str | os.PathLike) -> "pd.DataFrame":
         frame = pd.read_parquet(path, page_checksum_verification=True)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # of a damaged file pyarrow and pandas raise whatever they stumble over
+    except Exception as error:  # for damaged files, pyarrow and pandas raise exceptions of many types
         raise ValueError(
             f"{path}: not a readable table ({' '.join(str(error).split())}); if damaged, {AGAIN}"
         ) from None
     outline = _outline(frame)
-    if frame.attrs.pop("offramp", outline) != outline:  # other programs write none
+    if frame.attrs.pop("offramp", outline) != outline:  # files of other programs have no outline
         raise ValueError(f"{path}: its rows or columns are not those that were written; {AGAIN}")
     return frame
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one process at a time."""
+"""Atomic writing of files, by one process at a time."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ try:
 except ImportError:  # Windows: files are not locked
     fcntl = None
 
-AGAIN = "delete it and run again"  # what messages advise where a file is damaged
+AGAIN = "delete it and run again"  # advice in error messages about damaged files
 
 
 _claimed: set[Path] = set()
@@ -20,20 +20,20 @@ _claimed: set[Path] = set()
 
 @contextmanager
 def claim(path: str | os.PathLike) -> Iterator[Path]:
-    """Be the only process that writes `path`, inside; gives a temporary name beside it to write to.
+    """Context manager that locks `path` for writing and yields the path of a temporary file next to it.
 
-    The name is always the same, and locked: another process fails at once, rather than mixing its bytes in or putting
-    its own file there later. The lock ends with the process, however that ends, and what a killed one left behind is
-    overwritten by the next.
+    The temporary file always has the same name and is locked, so a second process that writes the same path fails
+    immediately. The lock is released when the process ends for any reason. A temporary file left by a killed process
+    is overwritten by the next one.
 
     Raises
     ------
     ValueError
-        If another process has it.
+        If another process is writing the path.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    if partial in _claimed:  # by the verb, for all of its time
+    if partial in _claimed:  # already claimed by the command, for its whole run
         yield partial
         return
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def claim(path: str | os.PathLike) -> Iterator[Path]:
                 ) from None
             except OSError:
                 pass  # a file system without locks
-            if not _is(partial, file):  # its last owner has just given it its final name
+            if not _is(partial, file):  # the previous owner has just renamed it to its final name
                 continue
             _claimed.add(partial)
             try:
@@ -74,7 +74,7 @@ def _is(path: Path, file: IO) -> bool:
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes the name `path` if the block succeeds."""
+    """Context manager that yields a temporary path, and renames that file to `path` if the block succeeds."""
     with claim(path) as partial:
         try:
             yield partial

@@ -1,1 +1,1 @@
-"""Kernels compiled by Numba, imported only where they are used."""
+"""Kernels compiled by Numba. They are imported only where they are used."""

@@ -1,4 +1,4 @@
-"""What all compiled kernels share: the decorator, and arithmetic that LLVM turns into vector instructions."""
+"""The decorator of all compiled kernels, and arithmetic functions that LLVM can vectorise."""
 
 import math
 
@@ -7,13 +7,13 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-# Sums may be reordered and NaN is ruled out beforehand (`_finite`): without this LLVM leaves the loops scalar.
+# Allow reordering of sums and assume that there is no NaN (checked by `_finite`). Otherwise LLVM does not vectorise.
 RELAXED = {"nnan", "nsz", "arcp", "contract", "reassoc"}
-FLOOR = -87.0  # exp(-87) is the smallest normal float32; a class that far below the top adds nothing
+FLOOR = -87.0  # exp(-87) is about the smallest normal float32; classes this far below the maximum contribute nothing
 
 
 def compiled(**options):
-    """numba.njit, kept on disk for the next start where there is a folder that can be written."""
+    """numba.njit, with the compiled code cached on disk if there is a writable folder."""
 
     def decorate(function):
         try:
@@ -26,7 +26,7 @@ def compiled(**options):
 
 @intrinsic
 def larger(typingctx, a, b):
-    """max(a, b) that LLVM turns into a vector maximum: Numba's own max keeps NaN and with it a branch."""
+    """max(a, b) that LLVM can vectorise. Numba's own max handles NaN, which requires a branch."""
 
     def generate(context, builder, signature, arguments):
         a, b = arguments
@@ -38,7 +38,7 @@ def larger(typingctx, a, b):
 
 @intrinsic
 def power_of_two(typingctx, k):
-    """2**k as float32 for an int32 k in -126 … 127: k put straight into the exponent's bits."""
+    """2**k as float32 for an int32 k in -126 … 127, by setting the exponent bits."""
 
     def generate(context, builder, signature, arguments):
         i32 = ir.IntType(32)
@@ -59,8 +59,8 @@ def _exp_of_type(x):
 
     f = np.float32
     log2e, half = f(1.4426950408889634), f(0.5)
-    ln2_high, ln2_low = f(0.693359375), f(-2.12194440e-4)  # ln 2 in two parts, the first exact
-    # Cephes' minimax polynomial for (exp(r) - 1 - r) / r² on |r| ≤ ln(2)/2
+    ln2_high, ln2_low = f(0.693359375), f(-2.12194440e-4)  # ln 2 as the sum of two numbers, the first of which is exact
+    # Minimax polynomial of the Cephes library for (exp(r) - 1 - r) / r² on |r| ≤ ln(2)/2
     p0, p1, p2 = f(1.9875691500e-4), f(1.3981999507e-3), f(8.3334519073e-3)
     p3, p4, p5 = f(4.1665795894e-2), f(1.6666665459e-1), f(5.0000001201e-1)
 

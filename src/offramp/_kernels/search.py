@@ -1,7 +1,8 @@
-"""Walks over the operating points of cascades, compiled by Numba.
+"""Search over the operating points of cascades, compiled by Numba.
 
-A stage sends its least sure samples on, so an operating point is how many go on. Costs are sums over the samples,
-divided by N last: those of whole numbers, as MACs are, add up exactly.
+Each stage defers its least confident samples to the next stage, so an operating point is given by the number of
+deferred samples. Costs are summed over the samples and divided by N at the end, so that sums of integer costs such as
+MACs are exact.
 """
 
 from typing import NamedTuple
@@ -10,23 +11,24 @@ import numpy as np
 
 from offramp._kernels.compiling import compiled
 
-BLOCK = 128  # operating points that are ruled out together, a side; about √N, so that bounds and walks cost the same
+BLOCK = 128  # side length of the blocks that are ruled out together; about √N, which balances bounds and evaluation
 
 
 class Table(NamedTuple):
-    """The front so far: row c has the cheapest operating point with at least c samples right, N + 1 rows.
+    """The current front. Row c of N + 1 holds the cheapest operating point with at least c correct samples.
 
-    Equal costs are ordered by who and how many go on, so the table does not depend on the order in which points come.
+    Ties in cost are broken by the models and then by the number of deferred samples, so the table does not depend on
+    the order in which points are added.
     """
 
-    cost: np.ndarray  # (N + 1,) float64, never falling; +inf where there is none
-    who: np.ndarray  # (N + 1,) int64: stages, counted from 1, as digits to base M + 1; fewer stages come first
-    deferred: np.ndarray  # (N + 1, 2) int32, how many of the first and of the second model's least sure go on
+    cost: np.ndarray  # (N + 1,) float64, non-decreasing; +inf if there is no such point
+    who: np.ndarray  # (N + 1,) int64: stages, counted from 1, as digits in base M + 1; fewer stages sort first
+    deferred: np.ndarray  # (N + 1, 2) int32: numbers of samples deferred by the first and by the second model
 
 
 @compiled()
 def offer(table, count, cost, who, i, j):
-    """Enter an operating point wherever it beats what is there."""
+    """Add an operating point to the rows in which it is better than the current point."""
     while count >= 0 and cost <= table.cost[count]:
         first, second = table.deferred[count]
         if cost == table.cost[count] and (who, i, j) >= (table.who[count], first, second):
@@ -40,28 +42,28 @@ def offer(table, count, cost, who, i, j):
 
 @compiled()
 def walk_pairs(small, first, step, order, ends, own, answers, enough, total, cost, table, found, found_cost):
-    """All pairs of a small model with the large models first, first + step, …
+    """Evaluate all pairs of a small model with the large models `first`, `first + step`, …
 
-    What one step more sends on costs more, so only points that are more accurate than all before can be on the front.
+    Deferring more samples costs more. Only points that are more accurate than all previous ones can be on the front.
 
     Parameters
     ----------
     order : (N,) int32
-        The samples, the small model's least sure first.
+        The samples, in ascending confidence of the small model.
     ends : (N + 1,) bool
-        Is there a threshold that sends so many on?
+        Whether there is a threshold that defers this number of samples.
     own, answers : (N,) and (M, N) int8
-        Is the small model right, in `order`; is the pair, where the large model ran too?
+        Whether the small model is correct (in `order`), and whether the pair is correct if the large model runs too.
     enough : (M,) int64
-        How many samples the large models have right.
+        Number of correct samples of each large model.
     total : (M,) float64
-        Each model's cost of all samples.
+        Total cost of each model over all samples.
     cost : (M, 1) or (M, N) float64
-        Of a sample.
+        Cost per sample.
     table : Table
     found : (M, 3) int32, found_cost : (M,) float64
-        Filled: the fewest that go on with `enough` right (else −1) and the cost of that; the most that can be right,
-        and the fewest that go on then.
+        Outputs. The smallest number of deferred samples with `enough` correct (−1 if none) and its cost; the highest
+        number of correct samples, and the smallest number of deferred samples that reaches it.
     """
     n, n_models = len(order), len(answers)
     each = cost.shape[1] > 1
@@ -90,24 +92,24 @@ def walk_pairs(small, first, step, order, ends, own, answers, enough, total, cos
 
 
 class Triple(NamedTuple):
-    """Three models on the same samples. Arrays run over S's samples, the least sure first, and end with a 0."""
+    """Three models S, M and L on the same samples. Arrays are in ascending confidence of S, with a 0 at the end."""
 
     who: int
-    right: int  # how many samples S has right
-    rank: np.ndarray  # (N + 1,) int32: the sample's place among M's
-    place: np.ndarray  # (N + 1,) int32: of M's samples, the least sure first: the sample's place among S's
-    ends_s: np.ndarray  # (N + 1,) bool: is there a threshold on S, on M, that sends so many on?
+    right: int  # number of correct samples of S
+    rank: np.ndarray  # (N + 1,) int32: rank of the sample by confidence of M
+    place: np.ndarray  # (N + 1,) int32: rank by confidence of S, for the samples in ascending confidence of M
+    ends_s: np.ndarray  # (N + 1,) bool: whether there is a threshold on S (or M) that defers this number
     ends_m: np.ndarray
-    gain_m: np.ndarray  # (N + 1,) int8: is M right, minus is S
-    gain_l: np.ndarray  # (N + 1,) int8: is L right, minus is M
-    paid: np.ndarray  # (N + 1,) float64: what S and M cost when so many go on to M
-    weight: np.ndarray  # (N + 1,) float64: what L costs for a sample, in units of
+    gain_m: np.ndarray  # (N + 1,) int8: correctness of M minus that of S
+    gain_l: np.ndarray  # (N + 1,) int8: correctness of L minus that of M
+    paid: np.ndarray  # (N + 1,) float64: cost of S and M if this number of samples is deferred to M
+    weight: np.ndarray  # (N + 1,) float64: cost of L for a sample, as a multiple of `unit`
     unit: float
 
 
 @compiled()
 def sketch_triple(triple, block, table):
-    """Each block-th line of a triple's operating points: a front that rules out most of the others."""
+    """Evaluate every `block`-th line of a triple's operating points, for a front that rules out most other points."""
     n = len(triple.rank) - 1
     for j in range(0, n + 1, block):
         _walk_block(triple, 0, n + 1, j, j + 1, triple.right, 0.0, table)
@@ -115,17 +117,19 @@ def sketch_triple(triple, block, table):
 
 @compiled()
 def walk_triple(triple, block, table):
-    """All operating points of a triple that may be on the front: i of S's least sure go on to M, of them those to L
-    that are among the j of which M is least sure.
+    """Evaluate all operating points of a triple that may be on the front.
 
-    Points are ruled out by blocks of i and j: within one, none costs less than the first, and none has more right than
-    its first j gives with all that the block's other j can add. A block is passed over only where the table has
-    something strictly cheaper, so that equal points are still ordered as everywhere.
+    At point (i, j), the i least confident samples of S are deferred to M. Of these, the samples that are among the j
+    least confident ones of M are deferred to L.
+
+    Points are ruled out in blocks of i and j. Within a block, no point costs less than the first one, and no point has
+    more correct samples than the first j plus the largest possible gain from the other j. A block is skipped only if
+    the table has a strictly cheaper point, so that ties are broken in the same way everywhere.
     """
     n = len(triple.rank) - 1
     for j0 in range(0, n + 1, block):
         j1 = min(j0 + block, n + 1)
-        count, passed, rise = triple.right, 0.0, 0  # at j0; and what the other j can add
+        count, passed, rise = triple.right, 0.0, 0  # values at j0, and the largest gain from the other j of the block
         for i0 in range(0, n + 1, block):
             i1 = min(i0 + block, n + 1)
             start, passed_start, most = count, passed, count
@@ -143,7 +147,7 @@ def walk_triple(triple, block, table):
 
 @compiled()
 def _walk_block(triple, i0, i1, j0, j1, start, passed_start, table):
-    """All points of a block, from how many are right at its first, and what weight goes on to L there."""
+    """Evaluate all points of a block, given the number of correct samples and the weight of L at its first point."""
     n = len(triple.rank) - 1
     ends, ranks, gain_m = triple.ends_s[i0:i1], triple.rank[i0:i1], triple.gain_m[i0:i1]
     gain_l, weight = triple.gain_l[i0:i1], triple.weight[i0:i1]
@@ -151,7 +155,7 @@ def _walk_block(triple, i0, i1, j0, j1, start, passed_start, table):
         if triple.ends_m[j]:
             count, passed, best = start, passed_start, -1
             for k, (end, rank, m, l, w) in enumerate(zip(ends, ranks, gain_m, gain_l, weight)):
-                if end and count > best:  # more i cost more
+                if end and count > best:  # a larger i costs more
                     best = count
                     offer(table, count, (triple.paid[i0 + k] + passed * triple.unit) / n, triple.who, i0 + k, j)
                 inside = rank < j

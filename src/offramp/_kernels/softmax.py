@@ -1,4 +1,4 @@
-"""The softmax kernel: the one place where every class of every logit is read."""
+"""The softmax kernel, the only code that reads all logits."""
 
 import math
 
@@ -25,7 +25,7 @@ def _maximum(row):  # (C,)
 
 @compiled(fastmath=RELAXED, error_model="numpy")
 def _sums(row, top, scale):  # (c,)
-    """Σ eˣ, Σ x·eˣ and max x, for x = (z - top)·scale over one stretch of classes."""
+    """Σ eˣ, Σ x·eˣ and max x, for x = (z - top)·scale over a contiguous range of classes."""
     kind = type(top)
     total, weighted, nearest = kind(0), kind(0), kind(FLOOR)
     for c in range(row.shape[0]):
@@ -39,11 +39,11 @@ def _sums(row, top, scale):  # (c,)
 
 @compiled(error_model="numpy")
 def softmax_rows(logits, scale, prediction, max_softmax, margin, entropy):
-    """Fill the four outputs (R,) from logits (R, C); row r is scaled by scale[r % len(scale)].
+    """Compute the four outputs (R,) from logits (R, C). Row r is multiplied by scale[r % len(scale)].
 
-    Returns the first row that holds a value which is not finite, or -1. Each row stays in the first-level
-    cache between its maximum and its sums, so memory is read once. The winner is left out of the sums:
-    what little the others hold is then not rounded away against its 1.
+    Returns the first row with a value that is not finite, or -1. Each row stays in the first-level cache between the
+    computation of its maximum and of its sums, so that memory is read once. The largest class is excluded from the
+    sums, so that the small terms of the other classes are not lost by rounding.
     """
     for r in range(logits.shape[0]):
         row = logits[r]

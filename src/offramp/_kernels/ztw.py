@@ -1,10 +1,10 @@
-"""Loss and derivatives of ZTW's geometric ensembles, compiled by Numba."""
+"""Loss and derivatives of the geometric ensembles of ZTW, compiled by Numba."""
 
 import numpy as np
 
 from offramp._kernels.compiling import FLOOR, RELAXED, compiled, exp, larger
 
-TILE = 128  # samples worked on at once: what is read again and again stays in the caches
+TILE = 128  # number of samples per tile, so that repeatedly used data stays in the caches
 
 
 @compiled(fastmath=RELAXED)
@@ -25,9 +25,9 @@ def _total(a):  # (n,)
 
 @compiled(fastmath=RELAXED, error_model="numpy")
 def _softmax(x, labels, weights, bias, p, top, total):
-    """Fill p (C, TILE) with the softmax of Σ_j weights[j] · x[j] + bias; returns Σ −ln p[label].
+    """Fill p (C, TILE) with the softmax of Σ_j weights[j] · x[j] + bias, and return Σ −ln p[label].
 
-    There may be fewer labels (n,) than TILE: p is 0 for the rest. top and total (TILE,) are scratch.
+    If there are fewer labels (n,) than TILE, p is 0 for the remaining samples. top and total (TILE,) are work arrays.
     """
     n = labels.shape[0]
     top[:] = -np.inf
@@ -62,16 +62,17 @@ def _softmax(x, labels, weights, bias, p, top, total):
 
 @compiled(fastmath=RELAXED)
 def geometric_derivatives(x, labels, weights, bias, gradient, hessian):
-    """Σ −ln p[label] over the samples, for p = softmax(Σ_j weights[j] · x[j] + bias).
+    """Return Σ −ln p[label] over the samples, for p = softmax(Σ_j weights[j] · x[j] + bias), and add its derivatives.
 
-    x (T, L, C, TILE) has the samples tile by tile, anything after the last of them; of its L members the first J are
-    used. x, weights (J,) and bias (C,) are float32, labels (N,). To gradient (J + C,) and to the lower triangle of
-    hessian (J + C, J + C), float64, of the weights and then the bias, this adds.
+    x (T, L, C, TILE) contains the samples in tiles, with arbitrary values after the last sample. The first J of its L
+    members are used. x, weights (J,) and bias (C,) are float32; labels has shape (N,). The derivatives with respect to
+    the weights and then the bias are added to gradient (J + C,) and to the lower triangle of hessian (J + C, J + C),
+    both float64.
     """
     n_members, n_classes = len(weights), len(bias)
     p = np.empty((n_classes, TILE), np.float32)
     weighted = np.empty((n_classes, TILE), np.float32)  # p · x[j]
-    mean = np.empty((n_members, TILE), np.float32)  # of x[j] under p
+    mean = np.empty((n_members, TILE), np.float32)  # mean of x[j] under p
     top, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     loss = 0.0
     for t in range(x.shape[0]):

@@ -1,4 +1,4 @@
-"""Several records made into one, the search over all cascades, and the fronts of single models."""
+"""Cascades: combining records into one, searching all cascades of a set of models, and fronts of single models."""
 
 from offramp.cascades.building import cascade
 

@@ -1,4 +1,4 @@
-"""Cascades of separate models, as one exit record."""
+"""Cascades of separate models as one exit record."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,43 +23,42 @@ def cascade(
     confidence: Literal["own", "ensemble"] = "own",
     temperatures: Literal["fit"] | Sequence[Sequence[float]] | None = None,
 ) -> ExitRecord:
-    """The cascade that runs the systems one after another until one is sure enough.
+    """Build the record of a cascade, which runs systems one after another until one is confident enough.
 
-    Every system that ran is paid for, so costs add up: after the last exit of one stage the first of the next
-    costs the sum of both. Where all stages have logits and none is answered for by others, so has the cascade. It has
-    labels where its stages have them.
+    Costs are cumulative: the first exit of a stage costs the sum of the complete previous stages and of this exit. The
+    cascade has logits if all stages have logits and if no ensemble is used. It has labels if its stages have labels.
 
     Parameters
     ----------
     records : sequence of ExitRecord
-        The stages in order, on the same samples (equal `index` and `labels`, or no labels in any stage); each may have
-        several exits.
+        Records of the stages in order, on the same samples (equal `index` and `labels`, or no labels in any stage).
+        Several exits are allowed.
     ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
-        None: the running system's own answer. Else the answer of an exit is that of all systems so far, each by
-        its latest exit: the mean of their probabilities, plain or weighted by accuracies, of their logits, or of their
-        log-probabilities (the geometric mean; those of logits differ from them by a constant a sample, so their answers
-        agree). Needs logits.
+        None: each system gives its own prediction. Otherwise, the prediction of an exit combines the latest exits of
+        all systems so far: the mean of their probabilities, with or without weights by accuracy, of their logits, or of
+        their log-probabilities (geometric mean; its predictions are the same as for logits, which differ by a constant
+        per sample only). Requires logits.
     weights : sequence of float, optional
-        Of "accuracy_weighted", one an exit of the cascade: its accuracy. Where not given that on these very records,
-        which is right on validation; on test samples give what the validation cascade's metadata say, or the labels
-        that are reported on weigh in.
+        Weights for "accuracy_weighted", one per exit of the cascade. The default is the accuracy on the given records,
+        which is correct for validation data. For test data, pass the weights in the metadata of the validation cascade;
+        otherwise test labels influence the result.
     confidence : {"own", "ensemble"}
-        Whose confidences the exits have: the running system's, or the ensemble's.
+        Confidences of the exits: those of each system, or those of the ensemble.
     temperatures : None, "fit", or a sequence with one sequence of numbers per stage
-        Divide the logits of each stage's exits by these temperatures first. "fit" fits them on these very samples
-        (`calibration.fit_temperatures`), which is right on validation; for test samples give what the metadata of the
-        validation cascade hold under `temperatures`.
+        Divide the logits of the exits of each stage by these temperatures first. "fit" fits them on the given samples
+        (`calibration.fit_temperatures`), which is correct on validation data only. On test data, pass the temperatures
+        in the metadata of the validation cascade.
 
     Raises
     ------
     ValueError
-        If the stages have other samples, labels or classes, only some have labels, one costs nothing, or they lack what
-        the ensemble needs.
+        If the stages differ in samples, labels or classes, if only some have labels, if a cost is zero, or if the
+        ensemble needs missing logits.
 
     Warns
     -----
     UserWarning
-        If a stage costs no more than the one before it: a cascade then pays first for what is dear.
+        If a stage is not more expensive than the previous one.
     """
     check_stages(records, "cascade")
     if temperatures is not None:
@@ -113,7 +112,7 @@ def cascade(
 
 
 def check_stages(records: Sequence[ExitRecord], who: str) -> None:
-    """Raise ValueError unless the records are of the same samples and classes, with costs above 0 in one unit."""
+    """Raise ValueError unless the records have the same samples, classes and cost unit, and costs above 0."""
     if not records:
         raise ValueError(f"{who}: expected at least one record")
     first = records[0]
@@ -165,7 +164,7 @@ def _all_logits(records: Sequence[ExitRecord]) -> np.ndarray:  # (N, L, C)
 def _ensembles(
     records: Sequence[ExitRecord], ensemble: Ensemble, weights: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At each exit the weighted sum of the scores of all that ran, (N, L, C), and the sum of their weights, (L,)."""
+    """Return the weighted sum of the scores of all systems up to each exit, (N, L, C), and of the weights, (L,)."""
     of_exit = iter([1.0] * sum(record.n_exits for record in records) if weights is None else weights)
     before, weighed, sums, total = 0.0, 0.0, [], []
     for k, record in enumerate(records, start=1):

@@ -1,4 +1,4 @@
-"""The geometry of accuracy–cost fronts: what single models give, and what a cascade must give to beat them."""
+"""Fronts of accuracy and cost of single models, and the exit rate that a cascade needs to improve on them."""
 
 from typing import Literal
 
@@ -6,25 +6,25 @@ import numpy as np
 
 
 def pareto(cost, accuracy) -> np.ndarray:
-    """The members of the front: models that are more accurate than all that cost no more.
+    """Return the members of the Pareto front: models that are more accurate than all models of the same or lower cost.
 
-    Sorted by cost, of equal costs the most accurate first, of equal accuracies too the first given; a model that is
-    more accurate than all before it is a member.
+    Models are sorted by cost, then by descending accuracy, then by their given order. A model is a member if it is more
+    accurate than all models before it.
 
     Parameters
     ----------
     cost, accuracy : array-like of shape (M,)
-        Of each model, in any unit.
+        Cost and accuracy of each model, in any unit.
 
     Returns
     -------
     ndarray of int of shape (F,)
-        Places of the members, in ascending cost and accuracy.
+        Indices of the members, in ascending cost and accuracy.
 
     Raises
     ------
     ValueError
-        If the two differ in shape, there is no model, or a number is not finite.
+        If the shapes differ, if there is no model, or if a number is not finite.
     """
     cost, accuracy = _checked(cost, accuracy)
     order = np.lexsort((-accuracy, cost))  # (M,), stable: ties stay in the order given
@@ -33,50 +33,50 @@ def pareto(cost, accuracy) -> np.ndarray:
 
 
 def step_cost(cost, accuracy, at) -> np.ndarray:
-    """What the cheapest model costs that is at least so accurate: the step front.
+    """Return the cost of the cheapest model that reaches each accuracy (the step front).
 
     Parameters
     ----------
     cost, accuracy : array-like of shape (M,)
-        Of each model; those off the front make no difference.
+        Cost and accuracy of each model. Models off the front have no effect.
     at : array-like of shape (T,)
         Accuracies.
 
     Returns
     -------
     ndarray of shape (T,)
-        NaN where no model is so accurate.
+        NaN if no model reaches the accuracy.
 
     Raises
     ------
     ValueError
-        As `pareto`.
+        As for `pareto`.
     """
     cost, accuracy = _front(cost, accuracy)
     return np.append(cost, np.nan)[np.searchsorted(accuracy, at)]
 
 
 def interpolated_cost(cost, accuracy, at) -> np.ndarray:
-    """What a model on the line between neighbouring members would cost: the log-interpolated front.
+    """Return the interpolated cost at each accuracy (the log-interpolated front).
 
-    Between neighbours the logarithm of the cost is linear in accuracy.
+    Between neighbouring members of the front, the logarithm of the cost is linear in accuracy.
 
     Parameters
     ----------
     cost, accuracy : array-like of shape (M,)
-        Of each model; those off the front make no difference.
+        Cost and accuracy of each model. Models off the front have no effect.
     at : array-like of shape (T,)
         Accuracies.
 
     Returns
     -------
     ndarray of shape (T,)
-        Below the least accuracy of the front the cheapest cost, above the highest NaN.
+        The lowest cost below the lowest accuracy of the front, and NaN above the highest.
 
     Raises
     ------
     ValueError
-        As `pareto`; if a cost is not above 0.
+        As for `pareto`, or if a cost is not above 0.
     """
     cost, accuracy = _front(cost, accuracy)
     if cost[0] <= 0:
@@ -85,15 +85,16 @@ def interpolated_cost(cost, accuracy, at) -> np.ndarray:
 
 
 def needed_exit_rate(small_cost, large_cost, reduction=1.0):
-    """The share of samples that must end at the small model for a cascade of two to cost `large_cost / reduction`.
+    """Return the exit rate of the small model with which a cascade of two costs `large_cost / reduction`.
 
-    All samples pay the small model, those that go on the large one too: c_S + (1 − e)·c_L = c_L / R, so
-    e = c_S/c_L + 1 − 1/R. Above 1 no exit rate is enough. A reduction of 1 is what the large model alone costs.
+    All samples use the small model, and deferred samples also the large one: c_S + (1 − e)·c_L = c_L / R, so
+    e = c_S/c_L + 1 − 1/R. If the result is above 1, no exit rate suffices. A reduction of 1 is the cost of the large
+    model alone.
 
     Parameters
     ----------
     small_cost, large_cost, reduction : float or array-like
-        Above 0; shapes are broadcast.
+        Positive numbers, which are broadcast.
 
     Returns
     -------
@@ -102,7 +103,7 @@ def needed_exit_rate(small_cost, large_cost, reduction=1.0):
     Raises
     ------
     ValueError
-        If one is not above 0.
+        If a number is not above 0.
     """
     of = {"small_cost": small_cost, "large_cost": large_cost, "reduction": reduction}
     for name, values in of.items():
@@ -113,25 +114,25 @@ def needed_exit_rate(small_cost, large_cost, reduction=1.0):
 
 
 def mean_reduction(reductions, mean: Literal["arithmetic", "geometric"] = "arithmetic"):
-    """Mean of the reductions at several accuracies, R(a) = C_single(a) / C_cascade(a).
+    """Return the mean of the reductions R(a) = C_single(a) / C_cascade(a) at several accuracies.
 
-    The arithmetic mean is the papers'; the geometric one is that of the logarithms, so that twice and half the cost
-    make 1.
+    The papers use the arithmetic mean. The geometric mean is the mean of the logarithms, in which twice and half the
+    cost average to 1.
 
     Parameters
     ----------
     reductions : array-like of shape (..., T)
-        NaN where one of the two reaches no such accuracy; these are left out.
+        NaN if one of the two does not reach the accuracy. NaN values are ignored.
 
     Returns
     -------
     float or ndarray of shape (...)
-        NaN if all are.
+        NaN if all reductions are NaN.
 
     Raises
     ------
     ValueError
-        If the mean is unknown, or a reduction is not above 0.
+        If `mean` is unknown, or a reduction is not above 0.
     """
     reductions = np.asarray(reductions, np.float64)
     known = ~np.isnan(reductions)  # (..., T)
@@ -158,7 +159,7 @@ def _checked(cost, accuracy) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _front(cost, accuracy) -> tuple[np.ndarray, np.ndarray]:
-    """Cost and accuracy of the members, both ascending: (F,) each."""
+    """Return cost and accuracy of the members, both ascending, of shape (F,)."""
     cost, accuracy = _checked(cost, accuracy)
     members = pareto(cost, accuracy)
     return cost[members], accuracy[members]

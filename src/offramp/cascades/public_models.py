@@ -1,4 +1,4 @@
-"""Public models by accuracy and cost: what timm published of them (data/timm/README.md)."""
+"""Accuracy and cost of public models, as published by timm (data/timm/README.md)."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,13 @@ import pandas as pd
 from offramp._io.tables import read_table
 from offramp.cascades.fronts import pareto
 
-# What a model may cost: title and unit in print
+# Kinds of cost, with title and unit for figures and tables
 COSTS = {
     "gmacs": ("Multiply-accumulates", "GMACs an image"),
     "gpu_ms": ("RTX 3090, large batches", "ms an image"),
     "cpu_ms": ("Core i7-12700H, one image at a time", "ms an image"),
 }
-# Images a second; of several columns the one with most models, of the later table first
+# Columns with images per second: for each cost, first the column of the newer table
 _THROUGHPUTS = {
     "gpu_ms": ("sps_rtx3090_amp_nchw_pt240", "sps_rtx3090_nchw"),
     "cpu_ms": ("sps_cpu_i7_12700h_fp32_dynamo_pt240",),
@@ -22,24 +22,25 @@ _THROUGHPUTS = {
 
 
 def read_zoo(path: Path) -> pd.DataFrame:
-    """One table of public models.
+    """Read a table of public models.
 
     Parameters
     ----------
     path : Path
-        A .csv with columns model, img_size, top1 (%), gmacs and images a second, as those of data/timm. The date at
-        the end of its name, as in timm_pareto_2022-09.csv, is that of the table; one without is the newest.
+        A .csv file with columns model, img_size, top1 (%), gmacs and images per second, as in data/timm. The date at
+        the end of the file name, as in timm_pareto_2022-09.csv, is the date of the table. A name without a date is
+        the newest version.
 
     Returns
     -------
     DataFrame
-        A row a model and image size: zoo (the date), model, img_size, top1 (%), gmacs, gpu_ms and cpu_ms (an image;
-        NaN where it was not measured).
+        One row per model and image size: zoo (the date), model, img_size, top1 (%), gmacs, gpu_ms and cpu_ms (ms per
+        image; NaN if not measured).
 
     Raises
     ------
     ValueError
-        If a column is missing or holds other than numbers, or a cost is not above 0.
+        If a column is missing or is not numeric, or if a cost is not above 0.
     """
     table = read_table(path)
     date = re.search(r"\d{4}-\d{2}(-\d{2})?$", Path(path).stem)
@@ -54,7 +55,7 @@ def read_zoo(path: Path) -> pd.DataFrame:
 
 
 def front(zoo: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The rows on the front of top-1 and one of the `COSTS`, in ascending cost; those that lack either are left out."""
+    """Return the rows on the front of top-1 accuracy and one of the `COSTS`, by ascending cost. Ignores NaN."""
     known = zoo.dropna(subset=["top1", cost])
     return known.iloc[pareto(known[cost], known["top1"])] if len(known) else known
 
@@ -66,7 +67,7 @@ def _column(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
-    """A column of numbers above 0, or NaN; those above 999 may be written 1,014.45."""
+    """Return a column of numbers above 0, or NaN. Numbers above 999 may be written as 1,014.45."""
     column = _column(path, table, name)
     try:
         numbers = pd.to_numeric(column.astype("string").str.replace(",", "")).astype("float64")

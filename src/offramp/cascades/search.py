@@ -1,4 +1,4 @@
-"""The exact search: every operating point of every cascade of two or three models of a zoo."""
+"""Exact search over all operating points of all cascades of two or three models of a zoo."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,31 +16,32 @@ from offramp.cascades.building import check_stages
 from offramp.records import ExitRecord
 from offramp.records.confidence import available_threads
 
-SORTED = 64  # models whose sorted samples are kept at once
+SORTED = 64  # number of models whose sorted samples are cached
 CASCADE_SIZES = ("single", "pair", "triple")
 Answers = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Zoo:
-    """M models of one exit each, on the same N samples, by ascending mean cost.
+    """M single-exit models on the same N samples, in ascending order of mean cost.
 
     Attributes
     ----------
     names : tuple of M str
-        All different.
+        Unique names.
     cost : ndarray of shape (M,), float64
-        Mean cost of a sample, above 0, ascending.
+        Mean cost per sample, above 0, ascending.
     sample_cost : ndarray of shape (M, N), float64, or None
-        What each sample costs, where they differ, as texts do.
+        Cost of each sample, if costs differ between samples, as for texts.
     confidence : ndarray of shape (M, N), float32 or float64
-        Larger is surer; finite.
+        Finite confidences. Larger values mean more confident.
     correct : ndarray of shape (M, N), bool
 
     Raises
     ------
     ValueError
-        If a cost is not above 0 or they do not ascend, names repeat, shapes differ or a confidence is not finite.
+        If a cost is not above 0, costs are not ascending, names are not unique, shapes differ, or a confidence is not
+        finite.
     """
 
     names: tuple[str, ...]
@@ -64,20 +65,20 @@ class Zoo:
 
     @classmethod
     def of(cls, records: Sequence[ExitRecord], measure: str = "max_softmax") -> "Zoo":
-        """The zoo of these records, sorted by mean cost; of equal costs the first given comes first.
+        """Build the zoo from records, sorted by mean cost. Records of equal cost keep their order.
 
         Parameters
         ----------
         records : sequence of M ExitRecord
-            Of one exit each, on the same samples (equal `index` and `labels`), in one unit; `metadata["system"]`
-            is the name.
+            Records with one exit each, on the same samples (equal `index` and `labels`) and in the same unit.
+            `metadata["system"]` is the name.
         measure : str
-            The confidence: max_softmax, margin, or entropy (negated).
+            Confidence measure: max_softmax, margin, or entropy (negated).
 
         Raises
         ------
         ValueError
-            If a record has several exits, no name or lacks the measure, the records do not fit each other, or as the
+            If a record has several exits, no name or no such measure, if the records are not compatible, or as for the
             class.
         """
         check_stages(records, "zoo")
@@ -90,7 +91,7 @@ class Zoo:
         records = sorted(records, key=lambda record: record.cost[0])
         sample_cost = None
         if any(record.sample_cost is not None for record in records):
-            first = np.zeros(records[0].n_samples, np.int64)  # (N,): all leave at the first exit
+            first = np.zeros(records[0].n_samples, np.int64)  # (N,): all samples leave at the first exit
             sample_cost = np.stack([record.cost_of(first) for record in records])  # (M, N)
         return cls(
             names=tuple(str(record.metadata["system"]) for record in records),
@@ -106,28 +107,28 @@ class Zoo:
 
     @property
     def total(self) -> np.ndarray:
-        """Cost of all samples, (M,)."""
+        """Total cost over all samples, (M,)."""
         return self.cost * self.n_samples if self.sample_cost is None else self.sample_cost.sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes
     ----------
     front : DataFrame
-        The Pareto front of all operating points of all single models and cascades, in ascending cost and accuracy:
-        accuracy, cost (mean over samples), kind ("single", "pair" or "triple"), stage_1 … stage_3 (names), threshold_1
-        and threshold_2 (a sample leaves there where confidence ≥ threshold; the largest that gives this point), exit_1
-        and exit_2 (share of all samples that leave there). What a cascade of fewer stages does not have is missing.
-        Of points that are equal in accuracy and cost the one of fewer stages is shown, then of cheaper ones, first
-        stage first, then that which sends fewer on.
+        The Pareto front of all operating points of all single models and cascades, in ascending cost and accuracy.
+        Columns: accuracy, cost (mean over samples), kind ("single", "pair" or "triple"), stage_1 … stage_3 (names),
+        threshold_1 and threshold_2 (a sample leaves the stage if confidence ≥ threshold; the largest threshold that
+        gives this point), exit_1 and exit_2 (share of all samples that leave at the stage). Values for stages that a
+        cascade does not have are missing. If several points have the same accuracy and cost, the one with fewer stages
+        is listed, then the one with cheaper stages, beginning with the first, then the one that defers fewer samples.
     pairs : DataFrame or None
-        A row an ordered pair: small, large (names), accuracy_small, accuracy_large, cost_small, cost_large; exit_rate,
-        the largest at which the pair is as accurate as the large model alone (NaN if it never is), cost, what
-        it then costs, and reduction, cost_large / cost; best_accuracy, the highest that the pair has, and
-        best_exit_rate, the largest that gives it. None if no pairs were searched.
+        One row per ordered pair. Columns: small, large (names), accuracy_small, accuracy_large, cost_small, cost_large;
+        exit_rate, the largest exit rate at which the pair is as accurate as the large model alone (NaN if there is
+        none), cost, the cost at this exit rate, and reduction, cost_large / cost; best_accuracy, the highest accuracy
+        of the pair, and best_exit_rate, the largest exit rate that gives it. None if no pairs were searched.
     """
 
     front: pd.DataFrame
@@ -135,23 +136,24 @@ class SearchResult:
 
 
 def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = None) -> pd.DataFrame:
-    """Every operating point of a pair, exactly: the small model answers where its confidence ≥ threshold.
+    """Return all operating points of a pair. The small model answers if its confidence ≥ threshold.
 
-    It is `frontier` of the policy "confidence" on the `cascade` of the two records, without either.
+    The result is the `frontier` of the policy "confidence" on the `cascade` of the two records, but is computed
+    without building that record.
 
     Parameters
     ----------
     zoo : Zoo
     small, large : int
-        Places in the zoo of the first and the second stage.
+        Indices in the zoo of the first and the second stage.
     correct : callable, optional
         As for `search_pairs`.
 
     Returns
     -------
     DataFrame
-        threshold (ascending; +∞ where all go on), accuracy, cost (mean over samples), exit_rate (share that the small
-        model answers).
+        threshold (ascending; +∞ if all samples are deferred), accuracy, cost (mean over samples), exit_rate (share of
+        samples that the small model answers).
     """
     n = zoo.n_samples
     ranked = _ranked(zoo.confidence[small])
@@ -171,21 +173,21 @@ def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = No
 
 
 def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = False) -> SearchResult:
-    """The front of all single models and all pairs of a cheaper and a dearer model, exactly and at every threshold.
+    """Compute the exact front of all single models and all pairs of a cheaper and a more expensive model.
 
-    Two models of equal cost are no pair: neither is the small one. The search takes O(M N log N) for one sort a model,
-    O(M² N) for the walks over the pairs, and O(threads · N) bytes beside the zoo and one row a pair. Threads are
-    those that the process may use; the result does not depend on their number.
+    Models of equal cost do not form a pair. The search takes O(M N log N) time for one sort per model and O(M² N) for
+    the pairs. In addition to the zoo, it needs O(threads · N) bytes and one row per pair. It uses all threads that are
+    available to the process. The result does not depend on the number of threads.
 
     Parameters
     ----------
     zoo : Zoo
     correct : callable, optional
-        Of the place of a small model: which samples its pair with each model has right where both ran, bool (M, N),
-        for ensembles of the two. Otherwise the large model alone answers then. It is called once a small model, and
-        the rows of large models are read.
+        For ensembles of the two models. Function from the index of a small model to the correctness, bool (M, N), of
+        its pair with each model if both models run. It is called once per small model, and only the rows of larger
+        models are read. By default, the large model alone answers if it runs.
     progress : bool
-        Show a bar of small models on stderr.
+        Show a progress bar over small models on stderr.
 
     Returns
     -------
@@ -196,9 +198,9 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     found_cost = np.full((n_models, n_models), np.nan)
     right, total = zoo.correct.sum(axis=1), zoo.total  # (M,) each
     cost = zoo.cost[:, None] if zoo.sample_cost is None else zoo.sample_cost  # (M, 1) or (M, N)
-    dearer = np.searchsorted(zoo.cost, zoo.cost, side="right")  # (M,): the first large model of each
+    dearer = np.searchsorted(zoo.cost, zoo.cost, side="right")  # (M,): index of the first large model of each pair
     threads = available_threads()
-    tables = [_singles(zoo) for _ in range(threads)]  # one a thread
+    tables = [_singles(zoo) for _ in range(threads)]  # one per thread
     with ThreadPoolExecutor(threads) as pool:
         for s in tqdm(np.flatnonzero(dearer < n_models), desc="pairs", unit="model", disable=not progress):
             ranked = _ranked(zoo.confidence[s])
@@ -225,20 +227,21 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
 
 
 def search_triples(zoo: Zoo, members: Sequence[int], found: SearchResult | None = None) -> SearchResult:
-    """The front with all triples of some models added, exactly and at every two thresholds.
+    """Compute the exact front with all triples of the given models added, at every pair of thresholds.
 
-    A triple of N samples has up to (N + 1)² operating points. Blocks of them that the front so far already beats are
-    not walked: for b × b points a block that leaves N² / b steps for the bounds, and b² for each block near the front.
-    Models of equal cost are never in one triple. Costs O(members · N + threads · N) bytes.
+    With N samples, a triple has up to (N + 1)² operating points. Blocks of points that are dominated by the current
+    front are skipped. With blocks of b × b points, N² / b steps are needed for the bounds, and b² steps for each block
+    near the front. Models of equal cost are never in the same triple. The search needs O(members · N + threads · N)
+    bytes.
 
     Parameters
     ----------
     zoo : Zoo
     members : sequence of int
-        Places in the zoo.
+        Indices in the zoo.
     found : SearchResult, optional
-        From `search_pairs` on the same zoo: its front is where this one starts, and its pairs are kept. Else
-        only single models and triples are on the front.
+        Result of `search_pairs` on the same zoo. The search starts from its front, and its pairs are returned. By
+        default, the front contains only single models and triples.
 
     Returns
     -------
@@ -247,7 +250,7 @@ def search_triples(zoo: Zoo, members: Sequence[int], found: SearchResult | None 
     Raises
     ------
     ValueError
-        If a member is not in the zoo, or the front names models that are not.
+        If a member or a model of the front is not in the zoo.
     """
     members = sorted(set(members))
     if members and not 0 <= members[0] <= members[-1] < len(zoo.names):
@@ -259,12 +262,12 @@ def search_triples(zoo: Zoo, members: Sequence[int], found: SearchResult | None 
 
 
 def triple_frontier(zoo: Zoo, small: int, middle: int, large: int) -> pd.DataFrame:
-    """The Pareto front of one triple's operating points, exactly: a row a point, as `SearchResult.front`."""
+    """Return the exact Pareto front of the operating points of one triple, with the columns of `SearchResult.front`."""
     return _front(zoo, _with_triples(zoo, [(small, middle, large)], _empty(zoo.n_samples)))
 
 
 def _with_triples(zoo: Zoo, triples: Sequence[tuple[int, int, int]], table: Table) -> Table:
-    """The front with the triples' points. All are sketched first: the better the front, the less is walked."""
+    """Add the points of triples to the front. All triples are sketched first, because a better front rules out more."""
     ranked = {model: _ranked(zoo.confidence[model]) for model in set(chain(*triples))}
     threads = available_threads()
     with ThreadPoolExecutor(threads) as pool:
@@ -281,12 +284,12 @@ def _with_triples(zoo: Zoo, triples: Sequence[tuple[int, int, int]], table: Tabl
 
 
 class _Ranked(NamedTuple):
-    """One model's samples, the least sure first."""
+    """The samples of one model in ascending confidence."""
 
     order: np.ndarray  # (N,) int32
-    rank: np.ndarray  # (N,) int32: each sample's place in it
-    threshold: np.ndarray  # (N + 1,) float64: the largest that sends so many on
-    ends: np.ndarray  # (N + 1,) bool: does it send no more on? Of equals all or none go
+    rank: np.ndarray  # (N,) int32: rank of each sample in `order`
+    threshold: np.ndarray  # (N + 1,) float64: largest threshold that defers this number of samples
+    ends: np.ndarray  # (N + 1,) bool: whether a threshold defers exactly this number (ties are deferred together)
 
 
 def _ranked(confidence: np.ndarray) -> _Ranked:
@@ -298,7 +301,7 @@ def _ranked(confidence: np.ndarray) -> _Ranked:
 
 
 def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
-    """Which samples a pair with each model has right where both ran, bool (M, N)."""
+    """Return the correctness, bool (M, N), of pairs with each model if both models run."""
     if correct is None:
         return zoo.correct
     answers = np.ascontiguousarray(correct(small), bool)
@@ -308,14 +311,14 @@ def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
 
 
 def _sums(zoo: Zoo, model: int, order: np.ndarray) -> np.ndarray:
-    """What the model costs for the first 0 … N samples of an order, (N + 1,)."""
+    """Return the cost of the model for the first 0 … N samples of an order, (N + 1,)."""
     if zoo.sample_cost is None:
         return np.arange(len(order) + 1) * zoo.cost[model]
     return np.append(0, np.cumsum(zoo.sample_cost[model, order]))
 
 
 def _number(zoo: Zoo, stages: Sequence[int]) -> int:
-    """A cascade's number: its stages, counted from 1, as digits to base M + 1, so that fewer stages come first."""
+    """Encode a cascade: its stages, counted from 1, are digits in base M + 1. Fewer stages give smaller numbers."""
     number = 0
     for stage in stages:
         number = number * (len(zoo.names) + 1) + stage + 1
@@ -342,7 +345,7 @@ def _singles(zoo: Zoo) -> Table:
 
 
 def _members(table: Table) -> np.ndarray:
-    """The rows that are points of the Pareto front: more right costs more."""
+    """Return the rows that are on the Pareto front: those where more correct samples cost more."""
     return np.flatnonzero(table.cost < np.append(table.cost[1:], np.inf))
 
 
@@ -355,7 +358,7 @@ def _merged(tables: Sequence[Table]) -> Table:
 
 
 def _table(zoo: Zoo, front: pd.DataFrame) -> Table:
-    """The table that has this front."""
+    """Return the table that represents this front."""
     table = _empty(zoo.n_samples)
     ranked = lru_cache(SORTED)(lambda model: _ranked(zoo.confidence[model]))
     for row in front.itertuples():
@@ -376,7 +379,7 @@ def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
     rows, members = [], _members(table)
     for count, cost, who, (i, j) in zip(members.tolist(), *(column[members].tolist() for column in table)):
         stages = _stages(zoo, who)
-        thresholds, leave = [], []  # of all stages but the last
+        thresholds, leave = [], []  # for all stages except the last
         if len(stages) > 1:
             thresholds.append(ranked(stages[0]).threshold[i])
             leave.append(n - i)

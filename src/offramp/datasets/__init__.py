@@ -1,4 +1,4 @@
-"""Datasets by name. A new one is a file with a loader here, and a line in `DATASETS`."""
+"""Datasets by name. To add one, write a loader in a module of this package and register it in `DATASETS`."""
 
 import inspect
 from collections.abc import Callable
@@ -25,12 +25,12 @@ DATASETS: dict[str, "str | Callable[..., Dataset]"] = {
 
 
 def load_dataset(name: str, **options) -> "Dataset":
-    """Load the dataset called `name`; its loader in `DATASETS` says which options it takes.
+    """Load the dataset called `name`. Its options are the parameters of its loader in `DATASETS`.
 
     Raises
     ------
     ValueError
-        For an unknown name or option, or one that is missing; the message lists the known ones.
+        If the name or an option is unknown, or a required option is missing. The message lists the known ones.
     """
     loader = load(find(DATASETS, "dataset", name), __name__)
     known = inspect.signature(loader).parameters

@@ -1,4 +1,4 @@
-"""What every dataset offers: labels, inputs by their place in a pool, and torch datasets of a split."""
+"""Base classes of datasets: labels, inputs by index, and torch datasets of a split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -54,13 +54,13 @@ class Dataset(ABC):
     Parameters
     ----------
     name : str
-        As the registry calls it.
+        Name in the registry `DATASETS`.
     classes : int
         Labels are 0 … classes − 1.
     labels : mapping of str to ndarray of shape (N,)
-        int64, for each pool: "train" and "test" where the source has its own test set, else "all".
+        int64 labels of each pool: "train" and "test" if the source has its own test set, otherwise "all".
     metric : {"accuracy", "f1", "matthews"}
-        What the source is reported with.
+        Metric that is usually reported for this dataset.
     """
 
     name: str
@@ -71,32 +71,33 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def input_options(self) -> dict[str, Any]:
-        """What a model must know of its inputs: keyword arguments of its constructor."""
+        """Keyword arguments that describe the inputs, for the constructor of a model."""
 
     @abstractmethod
     def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
-        """What a model sees, (B, …).
+        """Return the model inputs for some samples, (B, …).
 
         Parameters
         ----------
         pool : str
         index : ndarray of shape (B,)
-            Places in the pool.
+            Indices of the samples in the pool.
         augment : bool
-            Train-time augmentation, drawn from torch's global generator; else test-time transforms.
+            Apply training augmentation, with random numbers from torch's global generator. Otherwise apply the
+            test-time transforms.
         """
 
     def lengths(self, pool: str, index: np.ndarray) -> np.ndarray | None:
-        """How long each input is, (B,) int64; None where all are of one size."""
+        """Length of each input, (B,) int64, or None if all inputs have the same size."""
         return None
 
     def samples(self, splits: pd.DataFrame, split: str, *, augment: bool = False) -> "Samples":
-        """The inputs and labels of one split, in the order of its rows.
+        """Return the inputs and labels of one split, in the order of its rows.
 
         Raises
         ------
         ValueError
-            If the table has no rows of this split.
+            If the table has no rows for this split.
         """
         rows = splits[splits["split"] == split]
         if rows.empty:
@@ -105,15 +106,15 @@ class Dataset(ABC):
 
 
 class Samples(torch.utils.data.Dataset):
-    """Some samples of one pool; `samples[3]` is one, `samples[[3, 5]]` a batch, as in torch's TensorDataset.
+    """Samples of one pool. `samples[3]` is one sample and `samples[[3, 5]]` a batch, as in torch's TensorDataset.
 
     Attributes
     ----------
     index : ndarray of shape (N,), int64
-        The samples' places in their pool.
+        Indices of the samples in their pool.
     labels : ndarray of shape (N,), int64
     lengths : ndarray of shape (N,), int64, or None
-        Tokens of each; None for images.
+        Number of tokens of each text; None for images.
     """
 
     def __init__(self, dataset: Dataset, pool: str, index: np.ndarray, augment: bool):
@@ -137,12 +138,12 @@ class Samples(torch.utils.data.Dataset):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDataset(Dataset):
-    """Labelled images: normalised, (B, C, H, W) float32.
+    """Labelled images. Inputs are normalised float32 tensors of shape (B, C, H, W).
 
     Parameters
     ----------
     image_shape : tuple of int
-        (C, H, W), what a model sees.
+        Shape (C, H, W) of the model input.
     """
 
     image_shape: tuple[int, int, int]
@@ -154,18 +155,18 @@ class ImageDataset(Dataset):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InMemoryDataset(ImageDataset):
-    """Small images, held as they came and prepared a batch at a time.
+    """Small images that are stored in memory unprocessed, and transformed batch by batch.
 
     Parameters
     ----------
     pixels : mapping of str to Tensor of shape (N, C, H, W)
-        uint8, for each pool.
+        uint8 pixels of each pool.
     mean, std : tuple of float
-        One per channel, in units of the pixels.
+        Mean and standard deviation per channel, in pixel units.
     shift : int
-        Augmentation moves an image by up to so many pixels each way; what comes in at the border is 0.
+        Maximum random shift by augmentation, in pixels in each direction. The border is filled with 0.
     flip : bool
-        Augmentation mirrors half of the images, left to right.
+        Whether augmentation flips half of the images horizontally.
     """
 
     pixels: Mapping[str, torch.Tensor] = field(repr=False)
@@ -184,18 +185,18 @@ class InMemoryDataset(ImageDataset):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model must know of the tokens that it reads.
+    """Description of the tokens that a text model reads.
 
     Parameters
     ----------
     size : int
         Token ids are 0 … size − 1.
     pad, separator : int
-        The ids that fill up a batch, and that end a sentence.
+        Ids of the padding token and of the token that ends a sentence.
     tokenizer : str
-        The name that `pretrained.source_of` knows.
+        Name of the tokenizer, see `pretrained.source_of`.
     max_tokens : int
-        The most that a text has, the special ones among them.
+        Maximum number of tokens of a text, including special tokens.
     """
 
     size: int
@@ -207,15 +208,17 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextDataset(Dataset):
-    """Labelled texts as token ids, (B, T) int64: each batch padded to its longest text, on the right. Not augmented.
+    """Labelled texts. Inputs are token ids (B, T), int64, padded on the right to the longest text of the batch.
+
+    There is no augmentation.
 
     Parameters
     ----------
     vocabulary : Vocabulary
     tokens : mapping of str to ndarray of shape (sum of lengths,)
-        int32, for each pool: the ids of all its texts, one text after the other.
+        int32 token ids of each pool: all texts, concatenated.
     offsets : mapping of str to ndarray of shape (N + 1,)
-        int64: text i is `tokens[offsets[i]:offsets[i + 1]]`.
+        int64 offsets of each pool: text i is `tokens[offsets[i]:offsets[i + 1]]`.
     """
 
     vocabulary: Vocabulary
@@ -239,9 +242,10 @@ class TextDataset(Dataset):
 
 
 def shift_and_flip(pixels: torch.Tensor, shift: int, flip: bool) -> torch.Tensor:
-    """The usual random crop of zero-padded images, for a whole batch at once.
+    """Random crop of zero-padded images, for a whole batch at once.
 
-    Each image moves by its own draw of −shift … shift pixels, and is mirrored with probability ½ if `flip`.
+    Each image is shifted by a separate random number of −shift … shift pixels per axis. If `flip`, it is flipped
+    horizontally with probability ½.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of samples by torch's DataLoader, the same whatever number of processes makes them."""
+"""Batches of samples with torch's DataLoader. They do not depend on the number of worker processes."""
 
 from collections.abc import Collection, Iterator
 from math import ceil
@@ -10,21 +10,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from offramp.datasets.base import Samples
 
-STRETCH = 50  # batches that share their samples out by length; our choice
+STRETCH = 50  # number of batches among which samples are distributed by length; our choice
 
 
 def batches_in_order(n: int, batch_size: int, lengths: np.ndarray | None = None) -> list[np.ndarray]:
-    """Positions 0 … n − 1 in equal batches of at most `batch_size`; those of texts by rising `lengths`, (N,)."""
+    """Split positions 0 … n − 1 into equal batches of at most `batch_size`, sorted by `lengths` (N,) if given."""
     positions = np.arange(n) if lengths is None else np.argsort(lengths, kind="stable")  # (N,)
     return np.array_split(positions, ceil(n / batch_size))
 
 
 class ShuffledBatches:
-    """The batches of one epoch, each with a seed for its augmentation. `seed` and `epoch` alone decide.
+    """The batches of one epoch, each with a seed for its augmentation. They depend only on `seed` and `epoch`.
 
-    The samples are cut into equal batches of at most `batch_size`: batch norm takes no small one that is
-    left over. Texts come in batches of similar length, which need little padding: up to 50 batches that were drawn
-    at random share their samples out by length.
+    The samples are split into equal batches of at most `batch_size`, because a small last batch is a problem for batch
+    norm. Texts are grouped into batches of similar length to reduce padding: in groups of up to 50 randomly drawn
+    batches, the samples are sorted by length and distributed again.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ class ShuffledBatches:
     batch_size : int
     seed : int
     lengths : ndarray of shape (N,), optional
-        Of texts, in tokens.
+        Lengths of texts in tokens.
 
     Attributes
     ----------
     epoch : int
-        Set it before each pass.
+        Epoch number. Set it before each pass.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, lengths: np.ndarray | None = None):
@@ -54,7 +54,7 @@ class ShuffledBatches:
             for places in np.array_split(random.permutation(self.batches), ceil(self.batches / STRETCH)):
                 positions = np.concatenate([batches[place] for place in places])
                 positions = positions[np.argsort(self.lengths[positions], kind="stable")]
-                ends = np.cumsum([len(batches[place]) for place in places])  # sizes stay where they are
+                ends = np.cumsum([len(batches[place]) for place in places])  # the sizes of the batches do not change
                 for place, similar in zip(places, np.split(positions, ends[:-1]), strict=True):
                     batches[place] = similar
         for positions in batches:
@@ -62,7 +62,7 @@ class ShuffledBatches:
 
 
 class SeededSamples(Dataset):
-    """Samples indexed with (positions, seed): what is drawn while they are made comes from that seed."""
+    """Samples indexed with (positions, seed). Augmentation uses random numbers from this seed."""
 
     def __init__(self, samples: Samples):
         self.samples = samples
@@ -75,23 +75,23 @@ class SeededSamples(Dataset):
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader whose errors are one line, in whichever process they arose."""
+    """A DataLoader that raises one-line errors, also for errors in worker processes."""
 
     def __iter__(self) -> Iterator:
         try:
             yield from super().__iter__()
-        except ValueError as error:  # from a worker: its traceback, of which the last line says what was wrong
+        except ValueError as error:  # an error of a worker contains its traceback; keep the last line
             raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
 
 
 def batch_loader(samples: Dataset, batches: Collection, workers: int, device: torch.device) -> BatchLoader:
-    """A loader of inputs (B, …) and labels (B,): it indexes `samples` with each of `batches`."""
+    """Return a loader of inputs (B, …) and labels (B,) that indexes `samples` with each of `batches`."""
     return BatchLoader(
         samples,
         sampler=batches,
-        batch_size=None,  # samples give whole batches already
+        batch_size=None,  # samples already return whole batches
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, to leave the global one alone
+        generator=torch.Generator(),  # do not use the global generator
     )

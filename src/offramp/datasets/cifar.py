@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32 × 32, from the archives in binary form."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32 × 32 pixels, from the binary archives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +14,21 @@ URL = "https://www.cs.toronto.edu/~kriz/"
 
 @dataclass(frozen=True)
 class Archive:
-    """What is in an archive; a sample there is its label bytes, the last of them the class, and 3 × 32 × 32 pixels."""
+    """Description of an archive.
+
+    Each sample consists of label bytes, the last of which is the class, and of 3 × 32 × 32 pixels.
+    """
 
     name: str
     sha256: str
-    members: Mapping[str, list[str]]  # of each pool
+    members: Mapping[str, list[str]]  # files of each pool
     label_bytes: int
     classes: int
-    mean: tuple[float, ...]  # of pixels from 0 to 1
+    mean: tuple[float, ...]  # for pixels from 0 to 1
     std: tuple[float, ...]
 
 
-ARCHIVES = {  # mean and std: as in MSDNet's code
+ARCHIVES = {  # mean and std as in the code of MSDNet
     "cifar10": Archive(
         name="cifar-10-binary.tar.gz",
         sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -42,7 +45,7 @@ ARCHIVES = {  # mean and std: as in MSDNet's code
         name="cifar-100-binary.tar.gz",
         sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         members={"train": ["cifar-100-binary/train.bin"], "test": ["cifar-100-binary/test.bin"]},
-        label_bytes=2,  # the coarse, the fine
+        label_bytes=2,  # coarse label, fine label
         classes=100,
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
@@ -56,34 +59,36 @@ def _published(name: str) -> Published:
 
 @published(lambda **_: _published("cifar10"))
 def load_cifar10(shift: int = 4) -> InMemoryDataset:
-    """50,000 images to train and 10,000 to test, of ten classes; fetched once, moved and mirrored to augment.
+    """Load CIFAR-10: 50,000 training and 10,000 test images of ten classes, downloaded once.
+
+    Augmentation shifts and flips images.
 
     Parameters
     ----------
     shift : int
-        Pixels by which augmentation may move an image each way. The default is the usual one.
+        Maximum random shift by augmentation, in pixels in each direction. The default is the common choice.
 
     Raises
     ------
     ValueError
-        If the archive cannot be had or is not the expected one.
+        If the archive cannot be downloaded or is not the expected file.
     """
     return load_cifar("cifar10", shift)
 
 
 @published(lambda **_: _published("cifar100"))
 def load_cifar100(shift: int = 4) -> InMemoryDataset:
-    """As CIFAR-10, of a hundred classes: the fine labels.
+    """Load CIFAR-100, with its 100 fine labels. Otherwise as `load_cifar10`.
 
     Parameters
     ----------
     shift : int
-        Pixels by which augmentation may move an image each way. The default is the usual one.
+        Maximum random shift by augmentation, in pixels in each direction. The default is the common choice.
 
     Raises
     ------
     ValueError
-        If the archive cannot be had or is not the expected one.
+        If the archive cannot be downloaded or is not the expected file.
     """
     return load_cifar("cifar100", shift)
 

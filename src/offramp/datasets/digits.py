@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8 × 8, shipped with the package."""
+"""The handwritten digits of scikit-learn: 1,797 grey images of 8 × 8 pixels, included in that package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,14 +10,14 @@ from offramp.datasets.base import InMemoryDataset
 
 
 def load_digits(shift: int = 1) -> InMemoryDataset:
-    """The digits as one pool, "all": the source has no test set of its own.
+    """Load the digits as one pool, "all", because the source has no test set.
 
-    Normalised from 0 … 16 to −1 … 1 (our choice), and never mirrored: a mirrored digit is no digit.
+    Pixels are scaled from 0 … 16 to −1 … 1 (our choice). Images are not flipped, because a flipped digit is invalid.
 
     Parameters
     ----------
     shift : int
-        Pixels by which augmentation may move an image each way.
+        Maximum random shift by augmentation, in pixels in each direction.
     """
     pixels, labels = _source()
     return InMemoryDataset(
@@ -34,6 +34,6 @@ def load_digits(shift: int = 1) -> InMemoryDataset:
 
 
 def _source() -> tuple[np.ndarray, np.ndarray]:
-    """What `sklearn.datasets.load_digits` gives, without the two seconds that its import takes in every job."""
+    """Read the data of `sklearn.datasets.load_digits` without importing scikit-learn, which takes two seconds."""
     table = np.loadtxt(Path(find_spec("sklearn").origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8).astype(np.uint8), table[:, -1].astype(np.int64)  # (N, 8, 8), (N,)

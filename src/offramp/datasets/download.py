@@ -1,4 +1,4 @@
-"""Fetching a dataset's files: each is one whose sha256 is known, and there whole or not at all."""
+"""Download of dataset files. Each file has a known sha256 and is stored atomically."""
 
 import hashlib
 import io
@@ -8,32 +8,33 @@ import tarfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-FOLDER = "OFFRAMP_DATA"  # environment variable: where datasets lie
+FOLDER = "OFFRAMP_DATA"  # environment variable with the folder of datasets
 
 
 def data_folder(dataset: str) -> Path:
-    """Where the dataset's files lie: in `$OFFRAMP_DATA`, else in `data/downloads` of the working directory."""
+    """Return the folder of a dataset, in `$OFFRAMP_DATA` or by default in `data/downloads` of the working directory."""
     return Path(os.environ.get(FOLDER) or "data/downloads") / dataset
 
 
 def fetch(folder: Path, url: str, files: Mapping[str, Sequence[str]]) -> None:
-    """Download those of the files that are not in the folder.
+    """Download the files that are not in the folder yet.
 
-    Each gets its name once its hash is right: what an interrupted download leaves behind is never taken for the
-    file, and two jobs may fetch at once.
+    A file gets its final name only after its hash was verified. An interrupted download is therefore never mistaken for
+    the file, and two jobs can download at the same time.
 
     Parameters
     ----------
     folder : Path
     url : str
-        A file's own is this and its name.
+        Base URL, to which the file name is appended.
     files : mapping of str to sequence of str
-        The known sha256 of each file; the first is that of the file at `url`.
+        The accepted sha256 hashes of each file. The first one is that of the file at `url`.
 
     Raises
     ------
     ValueError
-        If a file cannot be had, or is another one than expected: one line that says what to put where.
+        If a file cannot be downloaded or is not the expected one. The message is one line that states which files to
+        put where.
     """
     import pooch
     import requests
@@ -53,12 +54,12 @@ def fetch(folder: Path, url: str, files: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_checked(path: Path, known: Collection[str]) -> bytes:
-    """What is in a file, whose sha256 must be one of the known.
+    """Return the content of a file after verifying that its sha256 is one of `known`.
 
     Raises
     ------
     ValueError
-        If it is not.
+        If the hash is not among them.
     """
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -70,6 +71,6 @@ def read_checked(path: Path, known: Collection[str]) -> bytes:
 
 
 def read_tar(content: bytes) -> dict[str, bytes]:
-    """The regular files of a gzipped tar archive, by name. Nothing is written, so no name can lead anywhere."""
+    """Return the regular files of a gzipped tar archive by name. Nothing is written to disk, so names are harmless."""
     with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
         return {member.name: tar.extractfile(member).read() for member in tar if member.isreg()}

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 70,000 grey images of 28 × 28, ten kinds of clothing."""
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 70,000 grey images of 28 × 28 pixels, ten classes of clothing."""
 
 import gzip
 import math
@@ -14,7 +14,7 @@ from offramp.datasets.base import InMemoryDataset, Published, published
 from offramp.datasets.download import data_folder, fetch, read_checked
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FILES = {  # sha256 at URL, and in the Debian package, which holds the same but for the gzip header
+FILES = {  # sha256 of the file at URL and of that in the Debian package, which differ in the gzip header only
     "train-images-idx3-ubyte.gz": (
         "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
         "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
@@ -39,19 +39,20 @@ INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 
 @published(lambda **_: Published({"train": 60_000, "test": 10_000}, 10, list(FILES), (1, 28, 28)))
 def load_fashion_mnist(shift: int = 2) -> InMemoryDataset:
-    """60,000 images to train and 10,000 to test, fetched once: from the Debian package, else from the source.
+    """Load Fashion-MNIST: 60,000 training and 10,000 test images, from the Debian package or else downloaded once.
 
-    Normalised by mean and standard deviation of the training pixels. Augmentation moves and mirrors: our choice.
+    Images are normalised by the mean and standard deviation of the training pixels. Augmentation shifts and flips
+    images (our choice).
 
     Parameters
     ----------
     shift : int
-        Pixels by which augmentation may move an image each way.
+        Maximum random shift by augmentation, in pixels in each direction.
 
     Raises
     ------
     ValueError
-        If a file cannot be had or is not the expected one.
+        If a file cannot be downloaded or is not the expected one.
     """
     folder = data_folder("fashion_mnist")
     if not all((folder / name).exists() for name in FILES):
@@ -77,7 +78,7 @@ def load_fashion_mnist(shift: int = 2) -> InMemoryDataset:
 
 
 def copy_from_debian(folder: Path) -> None:
-    """Put the files of the Debian package into the folder, without root; nothing, where it cannot be had."""
+    """Copy the files of the Debian package into the folder, without root. Do nothing if it is not available."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         suppress(OSError, subprocess.SubprocessError, ValueError),
@@ -97,10 +98,10 @@ def copy_from_debian(folder: Path) -> None:
 
 
 def parse_idx(content: bytes, path: Path) -> np.ndarray:
-    """The values of an IDX file: uint8, of as many dimensions as the file says.
+    """Return the uint8 array in an IDX file, with the shape that the file states.
 
-    The format: two zero bytes, the type (8: unsigned byte), the number of dimensions, their sizes as big-endian
-    32-bit numbers, the values.
+    The format is: two zero bytes, the type (8: unsigned byte), the number of dimensions, the sizes as big-endian 32-bit
+    numbers, and the values.
     """
     dimensions = content[3] if content.startswith(b"\0\0\x08") and len(content) > 3 else 0
     start = 4 + 4 * dimensions

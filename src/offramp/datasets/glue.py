@@ -1,4 +1,7 @@
-"""The classification tasks of GLUE (Wang et al. 2019), from their archives. Each has its own terms and citation."""
+"""The classification tasks of GLUE (Wang et al. 2019), from their archives.
+
+Each task has its own licence terms and citation.
+"""
 
 import csv
 import io
@@ -16,26 +19,26 @@ from offramp.datasets.download import data_folder, fetch, read_checked
 from offramp.datasets.text import read_table, text_dataset
 
 URL = "https://dl.fbaipublicfiles.com/"
-TSV = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # a quotation mark is one
+TSV = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # quotation marks have no special meaning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Where a task's tables are and what is in them."""
+    """Location and format of the tables of a task."""
 
-    files: Mapping[str, str]  # sha256 of each, by its place at URL
-    texts: tuple[str, ...]  # columns: one, or two for pairs
+    files: Mapping[str, str]  # sha256 of each file, by its path below URL
+    texts: tuple[str, ...]  # columns of the texts: one, or two for pairs
     label: str
     classes: tuple[str, ...]
-    train: str = ""  # members of the archive
+    train: str = ""  # file in the archive
     test: str = ""
-    header: tuple[str, ...] | None = None  # where the table has none
-    ids: tuple[str, ...] = ()  # columns: the second file lists those of the dev set, where one table has all
+    header: tuple[str, ...] | None = None  # column names, if the table has no header
+    ids: tuple[str, ...] = ()  # id columns, if one table has all samples and the second file lists the dev set
     metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
 
 
 ENTAILMENT = ("entailment", "not_entailment")
-TASKS = {  # labels are in the order of the GLUE of Hugging Face
+TASKS = {  # labels are in the same order as in the GLUE dataset of Hugging Face
     "sst2": Task(
         files={"glue/data/SST-2.zip": "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"},
         train="SST-2/train.tsv",
@@ -123,10 +126,10 @@ def _published(*, task: str, **_) -> Published:
 def load_glue(
     task: str, tokenizer: str = "bert-base-uncased", max_tokens: int = 128, matched: bool = True
 ) -> TextDataset:
-    """A task's training set, as pool "train", and its dev set, as pool "test"; fetched once.
+    """Load a task: its training set as pool "train" and its dev set as pool "test". Files are downloaded once.
 
-    The labels of GLUE's own test set are secret: the dev set is what papers report, BEEM among them. Nothing should
-    be chosen on it, so validation samples come out of the training set.
+    The labels of GLUE's test set are not public, so papers, including BEEM, report results on the dev set. No choices
+    should be made on the dev set, so validation samples are taken from the training set.
 
     Parameters
     ----------
@@ -134,19 +137,19 @@ def load_glue(
     tokenizer : str
         See `pretrained.source_of`.
     max_tokens : int
-        Longer texts are cut, as `text.tokenize` says. Default: BEEM's.
+        Longer texts are truncated, see `text.tokenize`. The default is that of BEEM.
     matched : bool
-        The dev set of mnli: genres as in the training set, else others.
+        Which dev set of mnli to use: with the genres of the training set, or with other genres.
 
     Returns
     -------
     TextDataset
-        Its metric is f1 for mrpc and qqp, matthews for cola, else accuracy.
+        The metric is f1 for mrpc and qqp, matthews for cola, and accuracy otherwise.
 
     Raises
     ------
     ValueError
-        If the task is unknown or has no classes, or a file cannot be had or is not the expected one.
+        If the task is unknown or has no classes, or if a file cannot be downloaded or is not the expected one.
     """
     if task == "stsb":
         raise ValueError("glue: stsb has scores, not classes (regression), which no exit policy here is for")
@@ -170,7 +173,7 @@ def load_glue(
 
 
 def read_archive(task: Task) -> dict[str, list[tuple[int, list[str]]]]:
-    """The samples of each pool, as label and texts. Members are read by name; nothing is unpacked."""
+    """Return the label and the texts of each sample, by pool. Files are read by name, without unpacking the archive."""
     [(path, content)] = fetch_files(task)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         pools = {}
@@ -182,7 +185,7 @@ def read_archive(task: Task) -> dict[str, list[tuple[int, list[str]]]]:
 
 
 def read_mrpc(task: Task) -> dict[str, list[tuple[int, list[str]]]]:
-    """As `read_archive`, from one table of all pairs and one of the ids of those that are the dev set."""
+    """As `read_archive`, for mrpc: one table contains all pairs, and another one the ids of the dev set."""
     (path, table), (ids_path, ids) = fetch_files(task)
     held_out = {tuple(row) for _, row in read_table(ids, str(ids_path), task.ids, header=task.ids, **TSV)}
     pools = {"train": [], "test": []}
@@ -202,7 +205,7 @@ def fetch_files(task: Task) -> list[tuple[Path, bytes]]:
 
 
 def read_samples(task: Task, content: bytes, where: str) -> list[tuple[int, list[str]]]:
-    """Label, and texts and ids, of each row."""
+    """Return the label and the texts (and ids) of each row."""
     columns = [task.label, *task.texts, *task.ids]
     samples = []
     for line, (label, *fields) in read_table(content, where, columns, header=task.header, **TSV):

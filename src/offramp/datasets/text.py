@@ -1,4 +1,4 @@
-"""Tables of texts, and texts to token ids, once and for all: datasets keep the ids."""
+"""Reading of text tables, and tokenization. Texts are tokenized once, and datasets store the token ids."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from offramp.datasets.base import TextDataset, Vocabulary
 from offramp.datasets.pretrained import one_line, source_of
 
-BATCH = 4096  # texts tokenised at once: Python's lists of ids take much more room than the arrays they become
+BATCH = 4096  # texts tokenized at once; lists of ids need much more memory than the resulting arrays
 
 
 def read_table(
@@ -24,24 +24,24 @@ def read_table(
     quoting: int,
     header: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table in UTF-8: the number of a row's line, and its fields in `columns`. Blank lines are no rows.
+    """Yield the line number and the fields in `columns` for each row of a UTF-8 table. Blank lines are skipped.
 
     Parameters
     ----------
     content : bytes
     where : str
-        What messages call the table.
+        Name of the table in error messages.
     columns : sequence of str
     delimiter : str
     quoting : int
         As in `csv`.
     header : sequence of str, optional
-        The names of all columns; else the first line has them.
+        Names of all columns. By default, they are in the first line.
 
     Raises
     ------
     ValueError
-        If a column is missing, or a line is not UTF-8 or has a field too many or too few.
+        If a column is missing, or if a line is not UTF-8 or has the wrong number of fields.
     """
     reader = csv.reader(_lines(content, where), delimiter=delimiter, quoting=quoting, strict=True)
     try:
@@ -57,7 +57,7 @@ def read_table(
                 raise ValueError(f"{where}, line {reader.line_num}: {len(row)} fields, expected {len(header)}")
             yield reader.line_num, [row[header.index(column)] for column in columns]
     except csv.Error as error:
-        reason = str(error).split(" - ")[0]  # what follows is advice to programmers
+        reason = str(error).split(" - ")[0]  # the rest is advice to programmers
         raise ValueError(f"{where}, line {reader.line_num}: not as expected in such a table ({reason})") from None
 
 
@@ -80,7 +80,7 @@ def text_dataset(
     max_tokens: int,
     metric: Literal["accuracy", "f1", "matthews"] = "accuracy",
 ) -> TextDataset:
-    """A dataset of the texts of each pool, or of pairs of texts; what is cut is as `tokenize` says."""
+    """Build a dataset from the texts, or pairs of texts, of each pool. See `tokenize` for truncation."""
     tokens, offsets = {}, {}
     for pool in texts:
         vocabulary, tokens[pool], offsets[pool] = tokenize(
@@ -100,22 +100,23 @@ def text_dataset(
 def tokenize(
     texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: str, max_tokens: int, *, label: str = "texts"
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """Token ids of texts or of pairs of texts, with the special tokens around them.
+    """Convert texts, or pairs of texts, to token ids, including special tokens.
 
-    What is longer than `max_tokens` is cut at its end, of a pair the longer text first; the special tokens stay. How
-    many were cut is said on stderr. An empty text is kept as its special tokens alone, so that no sample vanishes.
-    A text that spells a special token, such as "[SEP]", gets ordinary tokens for it. All our choice.
+    Texts longer than `max_tokens` are truncated at the end; for pairs, the longer text is truncated first. Special
+    tokens are kept. The number of truncated texts is printed on stderr. Empty texts are kept and consist of special
+    tokens only. If a text contains the name of a special token, such as "[SEP]", it is encoded as ordinary tokens.
+    These are our choices.
 
     Parameters
     ----------
     texts, pairs : sequence of str
-        Of one length N; `pairs` are the second texts, or None.
+        N texts each. `pairs` are the second texts, or None.
     tokenizer : str
-        Its name, see `pretrained.source_of`.
+        Name of the tokenizer, see `pretrained.source_of`.
     max_tokens : int
-        Special tokens count.
+        Maximum number of tokens, including special tokens.
     label : str
-        What the message on stderr calls the texts.
+        Name of the texts in the message on stderr.
 
     Returns
     -------
@@ -127,8 +128,8 @@ def tokenize(
     Raises
     ------
     ValueError
-        If the tokenizer cannot be had or has no pad or separator token, or if `max_tokens` leaves no room for a token
-        of each text or is more than the tokenizer's model takes.
+        If the tokenizer cannot be loaded or has no padding or separator token, or if `max_tokens` is too small for one
+        token of each text or larger than the tokenizer's model allows.
     """
     encoder = load_tokenizer(tokenizer)
     least = encoder.num_special_tokens_to_add(pair=pairs is not None) + (1 if pairs is None else 2)
@@ -154,14 +155,14 @@ def tokenize(
 
 
 def load_tokenizer(name: str):
-    """The tokenizer of that name, from a package, the hub or its cache."""
-    # Set, whichever way, it keeps older tokenizers from a warning when a process that used their threads forks workers.
+    """Load a tokenizer from a package, the hub or its cache."""
+    # Any value prevents a warning of older tokenizers when a process that used their threads forks workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from transformers import AutoTokenizer  # takes seconds
+    from transformers import AutoTokenizer  # slow import
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source_of(name))
-    except (OSError, ImportError) as error:  # the hub's own errors among them
+    except (OSError, ImportError) as error:  # includes the errors of the hub
         raise ValueError(
             f"tokenizer {name!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache "
             "(HF_HOME) where there is a network, or take minilm-l6, which comes with a package"

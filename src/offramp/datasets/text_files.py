@@ -1,4 +1,4 @@
-"""Texts of one's own: a table with a row a text, its label beside it."""
+"""Text datasets from your own files: tables with one row per text, with its label."""
 
 import csv
 import re
@@ -24,30 +24,31 @@ def load_text_files(
     tokenizer: str = "minilm-l6",
     max_tokens: int = 128,
 ) -> TextDataset:
-    """The texts of one file, as pool "all", or of two, as pools "train" and "test".
+    """Load the texts of one file as pool "all", or of two files as pools "train" and "test".
 
-    A file is UTF-8 with names of columns in its first line: .csv with commas and quotes, or .tsv with tabs, where a
-    quotation mark is only that. Labels are whole numbers 0 … classes − 1, or names, which get their numbers in sorted
-    order; space around them does not count. A label is needed in each row, a text may be empty.
+    Files are encoded in UTF-8, with column names in the first line. They are either .csv with commas and quotes, or
+    .tsv with tabs, in which quotation marks have no special meaning. Labels are integers 0 … classes − 1, or names,
+    which are numbered in sorted order. Whitespace around labels is ignored. Every row needs a label; texts can be
+    empty.
 
     Parameters
     ----------
     train : str
-        File of the texts to train with; where it is the only one, those to test with are held out of it.
+        File with the training texts. If there is no `test`, test samples are held out from this file.
     test : str, optional
-        File of the texts to test with.
+        File with the test texts.
     text, pair, label : str
-        Names of columns; `pair` is that of the second text, where samples are pairs.
+        Names of columns. `pair` is the column of the second text, if samples are pairs.
     tokenizer : str
         See `pretrained.source_of`.
     max_tokens : int
-        Longer texts are cut, as `text.tokenize` says.
+        Longer texts are truncated, see `text.tokenize`.
 
     Raises
     ------
     ValueError
-        If a file is not such a table, its labels are not such labels, or those of `test` are not among those of
-        `train`: one line with file and line.
+        If a file does not have this format, its labels are invalid, or `test` has labels that are not in `train`. The
+        message is one line with the file and the line number.
     """
     files = {"all": train} if test is None else {"train": train, "test": test}
     columns = [label, text] if pair is None else [label, text, pair]
@@ -69,7 +70,7 @@ def load_text_files(
 
 
 def read_file(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
-    """The number of each row's line, and its fields: the label, and one text or two."""
+    """Return the line number and the fields of each row: the label, and one or two texts."""
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")
     rows = []
@@ -88,7 +89,7 @@ def read_file(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def class_names(where: str, labels: set[str]) -> list[str]:
-    """The labels in the order of their numbers."""
+    """Return the names of the classes in the order of their labels."""
     names = sorted(labels)
     if len(names) < 2:
         raise ValueError(f"{where}: all labels are {names[0]!r}, expected two classes or more")

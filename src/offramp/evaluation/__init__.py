@@ -1,4 +1,4 @@
-"""One record, every threshold: curves, exact frontiers and each exit by itself."""
+"""Evaluation of one record: curves over thresholds, exact frontiers, and statistics of each exit."""
 
 from offramp.evaluation.curves import choose_threshold, evaluate, frontier, outcomes, threshold_on
 from offramp.policies.base import decide

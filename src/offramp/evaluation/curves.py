@@ -1,4 +1,4 @@
-"""Every threshold at once: curves, exact frontiers, thresholds chosen on validation."""
+"""Evaluation at many thresholds in one pass, exact frontiers, and choice of thresholds on validation data."""
 
 from typing import TYPE_CHECKING
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
-    """What a fitted policy gives on a record, for any number of thresholds in one pass over the samples.
+    """Evaluate a fitted policy on a record at any number of thresholds, in one pass over the samples.
 
     Parameters
     ----------
     policy : Policy
     record : ExitRecord
     thresholds : array-like of shape (T,)
-        Shared thresholds δ, in any order; ±∞ are allowed.
+        Thresholds δ, shared by all exits, in any order. ±∞ are allowed.
 
     Returns
     -------
     DataFrame
-        A row a threshold, in the order given: threshold, accuracy, cost (mean over samples, in the record's
-        unit), exit_1 … exit_L (share of samples that leave there); and f1 or matthews, where the record's metadata
-        say metric: so.
+        One row per threshold, in the given order: threshold, accuracy, cost (mean over samples, in the unit of the
+        record), exit_1 … exit_L (share of samples that leave at each exit). Also f1 or matthews, if this is the metric
+        in the metadata of the record.
 
     Raises
     ------
     ValueError
-        If a threshold is NaN, the record has no labels, or it does not fit the policy.
+        If a threshold is NaN, if the record has no labels, or if it is not compatible with the policy.
     """
     record.needed_labels("evaluate")
     thresholds = _checked(thresholds)  # (T,)
@@ -43,11 +43,11 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
 
 
 def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
-    """Every operating point that a shared threshold can reach, exactly, with no grid.
+    """Return all operating points that a shared threshold can reach, exactly and without a grid.
 
-    Between two neighbouring values of the signal nothing changes, so there is a row for each value that makes a
-    difference (it is the largest threshold that gives this point), in ascending order, and one for +∞, the full
-    model.
+    The operating point is constant between two neighbouring values of the signal. There is one row per value that
+    changes the operating point (the largest threshold that gives this point), in ascending order, and one for +∞, the
+    full model.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     level = level.reshape(reached.shape) + 1
     points = _points(policy, record, np.append(ascending, np.inf), level, fallback, slice(None))
     if fallback is None:
-        return points  # every value moves a sample on, which costs: no two points are the same
+        return points  # every value defers a sample, which changes the cost: all points differ
     return points.drop_duplicates(points.columns.drop("threshold"), keep="last", ignore_index=True)
 
 
@@ -77,21 +77,21 @@ def _checked(thresholds) -> np.ndarray:
 
 
 def _reached(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the thresholds meet (N, K), and who answers where no exit at all reaches δ (N,); None: the last.
+    """Return the values that are compared with thresholds, (N, K), and the fallback exits (N,), or None for the last.
 
-    A sample leaves at exit i for every δ in (reached[i − 1], reached[i]], reached being the running maximum of
-    its signal: it passes exit i as δ rises beyond reached[i]. The last exit has nothing after it, except where the
-    policy lets another answer when none reached δ (K = L then, else L − 1).
+    The values `reached` are the running maximum of the signal. A sample leaves at exit i for all δ in
+    (reached[i − 1], reached[i]], and passes exit i if δ is larger than reached[i]. K is L − 1, or L if the policy has
+    a fallback exit that answers if no exit reaches δ.
     """
     signal = policy.signal(record)  # (N, L)
-    # +∞ never exits early, whatever the signal
+    # δ = +∞ never exits early, for any signal
     reached = np.minimum(np.maximum.accumulate(signal, axis=1), np.finfo(np.float64).max)  # (N, L)
     fallback = policy.fallback(record, signal)
     return (reached[:, :-1], None) if fallback is None else (reached, fallback)
 
 
 def _gain(values: np.ndarray, fallback: np.ndarray | None) -> np.ndarray:
-    """What passing an exit adds to a quantity that each exit has (N, L): (N, K)."""
+    """Change of a quantity (N, L) when a sample passes an exit, (N, K)."""
     if fallback is None:
         return np.diff(values, axis=1)
     return np.diff(values, axis=1, append=np.take_along_axis(values, fallback[:, None], axis=1))
@@ -100,25 +100,25 @@ def _gain(values: np.ndarray, fallback: np.ndarray | None) -> np.ndarray:
 def _points(
     policy: Policy, record: ExitRecord, thresholds: np.ndarray, level: np.ndarray, fallback: np.ndarray | None, rows
 ) -> "pd.DataFrame":
-    """The operating points of ascending thresholds (T,), given how many of them each reached value meets (N, K)."""
+    """Return the operating points of ascending thresholds (T,). `level` (N, K) is the number of them ≤ each value."""
     import pandas as pd
 
     n, n_bins = record.n_samples, len(thresholds) + 1
 
     def mean(values: np.ndarray, fallback: np.ndarray | None = fallback) -> np.ndarray:
-        """Of what the samples have at the exit that answers, from (N, L): (T,)."""
+        """Mean over samples of the value at the answering exit, from values (N, L): (T,)."""
         gain = _gain(values, fallback)  # (N, K)
         passed = np.bincount(level[:, : gain.shape[1]].ravel(), gain.ravel(), n_bins)[:-1].cumsum()  # (T,)
         return (values[:, 0].sum() + passed) / n
 
-    left = np.zeros((len(thresholds), record.n_exits + 1), np.int64)  # (T, L + 1): samples gone before each exit
+    left = np.zeros((len(thresholds), record.n_exits + 1), np.int64)  # (T, L + 1): samples that left before each exit
     left[:, -1] = n
     for i in range(record.n_exits - 1):
         left[:, i + 1] = n - np.bincount(level[:, i], minlength=n_bins)[:-1].cumsum()
     shares = np.diff(left, axis=1) / n  # (T, L)
     if record.sample_cost is None:
         cost = shares @ record.cost  # (T,)
-    else:  # whose sums may be rounded above the full model's
+    else:  # the sums may be rounded to more than the cost of the full model
         cost = np.minimum(mean(record.sample_cost, None), record.cost[-1])
     columns = {"threshold": thresholds, "accuracy": mean(policy.correct(record).astype(np.int8)), "cost": cost}
     columns |= {f"exit_{i + 1}": shares[:, i] for i in range(record.n_exits)}
@@ -131,27 +131,28 @@ def _points(
 def choose_threshold(
     policy: Policy, validation: ExitRecord, *, accuracy: float | None = None, cost: float | None = None
 ) -> float:
-    """The shared threshold that serves a target best on validation data.
+    """Choose a threshold, shared by all exits, for a target accuracy or a target cost on validation data.
 
     Parameters
     ----------
     accuracy : float
-        Take the cheapest operating point that is at least as accurate; +∞, the full model, where none is.
+        Choose the cheapest operating point that is at least as accurate, or +∞ (the full model) if there is none.
     cost : float
-        Or: take the one that spends most of this average cost, whatever its accuracy (on few samples the most
-        accurate one is often a lucky one); −∞, the first exit, where none costs so little.
+        Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
+        exit) if there is none. Accuracy is ignored, because on few samples the most accurate point is often best by
+        chance.
 
     Raises
     ------
     ValueError
-        If both targets or none are given, the record has no labels, or it does not fit the policy.
+        If both targets or none are given, if the record has no labels, or if it is not compatible with the policy.
     """
     validation.needed_labels("choose_threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 
 def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost: float | None = None) -> float:
-    """As `choose_threshold`, on a validation frontier that is there already: drawn up once, it serves many targets."""
+    """As `choose_threshold`, but for a given validation frontier, which can be reused for many targets."""
     if (accuracy is None) == (cost is None):
         raise ValueError("choose_threshold: expected either accuracy or cost")
     if accuracy is not None:
@@ -162,7 +163,7 @@ def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost:
 
 
 def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
-    """What became of each sample at each shared threshold (T,): right or not, bool, and cost, float64, (T, N) each."""
+    """Return correctness (bool) and cost (float64) of each sample at each shared threshold (T,), both (T, N)."""
     record.needed_labels("outcomes")
     thresholds = _checked(thresholds)[:, None]  # (T, 1)
     reached, fallback = _reached(policy, record)

@@ -1,4 +1,4 @@
-"""Each exit by itself: accuracy, cost, agreement, calibration."""
+"""Statistics of each exit: accuracy, cost, agreement, calibration."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
-    """The reliability diagrams of a record's exits by max softmax, a row a bin.
+    """Return the reliability diagrams of all exits for max softmax, with one row per bin.
 
     Columns: exit, lower, upper, count, mean_confidence, accuracy.
     """
@@ -41,11 +41,11 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
 
 
 def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
-    """Each exit by itself, a row an exit.
+    """Return statistics of each exit, with one row per exit.
 
-    Columns: exit, accuracy, cost, agreement (share of samples on which the exit answers as the one before it),
-    parameters and overconfidence (mean max softmax − accuracy; both where the record has them), the record's metric
-    where it is another than accuracy, and ece_LABEL for each policy whose signal claims to be an accuracy.
+    Columns: exit, accuracy, cost, agreement (share of samples with the same prediction as the previous exit),
+    parameters and overconfidence (mean max softmax − accuracy; both if available in the record), the metric of the
+    record if it is not accuracy, and ece_LABEL for each policy whose signal is an estimated accuracy.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Models that answer in stages. A new one is a file here and a line in `MODELS`."""
+"""Multi-exit models by name. To add one, write a class in a module of this package and register it in `MODELS`."""
 
 import inspect
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def build_model(name: str, *, classes: int, **options: Any) -> "MultiExitModel":
     classes : int
         Number of classes C.
     **options
-        What the dataset says of its inputs (`input_options`: the `image_shape` of images, the `vocabulary` of
-        texts), and the model's own options.
+        The description of the inputs from the dataset (`input_options`: the `image_shape` of images, the `vocabulary`
+        of texts), and the options of the model.
 
     Raises
     ------
     ValueError
-        If the model or one of its options is unknown, where the message lists the known ones; if the model takes
-        other inputs.
+        If the model or one of its options is unknown (the message lists the known ones), or if the model expects other
+        inputs.
     """
     model = load(find(MODELS, "model", name), __name__)
     check_options(name, [option for option in options if option not in INPUTS], model.options())

@@ -1,4 +1,4 @@
-"""What every multi-exit model looks like to training, recording and the cost counter."""
+"""Base classes of multi-exit models, as used by training, recording and the cost counter."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -12,11 +12,10 @@ from offramp.datasets.base import Vocabulary
 from offramp.models import INPUTS
 
 
-# What a dataset may have: the constructor's argument that tells a model about it
 class MultiExitModel(nn.Module, ABC):
-    """A classifier that answers at `n_exits` places, each later and dearer than the one before.
+    """A classifier with `n_exits` exits, each later and more expensive than the previous one.
 
-    A subclass's constructor takes `classes`, one of `INPUTS` and its own options, all by keyword.
+    The constructor of a subclass takes `classes`, one of `INPUTS`, and its own options, all as keyword arguments.
     """
 
     n_exits: int
@@ -25,21 +24,21 @@ class MultiExitModel(nn.Module, ABC):
     def exits(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the logits of each exit as soon as they are computed.
 
-        Whoever stops asking stops paying: nothing behind the last exit asked for is computed.
+        If iteration stops early, later exits are not computed.
 
         Parameters
         ----------
         x : Tensor
-            Images (B, channels, H, W), or texts (B, T): the ids of their tokens, padded.
+            Images (B, channels, H, W), or texts as padded token ids (B, T).
 
         Yields
         ------
         Tensor
-            Logits (B, C) of exit 1, 2, … L.
+            Logits (B, C) of exits 1, 2, … L.
         """
 
     def blank(self, shape: tuple[int, ...]) -> Tensor:
-        """An input of that shape to count costs with, (1, *shape): a black image."""
+        """Return an input (1, *shape) for counting costs: a black image."""
         like = next(self.parameters())
         return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
 
@@ -54,11 +53,13 @@ class MultiExitModel(nn.Module, ABC):
 
 
 class LayeredModel(MultiExitModel):
-    """Layers of one width, an exit after each: every exit reads a state (B, D) of its layer."""
+    """A model whose layers have the same width, with one exit after each layer. Each exit reads a state (B, D)."""
 
     @abstractmethod
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield what the exits read, as soon as it is computed; behind the last state asked for nothing is.
+        """Yield the states that the exits read, as soon as they are computed.
+
+        If iteration stops early, later states are not computed.
 
         Parameters
         ----------
@@ -68,12 +69,12 @@ class LayeredModel(MultiExitModel):
         Yields
         ------
         Tensor
-            (B, D): h_0, where an exit in front of the first layer would read, then h_1 … h_L.
+            States (B, D): h_0, the state before the first layer, then h_1 … h_L.
         """
 
     @abstractmethod
     def head(self, i: int, state: Tensor) -> Tensor:
-        """Return the logits (B, C) of exit `i`, counted from 0, from the state h_{i+1} (B, D) that it reads."""
+        """Return the logits (B, C) of exit `i`, counted from 0, computed from its state h_{i+1} (B, D)."""
 
     def exits(self, x: Tensor) -> Iterator[Tensor]:
         for i, state in enumerate(islice(self.states(x), 1, None)):
@@ -81,7 +82,7 @@ class LayeredModel(MultiExitModel):
 
 
 class TextModel(MultiExitModel):
-    """A model that reads token ids, those of some vocabulary."""
+    """A model that reads the token ids of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -89,18 +90,18 @@ class TextModel(MultiExitModel):
         self.pad, self.separator = vocabulary.pad, vocabulary.separator
 
     def blank(self, shape: tuple[int, ...]) -> Tensor:
-        """Texts of that many tokens, (1, T), none of which is padding."""
+        """Return a text (1, T) without padding."""
         return torch.full((1, *shape), int(self.pad == 0), device=next(self.parameters()).device)
 
     def token_types(self, ids: Tensor) -> Tensor:
-        """1 behind the first separator, else 0, as for padding, (B, T)."""
+        """Token types (B, T): 1 after the first separator; 0 before it and for padding."""
         separators = (ids == self.separator).long()  # (B, T)
         behind = separators.cumsum(1) > separators  # (B, T)
         return (behind & (ids != self.pad)).long()
 
     def check_vocabulary(self, backbone: str, config) -> None:
-        """Raise ValueError where the configuration of a model of transformers has other tokens than the texts."""
-        spare = config.vocab_size - self.vocabulary.size  # tables are filled up, to a multiple of 128 at most
+        """Raise ValueError if the configuration of a transformers model does not match the vocabulary of the texts."""
+        spare = config.vocab_size - self.vocabulary.size  # embedding tables may be padded to a multiple of up to 128
         if not 0 <= spare < 128 or config.pad_token_id != self.pad:
             raise ValueError(
                 f"the texts have {self.vocabulary.size} tokens and pad with {self.pad}, but {backbone!r} has "

@@ -1,4 +1,4 @@
-"""What it costs to answer at each exit, counted while the model runs."""
+"""Cost of each exit, counted while the model runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class ExitCosts:
-    """Cumulative cost of the exits: all that is computed and read up to an answer, earlier exits included.
+    """Cumulative cost of the exits, including all earlier exits.
 
     Attributes
     ----------
     macs : ndarray
         Multiply-accumulates for one image or text, float64 (L,).
     parameters : ndarray
-        Parameters needed, int64 (L,).
+        Number of parameters used, int64 (L,).
     """
 
     macs: np.ndarray  # (L,)
@@ -38,26 +38,26 @@ class ExitCosts:
 def exit_costs(
     model: MultiExitModel, input_shape: tuple[int, ...], convention: Literal["mac", "msdnet"] = "mac"
 ) -> ExitCosts:
-    """Count what each exit of `model` costs by running it once, on one black image or one text without padding.
+    """Count the cost of each exit by running the model once, on a black image or on a text without padding.
 
-    The counter sees operations, not layers, so any model counts. The model is left as it was. One that
-    was built on torch's "meta" device is counted without computing anything.
+    Costs are counted per operation, not per layer, so any model is supported. The model is not changed. A model on
+    torch's "meta" device is counted without any computation.
 
     Parameters
     ----------
     model : MultiExitModel
         A model with L exits.
     input_shape : tuple of int
-        Channels, height, width of an image; or (T,), the tokens of a text.
+        Channels, height and width of an image, or (T,) for a text of T tokens.
     convention : {"mac", "msdnet"}
-        "mac": multiply-accumulates of convolutions, linear layers and matrix products (attention), biases
-        left out. "msdnet": what the published MSDNet logs count, which adds to those one for each output
-        of a ReLU, each bias of a linear layer and each element a 2-d pooling window reads.
+        "mac": multiply-accumulates of convolutions, linear layers and matrix products (attention), without biases.
+        "msdnet": the count in the published logs of MSDNet, which adds one for each output of a ReLU, each bias of a
+        linear layer, and each element read by a 2-d pooling window.
 
     Returns
     -------
     ExitCosts
-        (L,) each.
+        Arrays of shape (L,).
 
     Raises
     ------
@@ -78,8 +78,8 @@ def exit_costs(
     return ExitCosts(np.array(macs, dtype=np.float64), np.array(needed, dtype=np.int64))
 
 
-# What a convention counts beyond torch's own formulas, or instead of them. The formulas get shapes and
-# return FLOPs, of which two make a MAC.
+# Formulas of the conventions that extend or replace those of torch. They receive shapes and return FLOPs; two FLOPs
+# are one MAC.
 def _relu(x: torch.Size, out_shape: torch.Size, **_: Any) -> int:
     return 2 * prod(out_shape)
 
@@ -109,7 +109,7 @@ _CONVENTIONS: dict[str, dict[Any, Any]] = {
 
 
 class _Reader(TorchDispatchMode):
-    """Note which parameters' storages operations read, through views too."""
+    """Record the storages of parameters that are read by operations, also through views."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Reader(TorchDispatchMode):
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the model into evaluation mode; give back every module's mode and the random state."""
+    """Set evaluation mode; restore the mode of every module and the random state afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -138,7 +138,7 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Keep attention and transformer layers from running as one operation that no formula counts."""
+    """Prevent attention and transformer layers from running as one fused operation, which has no formula."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

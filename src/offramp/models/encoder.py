@@ -1,4 +1,4 @@
-"""A text encoder of the BERT family with a classifier after every layer."""
+"""Text encoders of the BERT family with an exit after every layer."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -11,47 +11,47 @@ from offramp.datasets.base import Vocabulary
 from offramp.datasets.pretrained import from_transformers, source_of
 from offramp.models.base import LayeredModel, TextModel
 
-# transformers' names of the architectures that are a plain chain of layers, normalised after each
+# Architectures of transformers that are a sequence of layers with normalisation after each layer
 _FAMILIES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta")
 
 
 class Encoder(LayeredModel, TextModel):
-    """An encoder of transformers whose every layer is followed by an exit, as BEEM's (section "Training").
+    """A transformers encoder with an exit after every layer, as in BEEM (section "Training").
 
-    An exit is the backbone's pre-trained pooler (Linear and tanh on the first token's state), which all exits
-    share, dropout, and a Linear of its own. A backbone without a pooler gets an untrained one: our choice.
-    On a frozen backbone every exit trains its own copy of the pooler, as DeeBERT's do: a shared one cannot suit layers
-    that do not adapt to it.
+    An exit consists of the pretrained pooler of the backbone (Linear and tanh on the state of the first token), which
+    all exits share, of dropout, and of a separate Linear layer. If the backbone has no pooler, an untrained one is
+    added (our choice). If the backbone is frozen, every exit trains its own copy of the pooler, as in DeeBERT, because
+    the layers cannot adapt to a shared pooler.
 
-    Token types are 0 up to the first separator, 1 behind it, as BERT's tokenizer has them, where the backbone tells
-    them apart. What is padding is not attended to.
+    Token types are 0 up to the first separator and 1 after it, as in the tokenizer of BERT, if the backbone uses token
+    types. Padding is masked in attention.
 
     Parameters
     ----------
     classes : int
         Number of classes C.
     vocabulary : Vocabulary
-        What the token ids of the texts mean: it must be the backbone's.
+        Vocabulary of the texts. It must be that of the backbone.
     backbone : str
         "minilm-l6", a folder, or a name on the Hugging Face hub.
     pretrained : bool
-        Start from the backbone's weights; the exits' own layers start untrained.
+        Load the pretrained weights of the backbone. The Linear layers of the exits are always untrained.
     frozen : bool
-        Train the exits only: the backbone's embeddings and layers keep their weights and stay in evaluation mode.
+        Train the exits only. The embeddings and layers of the backbone are not changed and stay in evaluation mode.
     dropout : float
-        Of the exits, in [0, 1). Inside the backbone it is as its configuration says.
+        Dropout rate of the exits, in [0, 1). The dropout in the backbone is that of its configuration.
     pooling : {"first", "mean"}
-        What the exits read of a layer: the state of the first token, as BEEM's, or the mean over all tokens, as
-        sentence encoders such as MiniLM-L6 were trained with: their first token learns late what the text says.
+        Input of the exits: the state of the first token, as in BEEM, or the mean over all tokens. Sentence encoders
+        such as MiniLM-L6 were trained with the mean; in their early layers, the first token has little information.
     layers : int, optional
-        How many of the backbone's layers to keep, the first ones: the number of exits L. All if not given.
+        Number of layers of the backbone to keep, from the first, which is the number of exits L. Default: all.
 
     Raises
     ------
     ValueError
-        If the backbone or its weights cannot be fetched, its architecture is none of the BERT family, it has fewer
-        layers, a vocabulary of another size or a shorter longest text; if `dropout` is out of range or `pooling`
-        unknown.
+        If the backbone or its weights cannot be downloaded, if its architecture is not in the BERT family, if it has
+        fewer layers, a vocabulary of a different size or a smaller maximum length, or if `dropout` is out of range or
+        `pooling` unknown.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Encoder(LayeredModel, TextModel):
         yield self._pool(x, kept)
         for i in self.order:
             x = self.backbone["layers"][i](x, kept[:, None, None, :])
-            x = x[0] if isinstance(x, tuple) else x  # as layers of earlier versions return it
+            x = x[0] if isinstance(x, tuple) else x  # earlier versions return a tuple
             yield self._pool(x, kept)
 
     def head(self, i: int, state: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Encoder(LayeredModel, TextModel):
         return self
 
     def _pool(self, x: Tensor, kept: Tensor) -> Tensor:
-        """What the exits read, (B, D), of tokens (B, T, D) of which some are kept (B, T)."""
+        """Pool the states of the tokens (B, T, D) to the input of the exits (B, D). `kept` (B, T) excludes padding."""
         if self.pooling == "first":
             return x[:, 0]
         kept = kept[..., None].to(x.dtype)  # (B, T, 1)
@@ -128,8 +128,8 @@ class Encoder(LayeredModel, TextModel):
 
 
 def _load(backbone: str, pretrained: bool) -> nn.Module:
-    """The model of transformers, in float32, with its own weights or new ones."""
-    from transformers import AutoConfig, AutoModel  # takes seconds: only those who build an encoder wait for it
+    """Load a transformers model in float32, with pretrained or with random weights."""
+    from transformers import AutoConfig, AutoModel  # slow import, only needed here
 
     source = source_of(backbone)
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
@@ -146,9 +146,9 @@ def _load(backbone: str, pretrained: bool) -> nn.Module:
 
 
 def _chain(model: nn.Module) -> tuple[nn.Module, nn.ModuleList, list[int]]:
-    """What brings the embeddings to the layers' width, the layers, and which of them to run, one after another."""
+    """Return the projection of the embeddings, the layers, and the indices of the layers in execution order."""
     depth, encoder = model.config.num_hidden_layers, model.encoder
-    if model.config.model_type == "albert":  # neighbours share their weights, as in `AlbertTransformer.forward`
+    if model.config.model_type == "albert":  # layers share weights, as in `AlbertTransformer.forward`
         shared = depth / model.config.num_hidden_groups
         order = [int(i / shared) for i in range(depth)]
         return encoder.embedding_hidden_mapping_in, encoder.albert_layer_groups, order
@@ -157,7 +157,7 @@ def _chain(model: nn.Module) -> tuple[nn.Module, nn.ModuleList, list[int]]:
 
 def _check_positions(backbone: str, model: nn.Module, vocabulary: Vocabulary) -> None:
     positions = model.embeddings.position_embeddings
-    first = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa counts on from the padding's
+    first = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa starts after the padding index
     if (longest := positions.num_embeddings - first) < vocabulary.max_tokens:
         raise ValueError(
             f"encoder: max_tokens={vocabulary.max_tokens}, but {backbone!r} takes at most {longest} tokens"

@@ -1,4 +1,4 @@
-"""Any text classifier of Hugging Face's transformers, as a model of one exit: what cascades are made of."""
+"""Text classifiers of Hugging Face transformers as models with a single exit, for cascades."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,29 +12,30 @@ from offramp.models.base import TextModel
 
 
 class HuggingFace(TextModel):
-    """A model of `AutoModelForSequenceClassification` that answers once, at its end.
+    """A model of `AutoModelForSequenceClassification` with a single exit at its end.
 
-    Token types are 0 up to the first separator, 1 behind it, where the model tells them apart. What is padding is not
-    attended to.
+    Token types are 0 up to the first separator and 1 after it, if the model uses token types. Padding is masked in
+    attention.
 
     Parameters
     ----------
     classes : int
-        Number of classes C. A pretrained classifier for as many is kept; for others it starts untrained.
+        Number of classes C. A pretrained classifier for C classes is kept; otherwise the classifier is untrained.
     vocabulary : Vocabulary
-        What the token ids of the texts mean: it must be the model's.
+        Vocabulary of the texts. It must be that of the model.
     backbone : str
         "minilm-l6", a folder, or a name on the Hugging Face hub.
     pretrained : bool
-        Start from its weights.
+        Load the pretrained weights.
     layers, width, heads : int, optional
-        What to change in its configuration: how many layers, how wide their states are (what is wide inside a layer
-        follows), how many attention heads. With pretrained weights only `layers`: the first ones are kept.
+        Changes of the configuration: number of layers, width of the hidden states (the inner width of the layers is
+        scaled with it), and number of attention heads. With pretrained weights, only `layers` can be changed; the first
+        layers are kept.
 
     Raises
     ------
     ValueError
-        If the model or its weights cannot be fetched or built, or it has a vocabulary of another size.
+        If the model cannot be built, its weights cannot be downloaded, or its vocabulary has a different size.
     """
 
     n_exits = 1
@@ -64,7 +65,7 @@ class HuggingFace(TextModel):
 
 
 def _load(backbone: str, pretrained: bool, changes: dict[str, int], classes: int):
-    from transformers import AutoConfig, AutoModelForSequenceClassification  # takes seconds
+    from transformers import AutoConfig, AutoModelForSequenceClassification  # slow import
 
     source = source_of(backbone)
     options: dict[str, Any] = {"dtype": torch.float32}

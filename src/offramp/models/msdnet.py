@@ -1,7 +1,7 @@
-"""MSDNet: dense feature maps at several scales, with an exit on the coarsest after every block.
+"""MSDNet: dense feature maps at several scales, with an exit on the coarsest scale after every block.
 
 *Multi-Scale Dense Networks for Resource Efficient Image Classification*, Huang et al., ICLR 2018, in the
-configurations of its public PyTorch code, which are the ones that PCEE deploys.
+configurations of its public PyTorch code, which PCEE also uses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,49 +16,49 @@ from torch import Tensor, nn
 from offramp._registry import find
 from offramp.models.base import MultiExitModel
 
-# How often each first layer halves the image
+# Number of times that each kind of first layer halves the image
 _FIRST_HALVINGS = {"cifar": 0, "half": 1, "imagenet": 2}
 
 
 @dataclass(frozen=True)
 class MSDNetConfig:
-    """The shape of an MSDNet. The defaults are the published CIFAR network with 4 exits.
+    """Configuration of an MSDNet. The defaults are the published CIFAR network with 4 exits.
 
-    Widths count channels of the finest scale; scale s has `growth_factors[s]` times as many. Scale 0 is
-    the finest and each following one halves height and width.
+    Widths are numbers of channels of the finest scale; scale s has `growth_factors[s]` times as many. Scale 0 is the
+    finest, and each following scale halves height and width.
 
     Attributes
     ----------
     exits : int
         Number of blocks, each followed by an exit.
     base : int
-        Layers of the first block.
+        Number of layers of the first block.
     step, step_mode
-        Layers of block i = 1, 2, …: `step` ("even") or `step`·i + 1 ("lin_grow").
+        Number of layers of block i = 1, 2, …: `step` ("even") or `step`·i + 1 ("lin_grow").
     channels : int
         Width after the first layer.
     growth : int
-        Width that each layer adds.
+        Width added by each layer.
     growth_factors : sequence of int
-        One a scale: their number is the number of scales.
+        One factor per scale. Their number is the number of scales.
     bottleneck, bottleneck_factors
-        Whether a 1×1 convolution comes first, to at most `bottleneck_factors[s]` times the channels that
-        the 3×3 convolution on scale s puts out.
+        Whether each 3×3 convolution is preceded by a 1×1 convolution, with at most `bottleneck_factors[s]` times the
+        output channels of the 3×3 convolution on scale s.
     prune : {"max", "min"}
-        When the finest scale is dropped: "max" drops one after every ⌈depth / scales⌉ layers, "min" only
-        those that can no longer reach the last exit.
+        When the finest scale is dropped. "max" drops one scale after every ⌈depth / scales⌉ layers. "min" drops only
+        scales that can no longer contribute to the last exit.
     reduction : float
-        What a transition leaves of the width. There is one wherever "max" drops a scale; "min" has one
-        after a third and one after two thirds of the layers.
+        Factor by which a transition reduces the width. With "max", there is a transition wherever a scale is dropped;
+        with "min", there is one after a third and one after two thirds of the layers.
     first_layer : {"cifar", "half", "imagenet"}
-        3×3 at full resolution; the same with stride 2, a quarter of the cost (ours, to train on a CPU); or 7×7 with
-        stride 2 and a max pooling with stride 2.
+        "cifar": 3×3 convolution at full resolution. "half": the same with stride 2, at a quarter of the cost (our
+        addition, for training on CPUs). "imagenet": 7×7 convolution with stride 2 and max pooling with stride 2.
     head_width : int or None
-        Channels inside an exit; None keeps those of the map it reads.
+        Number of channels in an exit. None uses the channels of its input.
     head_strides : sequence of int
-        Strides of an exit's 3×3 convolutions. Published: (2, 2); change it for small images.
+        Strides of the 3×3 convolutions of an exit. The published value is (2, 2); change it for small images.
     head_pool : int
-        Side and stride of the average pooling after them. Published: 2.
+        Size and stride of the average pooling after the convolutions. The published value is 2.
     """
 
     exits: int = 4
@@ -108,17 +108,17 @@ class MSDNetConfig:
 
     @property
     def block_layers(self) -> list[int]:
-        """Layers of each block, (L,)."""
+        """Number of layers of each block, (L,)."""
         even = self.step_mode == "even"
         return [self.base] + [self.step if even else self.step * i + 1 for i in range(1, self.exits)]
 
     @property
     def depth(self) -> int:
-        """Layers of the whole network."""
+        """Number of layers of the network."""
         return sum(self.block_layers)
 
     def finest_scale(self, layer: int) -> int:
-        """Return the finest scale still needed after that many layers."""
+        """Return the finest scale that is still needed after this number of layers."""
         if self.prune == "max":
             return max(layer - 1, 0) // ceil(self.depth / self.scales)
         return max(self.scales - 1 - (self.depth - layer), 0)
@@ -153,17 +153,17 @@ PRESETS: dict[str, MSDNetConfig] = {
 
 
 class MSDNet(MultiExitModel):
-    """The network of an `MSDNetConfig`.
+    """The network described by an `MSDNetConfig`.
 
-    Initialised as published: convolutions N(0, √(2 / (k²·C_out))), batch norms to γ = 1 and β = 0,
-    linear biases to 0.
+    Weights are initialised as in the published code: convolutions with N(0, √(2 / (k²·C_out))), batch norms with γ = 1
+    and β = 0, and linear biases with 0.
 
     Parameters
     ----------
     classes : int
         Number of classes C.
     image_shape : tuple of int
-        Channels, height, width of an image.
+        Channels, height and width of an image.
     preset : str
         A key of `PRESETS`.
     **changes
@@ -172,7 +172,7 @@ class MSDNet(MultiExitModel):
     Raises
     ------
     ValueError
-        If the preset is unknown, a field has no meaning, or the images are too small for the exits.
+        If the preset is unknown, a field is invalid, or the images are too small for the exits.
     """
 
     def __init__(
@@ -215,11 +215,11 @@ class MSDNet(MultiExitModel):
         return ["preset", *(field.name for field in fields(MSDNetConfig))]
 
 
-# Between layers goes a list of maps, one a kept scale, finest first: (B, width·factor[s], H / 2^s, W / 2^s).
+# Layers exchange a list of maps, one per remaining scale, finest first: (B, width·factor[s], H / 2^s, W / 2^s).
 
 
 class _FirstLayer(nn.Module):
-    """From the image to one map a scale, each made from the one before."""
+    """Compute one map per scale from the image, each from the previous one."""
 
     def __init__(self, config: MSDNetConfig, channels: int) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class _FirstLayer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Append to every kept scale what it makes of itself and of the next finer scale."""
+    """Append features to every remaining scale, computed from this scale and from the next finer one."""
 
     def __init__(self, config: MSDNetConfig, layer: int, width: int) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class _Layer(nn.Module):
         self.down = nn.ModuleList()
         for scale in range(config.finest_scale(layer), config.scales):
             n_out = config.growth * config.growth_factors[scale]
-            if scale > config.finest_scale(layer - 1):  # a finer map comes in: half of the growth is its
+            if scale > config.finest_scale(layer - 1):  # half of the growth comes from the finer scale
                 n_out //= 2
                 self.down.append(_grow(config, width, scale - 1, n_out, stride=2))
             self.normal.append(_grow(config, width, scale, n_out, stride=1))
@@ -268,7 +268,7 @@ class _Layer(nn.Module):
 
 
 class _Transition(nn.Module):
-    """Reduce the width of every kept scale."""
+    """Reduce the width of every remaining scale."""
 
     def __init__(self, config: MSDNetConfig, layer: int, width: int, reduced: int) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ def _conv(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequent
 
 
 def _grow(config: MSDNetConfig, width: int, scale: int, n_out: int, stride: int) -> nn.Sequential:
-    """The convolution that reads `scale`, behind its bottleneck."""
+    """Return the convolution that reads `scale`, with its bottleneck."""
     n_in = width * config.growth_factors[scale]
     if not config.bottleneck:
         return _conv(n_in, n_out, stride=stride)
@@ -310,7 +310,7 @@ def _head(config: MSDNetConfig, width: int, positions: int, classes: int) -> nn.
 
 
 def _head_positions(config: MSDNetConfig, image_shape: tuple[int, int, int]) -> int:
-    """Return the height times width that an exit's linear layer sees (1 as published)."""
+    """Return height times width of the input to the linear layer of an exit (1 in the published networks)."""
     halvings = config.scales - 1 + _FIRST_HALVINGS[config.first_layer]
     shrink = 2**halvings * prod(config.head_strides)
     pooled = [ceil(size / shrink) // config.head_pool for size in image_shape[1:]]

@@ -1,4 +1,4 @@
-"""Any classifier of timm, as a model of one exit: what cascades are made of."""
+"""Classifiers of timm as models with a single exit, for cascades."""
 
 from collections.abc import Iterator
 
@@ -10,25 +10,27 @@ from offramp.models.base import MultiExitModel
 
 
 class Timm(MultiExitModel):
-    """A classifier of timm that answers once, at its end.
+    """A timm classifier with a single exit at its end.
 
     Parameters
     ----------
     classes : int
-        Number of classes C. Pretrained weights for as many keep their classifier; for others it starts untrained.
+        Number of classes C. A pretrained classifier for C classes is kept; otherwise the classifier is untrained.
     image_shape : tuple of int
-        Channels, height, width of an image. timm fits the first layer's weights to other channels than three.
+        Channels, height and width of an image. For channel counts other than three, timm adapts the pretrained weights
+        of the first layer.
     backbone : str
-        timm's name of the architecture, with the weights' tag if there is one.
+        Name of the architecture in timm, with the tag of the weights if there is one.
     pretrained : bool
-        Start from timm's weights.
+        Load the pretrained weights of timm.
     image_size : int, optional
-        Resize images (bilinear) to this height and width first: what an architecture with few pixels cannot do without.
+        Resize images (bilinear) to this height and width in pixels first. Some architectures do not work with small
+        images.
 
     Raises
     ------
     ValueError
-        If timm cannot build the backbone or fetch its weights.
+        If timm cannot build the backbone or download its weights.
     """
 
     n_exits = 1
@@ -61,8 +63,8 @@ class Timm(MultiExitModel):
 
 
 def has_fixed_size(backbone: str) -> bool:
-    """Whether timm builds this architecture for images of one size: most transformers; else any size will do."""
-    from timm.models import get_pretrained_cfg  # takes seconds
+    """Whether timm builds this architecture for a fixed image size, as most transformers, or for any size."""
+    from timm.models import get_pretrained_cfg  # slow import
 
     known = get_pretrained_cfg(backbone, allow_unregistered=True)
     return known is not None and known.fixed_input_size

@@ -1,4 +1,4 @@
-"""A vision transformer with a classifier after every block."""
+"""Vision transformer with an exit after every block."""
 
 from collections.abc import Iterator
 
@@ -9,35 +9,35 @@ from offramp.models.base import LayeredModel
 
 
 class ViT(LayeredModel):
-    """A `VisionTransformer` of timm whose every block is followed by an exit of its own.
+    """A `VisionTransformer` of timm with an exit after every block.
 
-    An exit is LayerNorm and Linear on the class token, or on the mean of the patch tokens where the
-    architecture has no class token. PCEE does not say how its ViT's exits are built: our choice, which
-    is timm's own head repeated at every block; nothing is shared between exits.
+    An exit consists of LayerNorm and Linear on the class token, or on the mean of the patch tokens if the architecture
+    has no class token. The PCEE paper does not state how the exits of its ViT are built. We use the head of timm after
+    every block (our choice). Exits do not share parameters.
 
     Parameters
     ----------
     classes : int
         Number of classes C.
     image_shape : tuple of int
-        Channels, height, width of an image.
+        Channels, height and width of an image.
     backbone : str
-        timm's name of the architecture, with the weights' tag if there is one.
+        Name of the architecture in timm, with the tag of the weights if there is one.
     patch_size, embed_dim, depth, num_heads : int, optional
-        What to change in that architecture. `depth` is the number of exits L.
+        Changes of the architecture. `depth` is the number of exits L.
     weight_init : {"", "jax", "jax_nlhb", "moco"}
-        timm's scheme for the initial weights of the blocks. Its default is meant for wide models; narrow ones that
-        are trained from scratch learn far sooner from "moco" (Xavier uniform).
+        Initialisation scheme of timm for the blocks. The default is meant for wide models. Narrow models that are
+        trained from scratch learn much faster with "moco" (Xavier uniform).
     pretrained : bool
-        Start from timm's weights for the backbone; the exits start untrained. For another image or patch size timm
-        resamples the patch embedding and the positions.
+        Load the pretrained weights of timm for the backbone. The exits are always untrained. For a different image or
+        patch size, timm resamples the patch embedding and the position embeddings.
     frozen : bool
-        Train the exits only: the backbone keeps its weights and stays in evaluation mode.
+        Train the exits only. The backbone is not changed and stays in evaluation mode.
 
     Raises
     ------
     ValueError
-        If timm cannot build the backbone or fetch its weights, or what it builds is not a `VisionTransformer`.
+        If timm cannot build the backbone or download its weights, or if it is not a `VisionTransformer`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ViT(LayeredModel):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        from timm.models.vision_transformer import VisionTransformer  # takes seconds
+        from timm.models.vision_transformer import VisionTransformer  # slow import
 
         channels, *size = image_shape
         vit = build_timm(
@@ -72,7 +72,7 @@ class ViT(LayeredModel):
         )
         if not isinstance(vit, VisionTransformer):
             raise ValueError(f"vit: {backbone!r} is a {type(vit).__name__}, expected a VisionTransformer")
-        # The exits take the place of everything behind the blocks.
+        # The exits replace everything after the blocks.
         vit.reset_classifier(0, global_pool="token" if vit.has_class_token else "avg")
         vit.norm = vit.fc_norm = nn.Identity()
         self.vit = vit.requires_grad_(not frozen)
@@ -99,7 +99,7 @@ class ViT(LayeredModel):
 
 
 def _head(width: int, classes: int) -> nn.Sequential:
-    """LayerNorm and Linear, initialised as timm does."""
+    """LayerNorm and Linear, initialised as in timm."""
     linear = nn.Linear(width, classes)
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)

@@ -1,4 +1,4 @@
-"""Training of multi-exit models: all exits at once, the same bits every time, resumed where it was killed."""
+"""Training of multi-exit models: joint training of all exits, reproducible and resumable."""
 
 from offramp.training.loop import train
 from offramp.training.options import TrainingOptions

@@ -1,4 +1,4 @@
-"""Weights and checkpoints on disk: safetensors with a checksum and what made them."""
+"""Files with weights and checkpoints: safetensors with a checksum and the parameters of the training."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 
 
 def save_weights(path: str | os.PathLike, model: nn.Module, parameters: Mapping[str, Any]) -> None:
-    """Write a model's weights with the parameters that made them, whole or not at all."""
+    """Write the weights of a model with the parameters of its training, atomically."""
     _write(path, WEIGHTS, model.state_dict(), {"parameters": parameters, "torch": torch.__version__})
 
 
 def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
-    """Load trained weights into a model, and return the parameters that made them.
+    """Load trained weights into a model, and return the parameters of its training.
 
     Raises
     ------
     ValueError
-        If the file is not one that `save_weights` wrote, is damaged, or holds the weights of another model.
+        If the file was not written by `save_weights`, is damaged, or contains weights of another model.
     """
     tensors, about = _read(path, WEIGHTS)
     expected = model.state_dict()
@@ -46,30 +46,30 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
 
 
 def read_parameters(path: str | os.PathLike) -> dict[str, Any]:
-    """The parameters that made a file of weights: what its model is built from.
+    """Return the parameters in a file of weights, from which its model is built.
 
     Raises
     ------
     ValueError
-        If the file is not one that `save_weights` wrote, or is damaged.
+        If the file was not written by `save_weights`, or is damaged.
     """
     return _read(path, WEIGHTS)[1]["parameters"]
 
 
 def digest(splits: pd.DataFrame) -> str:
-    """What tells one table of splits from another; kept with the weights that were trained on it."""
+    """Return a hash of a table of splits. It is stored with the weights that were trained on it."""
     return hashlib.sha256(splits.to_csv(index=False).encode()).hexdigest()
 
 
 def fingerprint(model: nn.Module, parameters: Mapping[str, Any]) -> str:
-    """What tells one training from another: its parameters, its initial weights and torch's version."""
+    """Return a hash that identifies a training run: its parameters, its initial weights and the version of torch."""
     weights = save(_on_cpu(model.state_dict()))
     run = {**parameters, "torch": torch.__version__, "weights": hashlib.sha256(weights).hexdigest()}
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def save_checkpoint(path: Path, run: str, model: nn.Module, optimizer: Optimizer, history: list[dict]) -> None:
-    """Write all that the rest of a training needs; `run` is its fingerprint."""
+    """Write the complete state of a training run. `run` is its fingerprint."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items() if value is not None}
@@ -77,10 +77,10 @@ def save_checkpoint(path: Path, run: str, model: nn.Module, optimizer: Optimizer
 
 
 def resume(path: Path, run: str, model: nn.Module, optimizer: Optimizer) -> list[dict]:
-    """Bring model and optimizer to where the checkpoint left them, and return the history so far.
+    """Load the state of model and optimizer from a checkpoint, and return the history so far.
 
-    Without a checkpoint nothing is done and the history is empty. A damaged one, or one of another run, is
-    set aside with a warning.
+    If there is no checkpoint, nothing is changed and the history is empty. A checkpoint that is damaged or belongs to
+    another run is renamed, with a warning.
     """
     if not path.exists():
         return []
@@ -101,7 +101,7 @@ def resume(path: Path, run: str, model: nn.Module, optimizer: Optimizer) -> list
         else:
             i, key = name.split(".")
             like = parameters[int(i)]
-            if tensor.shape == like.shape:  # fused optimizers want it laid out in memory as its parameter is
+            if tensor.shape == like.shape:  # fused optimizers need the memory layout of the parameter
                 tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
             state.setdefault(int(i), {})[key] = tensor
     model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Processes that torchrun started and that train one model together. One alone is the first, and waits for none."""
+"""Training of one model by several processes of torchrun. A single process counts as the first and does not wait."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from offramp.datasets.batches import ShuffledBatches
 
 
 class ProcessRank(NamedTuple):
-    """Which of how many processes this one is."""
+    """The rank of this process and the number of processes."""
 
     rank: int
     processes: int
@@ -28,7 +28,7 @@ def process_rank() -> ProcessRank:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Inside, the processes that torchrun started are joined; those that are joined already stay so."""
+    """Context manager for the process group of torchrun. An existing process group is reused."""
     several = distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
     join = several and not distributed.is_initialized()
     if join:
@@ -36,13 +36,13 @@ def process_group(device: torch.device) -> Iterator[None]:
             torch.cuda.set_device(device)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield
-    if join:  # not after an error: others may be waiting for this one, until torchrun ends them
+    if join:  # not after an error, when other processes may be waiting until torchrun ends them
         distributed.destroy_process_group()
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """The block in the first process, and only then in the others."""
+    """Context manager that runs the block in the first process, and then in the others."""
     rank, processes = process_rank()
     if rank > 0:
         distributed.barrier()
@@ -52,7 +52,7 @@ def first_before_others() -> Iterator[None]:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """The values of all processes, one process behind the other."""
+    """Concatenate the values of all processes."""
     if process_rank().processes == 1:
         return values
     parts = [values] * process_rank().processes
@@ -61,20 +61,20 @@ def gathered(values: Tensor) -> Tensor:
 
 
 def take_from_first(tensors: Iterable[Tensor]) -> None:
-    """Give every process the first one's values."""
+    """Copy the values of the first process to all processes."""
     if process_rank().processes > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
 
 def part_of(batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
-    """A process's part of a batch."""
+    """Return the part of a batch that belongs to a process."""
     return np.array_split(batch, processes)[rank]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A process's part of every batch, with a seed of its own for the augmentation."""
+    """The part of every batch that belongs to a process, with a separate augmentation seed."""
 
     order: ShuffledBatches
     rank: int

@@ -1,4 +1,4 @@
-"""Training of multi-exit models: all exits at once, the same bits every time, resumed where it was killed."""
+"""The training loop: joint training of all exits, reproducible and resumable."""
 
 import math
 import os
@@ -50,52 +50,55 @@ def train(
     device: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train a model on the train split; write its weights and its history, each whole or not at all.
+    """Train a model on the training split, and write its weights and its history atomically.
 
-    The weights are those after the last epoch. None is chosen by its validation accuracy: the validation
-    samples are there to fit policies on, and would look too easy to a model chosen by them.
+    The weights are those after the last epoch. They are not selected by validation accuracy, because the validation
+    samples are used to fit policies and would then give optimistic results.
 
-    After each epoch a checkpoint is written beside `out` (its name and ".checkpoint"). A training that was
-    killed goes on from there when it is started again, and ends with the same bits as one that was not: on
-    the same machine, with the same number of threads; of more than two processes, but for the rounding of
-    their sums. The number of workers does not matter. A checkpoint is
-    set aside with a warning if it is damaged or not of this run: `parameters`, splits, options, seed, initial
-    weights, the number of processes or torch's version differ.
+    After each epoch, a checkpoint is written next to `out` (with ".checkpoint" appended to its name). If training was
+    interrupted, the next call continues from the checkpoint. The results are then bit-identical to those of an
+    uninterrupted run on the same machine with the same number of threads. With more than two processes, they are equal
+    up to the rounding of sums. The number of workers has no effect. A checkpoint is renamed, with a warning, if it is
+    damaged or belongs to another run, that is, if `parameters`, splits, options, seed, initial weights, the number of
+    processes or the version of torch differ.
 
-    Started by torchrun, its processes train one model together, each on a GPU of its own where there are GPUs.
-    Every batch is cut over them, and a step follows the gradient of the whole batch's mean loss: the options mean
-    what they mean for one process. What differs: each draws augmentation and dropout of its own, and batch norm
-    sees a process's part of the batch; the first one's running averages are kept. It alone writes and shows a bar,
-    to a folder that all of them must see.
+    If started by torchrun, all processes train one model together, each on its own GPU if there are GPUs. Every batch
+    is split among the processes, and each step uses the gradient of the mean loss over the whole batch, so the options
+    have the same meaning as for one process. Two things differ: each process uses its own random numbers for
+    augmentation and dropout, and batch norm uses the process's part of the batch, with the running averages of the
+    first process. Only the first process writes files and shows a progress bar. All processes must have access to the
+    folder.
 
     Parameters
     ----------
     build : callable
-        Returns a new model, from the dataset's inputs (B, …) to logits (B, L, classes). Called once torch is seeded.
+        Function that returns a new model, which maps inputs (B, …) to logits (B, L, classes). It is called after torch
+        is seeded.
     dataset : Dataset
     splits : DataFrame
-        From `make_splits`. "train" is augmented, "validation" is not. Texts come in batches of similar length.
+        From `make_splits`. The split "train" is augmented; "validation" is not. Texts are batched by similar length.
     options : TrainingOptions
     seed : int
-        Of the initial weights, the order of the samples, augmentation and dropout; not negative.
+        Non-negative seed of the initial weights, the order of the samples, augmentation and dropout.
     out : path
-        Weights, for `load_weights`.
+        File of the weights, for `load_weights`.
     history : path
-        CSV, a row an epoch: epoch, learning_rate (of its first step), train_loss, validation_loss,
-        validation_accuracy_1 … validation_accuracy_L, seconds. All but the seconds are the same every time.
+        CSV file with one row per epoch: epoch, learning_rate (of its first step), train_loss, validation_loss,
+        validation_accuracy_1 … validation_accuracy_L, seconds. All columns except seconds are reproducible.
     parameters : mapping, optional
-        What else makes the model: its name and options, the dataset's options; JSON values. Kept with the
-        weights, beside dataset, splits, training options, seed, and the number of processes if there are several.
+        Further parameters as JSON values: name and options of the model, options of the dataset. They are stored with
+        the weights, together with dataset, splits, training options, seed, and the number of processes if there are
+        several.
     label : str
         Name of the progress bar, for example "msdnet-large seed 0".
     threads : int
-        CPU threads of torch, in each process.
+        Number of CPU threads of torch in each process.
     workers : int
-        Processes that make the batches, for each one that trains; 0 makes them in this one.
+        Number of processes that prepare batches, for each training process. 0 prepares them in the training process.
     device : str, optional
-        CUDA where there is one, if not given.
+        Default: CUDA if available.
     progress : bool
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
@@ -105,7 +108,8 @@ def train(
     Raises
     ------
     ValueError
-        If the loss is no longer finite: it names epoch and step. If there are more processes than samples in a batch.
+        If the loss is not finite (the message names epoch and step), or if there are more processes than samples in a
+        batch.
     """
     device = torch.device(device or default_device())
     with torch_settings(threads), process_group(device):
@@ -114,7 +118,7 @@ def train(
         validation_set = dataset.samples(splits, "validation")
         order = ShuffledBatches(len(train_set), options.batch_size, seed, train_set.lengths)
         in_order = batches_in_order(len(validation_set), options.batch_size, validation_set.lengths)
-        sizes = [len(batch) for batch in batches_in_order(len(train_set), options.batch_size)]  # those of `order` too
+        sizes = [len(batch) for batch in batches_in_order(len(train_set), options.batch_size)]  # also of `order`
         if (least := min(sizes + [len(batch) for batch in in_order])) < processes:
             raise ValueError(
                 f"batch_size={options.batch_size}: a batch has {least} samples, expected one for each of the "
@@ -136,9 +140,9 @@ def train(
         torch.manual_seed(seed)
         model = build()
         run = fingerprint(model, parameters)
-        model.to(device, memory_format=torch.channels_last)  # convolutions are faster so, on CPUs too
+        model.to(device, memory_format=torch.channels_last)  # faster convolutions, on CPUs too
         optimizer = make_optimizer(model, options)
-        with first_before_others():  # it may set the checkpoint aside
+        with first_before_others():  # it may rename the checkpoint
             rows = resume(checkpoint, run, model, optimizer)
         stepping = for_steps(model, options)
         total, done = options.epochs * len(order), len(rows) * len(order)
@@ -172,7 +176,7 @@ def train(
 
 
 def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
-    """The optimizer of what is to be trained: a frozen backbone is none of its business."""
+    """Return the optimizer of the trainable parameters, without those of a frozen backbone."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     shared = {"lr": options.learning_rate, "weight_decay": options.weight_decay, "fused": True}
     if options.optimizer == "sgd":
@@ -181,7 +185,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
 
 
 def for_steps(model: nn.Module, options: TrainingOptions) -> nn.Module:
-    """The model as training steps call it: over all processes, and compiled if the options say so."""
+    """Wrap the model for training steps: distributed over all processes, and compiled if the options require it."""
     if process_rank().processes > 1:
         model = DistributedDataParallel(model)
     return torch.compile(model) if options.compile else model
@@ -197,7 +201,7 @@ def train_epoch(
     bar: tqdm,
     postfix: dict[str, str],
 ) -> float:
-    """One pass over the train split, in batches of these sizes over all processes; returns its mean loss."""
+    """Train for one epoch, with the given batch sizes summed over all processes, and return the mean loss."""
     model.train()
     device = next(model.parameters()).device
     losses, counts = [], []
@@ -206,18 +210,18 @@ def train_epoch(
             group["lr"] = options.learning_rate_of(epoch, step / len(batches))
         inputs = inputs.to(device, non_blocking=True)  # (B, …)
         labels = labels.to(device, non_blocking=True)  # (B,)
-        if options.compile:  # once for all: batches differ by a sample, those of tokens (B, T) also in length
+        if options.compile:  # compile once: batch sizes differ by one, and token batches (B, T) also in length
             torch._dynamo.mark_dynamic(inputs, 0 if inputs.is_floating_point() else (0, 1))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.in_bfloat16(device)):
             logits = model(inputs)  # (B, L, C)
         loss = joint_loss(exit_losses(logits, labels, options.distillation), options.exit_weights)
         optimizer.zero_grad()
-        # The processes' gradients are averaged as if all had as many samples; alone, this is 1
+        # Gradients are averaged over processes with equal weights. This corrects for parts of different size
         (loss * (process_rank().processes * len(labels) / size)).backward()
         optimizer.step()
         losses.append(loss.detach())
         counts.append(len(labels))
-        if bar.update():  # it was drawn just now: only then wait for the device and look at the loss
+        if bar.update():  # the bar was just redrawn: only then wait for the device to read the loss
             postfix["loss"] = f"{loss.item():.3f}"
             bar.set_postfix(postfix, refresh=False)
             if not math.isfinite(loss.item()):
@@ -236,9 +240,9 @@ def train_epoch(
 def _validate(
     model: nn.Module, batches: Collection[tuple[Tensor, Tensor]], options: TrainingOptions, epoch: int
 ) -> tuple[float, list[float]]:
-    """The joint loss on the validation split, and the accuracy of each exit."""
+    """Return the joint loss on the validation split and the accuracy of each exit."""
     model.eval()
-    take_from_first(model.buffers())  # batch norm's averages: the first process's are saved
+    take_from_first(model.buffers())  # running averages of batch norm: those of the first process are saved
     device = next(model.parameters()).device
     losses, correct = [], []
     for inputs, labels in batches:

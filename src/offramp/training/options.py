@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Training options."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,45 +10,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to train; the defaults are MSDNet's on CIFAR.
+    """Training options. The defaults are those of MSDNet on CIFAR.
 
     Parameters
     ----------
     epochs : int
-        0 keeps the weights as they come: those of a pretrained classifier.
+        Number of epochs. 0 keeps the weights of a pretrained classifier unchanged.
     batch_size : int
-        The most samples in a batch; an epoch is cut into equal ones.
+        Maximum number of samples per batch. An epoch is split into batches of equal size.
     optimizer : {"sgd", "adamw"}
     learning_rate : float
-        Of the first step.
+        Learning rate of the first step.
     momentum : float
-        Of SGD; AdamW keeps torch's betas.
+        Momentum of SGD. AdamW uses the default betas of torch.
     weight_decay : float
-        On all parameters.
+        Weight decay, applied to all parameters.
     schedule : {"multistep", "cosine", "linear"}
-        How the learning rate falls. "multistep": from epoch to epoch, times `gamma` after each of the
-        `milestones`. "cosine": from epoch to epoch to 0, along half a cosine over all epochs. "linear": from step
-        to step to 0, along a line over all steps, as BEEM fine-tunes.
+        Schedule of the learning rate. "multistep": multiplied by `gamma` after each of the `milestones`. "cosine":
+        decreased to 0 along half a cosine, once per epoch. "linear": decreased linearly to 0, at every step, as in
+        BEEM.
     milestones : sequence of int
-        After how many epochs.
+        Numbers of epochs after which the learning rate changes.
     gamma : float
     exit_weights : {"sum", "linear"}
-        How the exits' cross-entropies make one loss. "sum": their plain sum (MSDNet). "linear": their mean,
-        exit i weighted by i (PABEE).
+        How the cross-entropies of the exits are combined. "sum": unweighted sum (MSDNet). "linear": weighted mean, with
+        weight i for exit i (PABEE).
     distillation : float
-        How much each exit is to follow the final one (BEEM): to its cross-entropy comes so many times
-        KL(final ‖ exit). The paper leaves the direction and the weight open; that the final exit is not
-        moved by it is our choice.
+        Weight of the distillation loss KL(final ‖ exit), which is added to the cross-entropy of each exit (BEEM). The
+        paper does not state the direction and the weight. No gradient flows to the final exit (our choice).
     precision : {"auto", "float32", "bfloat16"}
-        What the model computes in while it trains; weights and losses are float32 always. "auto": bfloat16 on
-        CUDA, else float32.
+        Precision of the forward and backward pass in training. Weights and losses are always float32. "auto": bfloat16
+        on CUDA, otherwise float32.
     compile : bool
-        Compile the training step's forward and backward pass. On a CPU MSDNet needs minutes for that.
+        Compile the forward and backward pass of the training step. For MSDNet on a CPU this takes minutes.
 
     Raises
     ------
     ValueError
-        If a name is unknown or a number out of range.
+        If a name is unknown or a number is out of range.
     """
 
     epochs: int = 300
@@ -78,7 +77,7 @@ class TrainingOptions:
                 raise ValueError(f"{name}={value}, expected 0 or more")
 
     def learning_rate_of(self, epoch: int, done: float = 0.0) -> float:
-        """The learning rate in an epoch, counted from 0, of which the share `done` is over."""
+        """Return the learning rate in an epoch, counted from 0, after the fraction `done` of the epoch."""
         if self.schedule == "linear":
             return self.learning_rate * (1 - (epoch + done) / self.epochs)
         if self.schedule == "cosine":
@@ -86,10 +85,13 @@ class TrainingOptions:
         return self.learning_rate * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
 
     def in_bfloat16(self, device: "torch.device") -> bool:
-        """Whether the model computes in bfloat16 there."""
+        """Whether the model is trained in bfloat16 on this device."""
         return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
     def recorded(self) -> dict[str, Any]:
-        """What is kept with the weights: of the later options only those in use, so that earlier runs stay the same."""
+        """Return the options that are stored with the weights.
+
+        Newer options are included only if they are used, so that the parameters of earlier runs do not change.
+        """
         unused = [("distillation", 0.0), ("precision", "auto"), ("compile", False)]
         return {name: value for name, value in asdict(self).items() if (name, value) not in unused}
