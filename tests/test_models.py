@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from offramp._registry import load
 from offramp.datasets.base import Vocabulary
 from offramp.models import MODELS, build_model
 from offramp.models.base import LayeredModel, MultiExitModel, TextModel
@@ -131,7 +132,7 @@ def test_a_blank_input_fits_the_model(model):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_dataset_says_of_its_inputs_is_no_option(name):
-    assert {"classes", "image_shape", "vocabulary"}.isdisjoint(MODELS[name].options())
+    assert {"classes", "image_shape", "vocabulary"}.isdisjoint(load(MODELS[name], "offramp.models").options())
 
 
 @pytest.mark.parametrize(
