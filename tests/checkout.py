@@ -32,7 +32,7 @@ TINY = {
     "dataset": {"name": "digits", "shift": 1},
     "splits": {"validation": 300, "test": 900, "seed": 0},
     "seeds": [0],
-    "training": {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "threads": 1},
+    "training": {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "threads": 1, "portable": True},
     "models": {
         "net-small": {"model": "msdnet", "exits": 2, "channels": 4, "growth": 2, "growth_factors": [1, 2],
                       "bottleneck_factors": [1, 2], "head_strides": [], "head_pool": 4},

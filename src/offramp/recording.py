@@ -20,7 +20,7 @@ from offramp.models.base import LayeredModel, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.records import ExitRecord
 from offramp.training.checkpoints import load_weights, read_parameters
-from offramp.training.device import default_device, torch_settings
+from offramp.training.device import default_device, make_portable, torch_settings
 
 
 def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
@@ -32,6 +32,8 @@ def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, d
         If the file is not a file of weights, or if the model or the dataset cannot be loaded.
     """
     made = read_parameters(weights)
+    if made["training"].get("portable"):
+        make_portable()
     dataset = load_dataset(made["dataset"], **made["dataset_options"])
     options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # not needed
     model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)

@@ -1,5 +1,6 @@
 # Settings of the study, paths of its files, and functions that turn settings into command lines.
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from offramp.models import MODELS
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.study.processor import same_on_every_processor
 from offramp.study.sources import sources
 
 try:
     STUDY = select_study(config, workflow.source_path("../schemas/params.schema.yaml"))
 except ValueError as error:
     raise WorkflowError(str(error))
+
+os.environ.update(same_on_every_processor(os.environ))  # jobs inherit it
 
 ROOT = f"artifacts/{config['study']}"
 REPORT = f"reports/{config['study']}"

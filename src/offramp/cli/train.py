@@ -49,6 +49,12 @@ from offramp.cli.options import (
     type=click.Choice(["auto", "float32", "bfloat16"]),
     help="Of the model in training. Default: auto, which is bfloat16 on CUDA, else float32.",
 )
+@click.option(
+    "--portable",
+    is_flag=True,
+    default=None,
+    help="Compute the same bytes on Intel and AMD processors. Matrix products become slower: for small models.",
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile the training step.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of torch.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare batches.")

@@ -12,6 +12,16 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
+# ATen, oneDNN and MKL choose their kernels by the processor. They read these variables when they compute for the first
+# time. Only with COMPATIBLE does MKL use the same kernels on processors of different vendors.
+PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+
+
+def make_portable() -> None:
+    """Use kernels that compute the same bytes on every x86-64 processor with AVX2, from the first operation on."""
+    os.environ.update(PORTABLE)
+
+
 @contextmanager
 def torch_settings(threads: int) -> Iterator[None]:
     """Context manager that sets the number of CPU threads and enables deterministic algorithms.

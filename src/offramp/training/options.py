@@ -41,6 +41,10 @@ class TrainingOptions:
     precision : {"auto", "float32", "bfloat16"}
         Precision of the forward and backward pass in training. Weights and losses are always float32. "auto": bfloat16
         on CUDA, otherwise float32.
+    portable : bool
+        Compute on a CPU with kernels that every x86-64 processor with AVX2 has, so that the same training gives the
+        same bytes on Intel and AMD. Matrix products become slower, so this is meant for small models. It has an effect
+        only if torch has not computed anything before in the process.
     compile : bool
         Compile the forward and backward pass of the training step. For MSDNet on a CPU this takes minutes.
 
@@ -62,6 +66,7 @@ class TrainingOptions:
     exit_weights: Literal["sum", "linear"] = "sum"
     distillation: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    portable: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -93,5 +98,5 @@ class TrainingOptions:
 
         Newer options are included only if they are used, so that the parameters of earlier runs do not change.
         """
-        unused = [("distillation", 0.0), ("precision", "auto"), ("compile", False)]
+        unused = [("distillation", 0.0), ("precision", "auto"), ("portable", False), ("compile", False)]
         return {name: value for name, value in asdict(self).items() if (name, value) not in unused}
