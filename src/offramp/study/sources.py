@@ -1,32 +1,32 @@
-"""Which source files a job depends on, found by following imports."""
+"""Source files on which a job depends, found by following imports."""
 
 import ast
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
-# These hold no results: an edit there must not train a model again
+# Modules that do not affect results. Changing them must not cause models to be trained again
 WITHOUT_RESULTS = ("offramp.cli", "offramp._io", "offramp.datasets.download", "offramp.reports.catalogue")
-REGISTRIES = ("offramp.datasets", "offramp.models")  # they import every dataset and model; a job uses one of each
+REGISTRIES = ("offramp.datasets", "offramp.models")  # import all datasets and models; a job uses one of each
 
 
 def sources(*modules: str, root: str | Path = "src") -> list[str]:
-    """The source files of some modules of the package, and of all that they import from it.
+    """Return the source files of modules of the package, and of all modules that they import from it.
 
-    The `__init__` of a package is followed but not listed, because it only registers or re-exports; those of
-    `REGISTRIES` are not followed. What is imported inside functions counts too.
+    The `__init__` of a package is followed but not listed, because it only registers or re-exports names. Those of
+    `REGISTRIES` are not followed. Imports inside functions are included.
 
     Parameters
     ----------
     modules : str
-        Names below `offramp`, for example "comparison.claims".
+        Names relative to `offramp`, for example "comparison.claims".
     root : path
-        The folder that holds the package.
+        Folder that contains the package.
 
     Returns
     -------
     list of str
-        Paths that begin with `root`, sorted.
+        Sorted paths, which begin with `root`.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def _file(module: str, root: Path) -> Path | None:
 
 @cache
 def _imports(path: Path, package: str, root: Path) -> list[str]:
-    """The modules of Offramp that a file imports: the module itself, and names that are modules too."""
+    """Return the modules of Offramp that a file imports, including imported names that are modules."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
