@@ -147,6 +147,7 @@ rule report:
         + stems(f"{REPORT}/tables", SHOWN["table"], ["md", "tex"]),
         parameters=rules.settings.output,
         environment=rules.environment.output,
+        template="src/offramp/reports/page.html",
         code=sources("reports.page", *(entry.module for its in SHOWN.values() for entry in its.values())),
     output:
         f"{REPORT}/index.html",

@@ -1,1 +1,1 @@
-"""Many runs set side by side, with an interval for every number."""
+"""Comparison of several runs, with intervals for all results."""

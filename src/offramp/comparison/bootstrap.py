@@ -1,8 +1,9 @@
 """Bootstrap intervals over test samples and seeds.
 
-Intervals are 95 % bootstraps over test samples and seeds: percentile ones, but for distances (see `Bootstrap.summary`).
-All runs of a study share their test samples, so one resampling serves all of them and differences are paired. Few
-seeds say little of how other seeds would do, so the standard deviation over seeds stands beside the interval.
+Intervals are 95 % bootstrap intervals over test samples and seeds. They are percentile intervals, except for distances
+(see `Bootstrap.summary`). All runs of a study share their test samples, so the same resamplings are used for all runs
+and differences are paired. A few seeds are not enough to estimate the variation over seeds, so the standard deviation
+over seeds is also given.
 """
 
 from dataclasses import dataclass
@@ -20,14 +21,14 @@ def with_interval(*numbers: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamplings of N test samples, and of the seeds.
+    """Bootstrap resamplings of N test samples and of the seeds.
 
     Attributes
     ----------
     counts : ndarray of shape (B, N)
-        How often each sample is drawn: whole numbers, each row sums to N.
+        Number of times that each sample is drawn. Each row sums to N.
     seed : int
-        Of the draws.
+        Seed of the random draws.
     """
 
     counts: np.ndarray
@@ -43,28 +44,30 @@ class Bootstrap:
         return self.counts.astype(np.float32)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Resampled means (..., B) of values (..., N)."""
+        """Return the resampled means (..., B) of values (..., N)."""
         resamples, n_samples = self.counts.shape
-        rows = values.reshape(-1, n_samples)  # one large product takes half as long as several
-        if values.dtype == bool:  # float32 counts exactly too, up to 2²⁴, in half the time
+        rows = values.reshape(-1, n_samples)  # one large product is twice as fast as several
+        if values.dtype == bool:  # float32 is exact for counts up to 2²⁴ and twice as fast
             totals = (rows.astype(np.float32) @ self._counts32.T).astype(np.float64)
         else:
             totals = rows @ self.counts.T
         return totals.reshape(*values.shape[:-1], resamples) / n_samples
 
     def with_means(self, values: np.ndarray) -> np.ndarray:
-        """The mean of values (..., N) as they are, then the resampled ones: (..., 1 + B)."""
+        """Return the mean of values (..., N), followed by the resampled means: (..., 1 + B)."""
         return np.concatenate([values.mean(-1, keepdims=True), self.means(values)], axis=-1)
 
     def shares(self, cost: np.ndarray, full: ExitRecord) -> np.ndarray:
-        """Mean cost (..., N) as a share of the full model's on the same samples, as they are, then resampled:
-        (..., 1 + B)."""
+        """Return the mean cost (..., N) as a share of the cost of the full model on the same samples.
+
+        The result (..., 1 + B) contains the value on all samples, followed by the resampled ones.
+        """
         if full.sample_cost is None:
             return self.with_means(cost) / full.cost[-1]
         return self.with_means(cost) / self.with_means(full.sample_cost[:, -1])
 
     def over_seeds(self, replicates: np.ndarray) -> np.ndarray:
-        """Replicates (B,) of the mean over seeds, from those of each seed (S, B)."""
+        """Return replicates (B,) of the mean over seeds, from the replicates of each seed (S, B)."""
         n_seeds, resamples = replicates.shape
         drawn = np.random.default_rng([self.seed, 1]).integers(n_seeds, size=(n_seeds, resamples))  # (S, B)
         return np.take_along_axis(replicates, drawn, axis=0).mean(0)
@@ -72,10 +75,10 @@ class Bootstrap:
     def summary(
         self, name: str, per_seed: np.ndarray, replicates: np.ndarray, *, distance: bool = False
     ) -> dict[str, float]:
-        """Columns for one number: its mean over seeds (S,), their standard deviation, and the interval of (S, B).
+        """Return the columns of one quantity: mean and standard deviation over seeds (S,), and interval from (S, B).
 
-        The noise of a resampling only adds to a distance, so that its replicates lie too high. There the interval is
-        the basic one: what they lie above the estimate, the estimate is taken to lie above the truth; none is below 0.
+        Resampling noise increases distances, so replicates of a distance are biased upwards. For distances, the basic
+        bootstrap interval is used, which corrects this bias, and is limited to values of at least 0.
         """
         mean = float(per_seed.mean())
         deviation = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else np.nan
@@ -86,6 +89,6 @@ class Bootstrap:
 
     @staticmethod
     def interval(replicates: np.ndarray) -> tuple[float, float]:
-        """The middle 95 % of replicates (B,)."""
+        """Return the central 95 % interval of replicates (B,)."""
         low, high = np.quantile(replicates, [0.025, 0.975])
         return float(low), float(high)

@@ -1,10 +1,10 @@
-"""What cascades save at equal accuracy: cascades are chosen on validation and scored on test samples.
+"""Reduction of cost by cascades at equal accuracy. Cascades are chosen on validation data and evaluated on test data.
 
-For every accuracy of a grid the cheapest single model, pair and triple is chosen that is so accurate on validation; so
-are two references, deferral by chance and in hindsight. What they give on test makes a curve, and curves are compared
-at equal test accuracy. Noise makes such a curve fall here and there, so its accuracies are made ascending first
-(isotonic regression, all curves alike): to take the cheapest choice that happens to be accurate enough on test would be
-to choose on test. All of this but the definition of the reduction is our choice.
+For every accuracy of a grid, the cheapest single model, pair and triple that reach it on validation data are chosen,
+and two references: random deferral and the oracle. Their test results form curves, which are compared at equal test
+accuracy. Because of noise, test accuracies along a curve are not monotonic. They are made non-decreasing by isotonic
+regression first, for all curves. Selecting the cheapest choice with sufficient test accuracy instead would be a choice
+on test data. Except for the definition of the reduction, this procedure is our choice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,21 +28,21 @@ from offramp.records import ExitRecord
 
 COMPARED = ("pair", "triple", "random", "oracle")
 STAGES, THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
-RELATION_RESAMPLES = 200  # of validation samples: each is a search of its own
+RELATION_RESAMPLES = 200  # resamplings of validation samples; each one requires a separate search
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How the cascades of a search defer and answer.
+    """How the cascades of a search defer samples and make predictions.
 
     Parameters
     ----------
     measure : {"max_softmax", "margin", "entropy"}
-        Whose threshold decides.
+        Confidence measure to which thresholds are applied.
     temperature : bool
-        Scale each model's logits first, by a temperature fitted on validation.
-    ensemble : None or what `cascade` knows
-        Who answers where both models ran.
+        Scale the logits of each model first, by a temperature fitted on validation data.
+    ensemble : None or an ensemble of `cascade`
+        How predictions are combined if both models run.
     """
 
     measure: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
@@ -50,7 +50,7 @@ class Variant:
     ensemble: Ensemble | None = None
 
 
-# What the paper compares: confidence measures, temperature, ensembles of the two models
+# The variants of the paper: confidence measures, temperature scaling, and ensembles of the two models
 VARIANTS = {
     "max-softmax": Variant(),
     "margin": Variant("margin"),
@@ -66,13 +66,13 @@ VARIANTS = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The models on validation or test samples, and what pairs of them answer.
+    """The models on validation or test samples, and the predictions of pairs of models.
 
     Attributes
     ----------
     zoo : Zoo
     answers : callable or None
-        As `search_pairs` takes it; None where the last model answers.
+        Argument `correct` of `search_pairs`; None if the last model answers.
     """
 
     zoo: Zoo
@@ -80,7 +80,7 @@ class Split:
 
     @classmethod
     def of(cls, records: Sequence[ExitRecord], variant: Variant, accuracy: dict[str, float]) -> "Split":
-        """Of the models' records; `accuracy` on validation weighs the answers of accuracy-weighted ensembles."""
+        """Build from the records of the models. `accuracy` on validation data weights accuracy-weighted ensembles."""
         zoo = Zoo.of(records, variant.measure)
         by_name = {record.metadata["system"]: record for record in records}
 
@@ -97,14 +97,14 @@ class Split:
         return cls(zoo, answers if variant.ensemble else None)
 
     def cost_of(self, model: int) -> np.ndarray:
-        """Of each sample, (N,)."""
+        """Cost of each sample, (N,)."""
         zoo = self.zoo
         return np.full(zoo.n_samples, zoo.cost[model]) if zoo.sample_cost is None else zoo.sample_cost[model]
 
     def play(self, choice: pd.Series) -> tuple[np.ndarray, np.ndarray, list[float]]:
-        """What a choice gives on each sample: right (N,), cost (N,), and the share that leaves at each stage.
+        """Apply a choice to each sample. Return correctness (N,), cost (N,), and the share that leaves at each stage.
 
-        Of references that go on by chance or in hindsight what is right is a probability.
+        For the references random and oracle, correctness is a probability.
         """
         names = [name for name in choice[STAGES] if isinstance(name, str)]
         models = [self.zoo.names.index(name) for name in names]
@@ -133,7 +133,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What the choices of one kind give on a split, then on resamplings of it: means, (T, 1 + B) each."""
+    """Mean accuracy and cost of the choices of one kind, on a split and on its resamplings, (T, 1 + B) each."""
 
     accuracy: np.ndarray
     cost: np.ndarray
@@ -144,7 +144,7 @@ class Curve:
         return cls(*(bootstrap.with_means(np.stack(values)) for values in (right, cost)))
 
     def costs_at(self, accuracies: np.ndarray, front=step_cost) -> np.ndarray:
-        """The cost at these accuracies (A,), of the curve made ascending: (1 + B, A)."""
+        """Return the cost at the given accuracies (A,) after the curve is made non-decreasing: (1 + B, A)."""
         return np.stack(
             [
                 front(cost, isotonic_regression(accuracy).x, accuracies)
@@ -162,33 +162,34 @@ def reduction_tables(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Search all cascades of the models on validation, score the chosen ones on test.
+    """Search all cascades of the models on validation data, and evaluate the chosen ones on test data.
 
     Parameters
     ----------
     runs : sequence of Run
-        Of models of one exit: the same models for each seed.
+        Runs of single-exit models, with the same models for each seed.
     variants : dict of str to Variant
-        The first is searched for triples too, and has the references; the others are compared with it.
+        The first variant includes triples and the references. The others are compared with it.
     bands : sequence of (float, float)
-        Accuracies, from and to, over which the reduction is averaged.
+        Ranges of accuracy over which the reduction is averaged.
     step : float
-        Between the accuracies of the grid: that of the choices, and of the averages.
+        Step of the grid of accuracies, for choices and for averages.
     resamples, seed : int
-        Of the bootstrap over test samples (and, for what is scored there, validation samples).
+        Number of resamples and seed of the bootstrap over test samples (and over validation samples, for quantities
+        that are measured there).
     progress : bool
-        Show a bar of seeds and variants on stderr.
+        Show a progress bar over seeds and variants on stderr.
 
     Returns
     -------
     dict of str to DataFrame
-        `models`, `relations`, `choices`, `reductions`, `replacements` and `measures`: docs/results.md shows them, the
-        functions below say what their columns are.
+        `models`, `relations`, `choices`, `reductions`, `replacements` and `measures`. The functions below describe
+        their columns, and docs/results.md shows the results.
 
     Raises
     ------
     ValueError
-        If seeds have other models than the first one, there are fewer than two, or a variant needs logits that are
+        If the seeds have different models, if there are fewer than two models, or if a variant needs logits that are
         missing.
     """
     by_seed: dict[int, list[Run]] = {}
@@ -232,22 +233,24 @@ def reduction_tables(
 
 @dataclass(frozen=True, eq=False)
 class VariantSearch:
-    """What the search of one seed's models found, and what it gives.
+    """Results of the search over the models of one seed.
 
     Attributes
     ----------
     splits : dict of str to Split
         "validation" and "test".
     relations : DataFrame
-        `SearchResult.pairs`, on validation.
+        `SearchResult.pairs` on validation data.
     fronts : dict of str to DataFrame
-        Of "single" models, with "pair"s and perhaps with "triple"s, on validation; columns as of `SearchResult.front`.
+        Fronts on validation data of "single" models, with "pair"s, and with "triple"s if they were searched. Columns as
+        in `SearchResult.front`.
     chosen : dict of str to DataFrame
-        The cheapest point of each front at each target, and of the references "random" and "oracle".
+        The cheapest point at each target, for each front and for the references "random" and "oracle".
     curves : dict of (str, str) to Curve
-        By kind and split. Of single models, all of the front.
+        Curves by kind and split. For single models, all models on the front.
     costs : dict of (str, str) to ndarray of shape (1 + B, A)
-        By kind and split, the cost at each accuracy of the grid; of single models by front, "step" and "interpolated".
+        Cost at each accuracy of the grid, by kind and split. For single models, the kinds are the fronts "step" and
+        "interpolated".
     """
 
     splits: dict[str, Split]
@@ -267,7 +270,7 @@ class VariantSearch:
         grid: np.ndarray,
         on: dict[str, Bootstrap],
     ) -> "VariantSearch":
-        """Search the runs of one seed; of the first variant triples too, where no ensemble answers."""
+        """Search the runs of one seed. The first variant includes triples, unless it uses an ensemble."""
         splits = _splits(group, variant)
         zoo, answers = splits["validation"].zoo, splits["validation"].answers
         accuracy = zoo.correct.mean(axis=1)  # (M,)
@@ -297,14 +300,14 @@ class VariantSearch:
 
 
 def _of_seeds(seeds: Iterable[int], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The seeds' tables below each other, the seed in front."""
+    """Concatenate the tables of all seeds, with the seed as the first column."""
     for seed, table in zip(seeds, tables):
         table.insert(0, "seed", seed)
     return pd.concat(tables, ignore_index=True)
 
 
 def _multiples(step: float, low: float, high: float) -> np.ndarray:
-    """The multiples of a step between two numbers, both included."""
+    """Return the multiples of a step between two numbers, both included."""
     return np.round(step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1), 12)
 
 
@@ -318,7 +321,7 @@ def _splits(group: Sequence[Run], variant: Variant) -> dict[str, Split]:
 
 
 def _singles(zoo: Zoo, members: np.ndarray) -> pd.DataFrame:
-    """The front of single models, as `SearchResult.front` has it."""
+    """Return the front of single models, in the format of `SearchResult.front`."""
     front = pd.DataFrame({"accuracy": zoo.correct[members].mean(axis=1), "cost": zoo.cost[members], "kind": "single"})
     front[STAGES] = None
     front["stage_1"] = [zoo.names[member] for member in members]
@@ -326,17 +329,18 @@ def _singles(zoo: Zoo, members: np.ndarray) -> pd.DataFrame:
 
 
 def _first_reaching(front: pd.DataFrame, targets: np.ndarray) -> pd.DataFrame:
-    """The cheapest point of a front at each target that it reaches."""
+    """Return the cheapest point of a front at each target that it reaches."""
     place = np.searchsorted(front["accuracy"].to_numpy() + 1e-12, targets)  # (T,)
     reached = place < len(front)
     return front.iloc[place[reached]].assign(target=targets[reached]).reset_index(drop=True)
 
 
 def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndarray) -> pd.DataFrame:
-    """What deferral by chance, or in hindsight, costs at least at each target, over all models and pairs.
+    """Return the lowest cost of random or oracle deferral at each target, over all models and pairs.
 
-    By chance a pair gives all points of the straight line between the small model and both. In hindsight it sends on
-    what the large model alone has right, and of that only as much as the target asks for.
+    With random deferral, a pair reaches all points on the straight line between the small model and both models. The
+    oracle defers only samples on which the large model is correct and the small one is wrong, and only as many as the
+    target requires.
     """
     zoo = split.zoo
     accuracy = zoo.correct.mean(axis=1)  # (M,)
@@ -346,7 +350,7 @@ def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndar
         gain = accuracy[large] - accuracy[small] if kind == "random" else helped.mean()
         paid = split.cost_of(large) * (1 if kind == "random" else helped)  # (N,)
         rows.append([small, large, accuracy[small], max(gain, 0), zoo.cost[small], paid.mean()])
-    rows += [[model, model, accuracy[model], 0, zoo.cost[model], 0] for model in range(len(accuracy))]  # alone
+    rows += [[model, model, accuracy[model], 0, zoo.cost[model], 0] for model in range(len(accuracy))]  # single models
     small, large, start, gain, least, more = np.array(rows).T[:, :, None]  # (P, 1) each
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(targets <= start + 1e-12, 0, (targets - start) / gain)  # (P, T)
@@ -374,8 +378,11 @@ Searches = dict[str, list[VariantSearch]]  # of each variant, one search per see
 
 
 def _scored(searched: VariantSearch) -> pd.DataFrame:
-    """The choices: target, stages and thresholds, accuracy_validation and cost_validation, accuracy and cost on test,
-    exit_1 and exit_2 (shares of test samples that leave there; missing where no such stage goes on), kind."""
+    """Return the table of choices.
+
+    Columns: target, stages and thresholds, accuracy_validation and cost_validation, accuracy and cost on test data,
+    exit_1 and exit_2 (shares of test samples that leave at the stage; missing if the stage does not defer), kind.
+    """
     tables = []
     for kind, choices in searched.chosen.items():
         played = (searched.splits["test"].play(choice) for _, choice in choices.iterrows())
@@ -388,8 +395,11 @@ def _scored(searched: VariantSearch) -> pd.DataFrame:
 
 
 def _models(group: Sequence[Run], searched: VariantSearch, bootstrap: Bootstrap) -> pd.DataFrame:
-    """The models: cost, accuracy on validation and test with its interval, whether on the front of single models,
-    parameters."""
+    """Return the table of models.
+
+    Columns include cost, accuracy on validation data and on test data (with its interval), whether the model is on the
+    front of single models, and parameters.
+    """
     front = set(searched.fronts["single"]["stage_1"])
     rows = []
     for run in sorted(group, key=lambda run: run.validation.cost[0]):
@@ -411,10 +421,14 @@ def _models(group: Sequence[Run], searched: VariantSearch, bootstrap: Bootstrap)
 
 
 def _replacements(searched: VariantSearch, bootstrap: Bootstrap) -> pd.DataFrame:
-    """For each single model of the front what takes its place: at its accuracy the cheapest (goal "accuracy"), at its
-    cost the most accurate ("cost"), on validation; cost_ratio and accuracy_change on test, with intervals."""
+    """Return the replacements of each single model on the front.
+
+    They are chosen on validation data: the cheapest choice with at least the accuracy of the model (goal "accuracy"),
+    and the most accurate one with at most its cost (goal "cost"). cost_ratio and accuracy_change are measured on test
+    data, with intervals.
+    """
     test, rows = searched.splits["test"], []
-    front = list(searched.fronts.values())[-1]  # of all that was searched
+    front = list(searched.fronts.values())[-1]  # the front with all kinds of cascades that were searched
     for _, member in searched.fronts["single"].iterrows():
         own = _first_reaching(front, np.array([member["accuracy"]])).iloc[0]
         affordable = front[front["cost"] <= member["cost"]].iloc[-1]
@@ -435,8 +449,10 @@ def _replacements(searched: VariantSearch, bootstrap: Bootstrap) -> pd.DataFrame
 
 
 def _dominated(singles: Curve, cascades: Curve) -> np.ndarray:
-    """The share of the single models but the cheapest that the cascades' curve passes: at the same accuracy it is
-    cheaper. As it is, then resampled: (1 + B,)."""
+    """Return the share of single models, except the cheapest, for which the cascades are cheaper at equal accuracy.
+
+    The result (1 + B,) contains the value on all samples, followed by the resampled ones.
+    """
     beaten = [
         step_cost(cost, isotonic_regression(accuracy).x, wanted) < paid
         for accuracy, cost, wanted, paid in zip(
@@ -447,9 +463,12 @@ def _dominated(singles: Curve, cascades: Curve) -> np.ndarray:
 
 
 def _relations(split: Split, pairs: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, np.ndarray]:
-    """What pairs of models have in common, on validation: the rank correlation of the exit rate at the large model's
-    accuracy with the difference in accuracy and with the ratio of costs, and the share of pairs that then cost less
-    than the large model. As it is, then resampled: (1 + B,) each."""
+    """Return statistics over all pairs of models on validation data.
+
+    They are the rank correlations of the exit rate at the accuracy of the large model with the difference in accuracy
+    and with the ratio of costs, and the share of pairs that cost less than the large model at this exit rate. Each
+    result (1 + B,) contains the value on all samples, followed by the resampled ones.
+    """
     zoo = split.zoo
     values = [_of_pairs(pairs)]
     for counts in bootstrap.counts[:RELATION_RESAMPLES]:
@@ -457,7 +476,7 @@ def _relations(split: Split, pairs: pd.DataFrame, bootstrap: Bootstrap) -> dict[
         again = Zoo(
             zoo.names,
             zoo.cost,
-            None,  # the mean costs are enough: exit rates at equal accuracy ask for none
+            None,  # mean costs suffice, because exit rates at equal accuracy do not depend on sample costs
             zoo.confidence[:, drawn],
             zoo.correct[:, drawn],
         )
@@ -467,7 +486,7 @@ def _relations(split: Split, pairs: pd.DataFrame, bootstrap: Bootstrap) -> dict[
 
 
 def _of_pairs(pairs: pd.DataFrame) -> dict[str, float]:
-    rate = pairs["exit_rate"].fillna(0)  # never enough: nobody may leave
+    rate = pairs["exit_rate"].fillna(0)  # the accuracy is never reached: no sample may leave
     measured = {"beaten_share": float((pairs["reduction"] > 1).mean())}
     for name, of in (
         ("accuracy_difference", pairs["accuracy_large"] - pairs["accuracy_small"]),
@@ -484,9 +503,12 @@ def _reductions(
     grid: np.ndarray,
     bootstrap: Bootstrap,
 ) -> Iterator[dict]:
-    """How many times less a cascade costs than a single model at equal accuracy, R(a) = C_single(a) / C_cascade(a): at
-    each accuracy a of the grid (low == high), and its means over bands. `front` says what the single model's cost is
-    taken from, `accuracies` at how many of the band's both costs are known."""
+    """Yield the reductions R(a) = C_single(a) / C_cascade(a) at equal accuracy.
+
+    There is one row per accuracy a of the grid (low == high), and one per band for the mean. `front` is the front that
+    gives the cost of the single model. `accuracies` is the number of accuracies in the band for which both costs are
+    known.
+    """
     for label, its in searched.items():
         for kind, part in its[0].costs:
             for front in ("step", "interpolated") if kind in COMPARED else ():
@@ -506,13 +528,13 @@ def _reductions(
 
 
 def _known(ratio: np.ndarray, grid: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Of ratios (S, 1 + B, A) those of a band at whose accuracies both costs are known, but for resamplings."""
+    """Select the ratios (S, 1 + B, A) of a band for accuracies at which both costs are known, except in resamplings."""
     inside = (grid >= low - 1e-9) & (grid <= high + 1e-9)  # (A,)
     return ratio[:, :, inside & ~np.isnan(ratio[:, 0]).any(axis=0)]
 
 
 def _measures(searched: Searches, on: dict[str, Bootstrap]) -> Iterator[dict]:
-    """Numbers of the whole zoo: `dominated_share` of each variant and kind, and `_relations` of the first variant."""
+    """Yield measures of the zoo: `dominated_share` per variant and kind, and `_relations` of the first variant."""
     for label, its in searched.items():
         for kind in its[0].fronts:
             if kind != "single":
@@ -532,9 +554,11 @@ def _contrasts(
     grid: np.ndarray,
     bootstrap: Bootstrap,
 ) -> Iterator[dict]:
-    """Rows of `measures` that set one kind or variant beside another, on the same test samples: `reduction_ratio`, how
-    many times more the first reduces the cost, geometric mean over a band (what single models cost cancels out);
-    `top_accuracy_difference`, by how much the most accurate choice of its pairs is more accurate."""
+    """Yield rows of `measures` that compare two kinds or variants on the same test samples.
+
+    `reduction_ratio` is the ratio of their reductions, as the geometric mean over a band (the cost of single models
+    cancels). `top_accuracy_difference` is the difference in accuracy of their most accurate pairs.
+    """
     base = next(iter(searched))
     tops = {
         label: np.stack([it.splits["test"].play(it.fronts["pair"].iloc[-1])[0] for it in its])  # (S, N)
@@ -558,5 +582,5 @@ def _contrasts(
 
 
 def _summary(bootstrap: Bootstrap, values: np.ndarray) -> dict[str, float]:
-    """Columns of one number, from what it is for each seed, then resampled (S, 1 + B)."""
+    """Return the columns of one quantity from its values per seed, followed by the resampled ones (S, 1 + B)."""
     return bootstrap.summary("value", values[:, 0], values[:, 1:])

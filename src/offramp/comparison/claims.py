@@ -1,4 +1,4 @@
-"""What several runs say together: the claims of the PCEE paper, with an interval for every number."""
+"""The claims of the PCEE paper, measured over several runs with intervals."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,10 +12,10 @@ from offramp.records import ExitRecord
 
 
 def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstrap) -> pd.DataFrame:
-    """Accuracy and cost of every policy for each accuracy that a user may ask for.
+    """Return accuracy and cost of every policy for each target accuracy.
 
-    `choice` says how the threshold came about: "validation" is the cheapest one that reaches the target on
-    validation data; "direct" is the target itself, for policies whose signal claims to be an accuracy.
+    The column `choice` states how the threshold was chosen. "validation" is the cheapest threshold that reaches the
+    target on validation data. "direct" is the target itself, for policies whose signal is an estimated accuracy.
 
     Returns
     -------
@@ -45,12 +45,12 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
 
 
 def _outcomes(group: Sequence[Run], label: str, thresholds: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong, and cost, of each seed's test samples at its own thresholds (S, T): (T, S, N) each."""
+    """Return correctness and cost of the test samples of each seed at its thresholds (S, T): (T, S, N) each."""
     each = [outcomes(run.policies[label], run.test, deltas) for run, deltas in zip(group, thresholds, strict=True)]
     return np.stack([right for right, _ in each], axis=1), np.stack([cost for _, cost in each], axis=1)
 
 
-# What the larger net is to match of the small full one, given that one's validation record
+# The target for the larger network, from the validation record of the full small one
 _GOALS = {
     "equal cost": lambda small: {"cost": small.cost[-1]},
     "equal accuracy": lambda small: {"accuracy": small.correct[:, -1].mean()},
@@ -58,16 +58,16 @@ _GOALS = {
 
 
 def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Bootstrap) -> pd.DataFrame:
-    """The paper's first claim, pair by pair: a larger net with early exits against a smaller full one.
+    """Test the first claim of the paper for each pair: a larger network with early exits against a smaller full one.
 
-    The threshold of the larger one is chosen on validation data: either to spend as much as the small full model
-    costs, or as near to it as the policy can without spending more ("equal cost"), or as the cheapest that is no less
-    accurate there than the small full model ("equal accuracy"). Test data then say what came of it.
+    The threshold of the larger network is chosen on validation data. For "equal cost", its cost is as close as possible
+    to that of the full small model without exceeding it. For "equal accuracy", it is the cheapest threshold with at
+    least the accuracy of the full small model. The results are measured on test data.
 
     Returns
     -------
     DataFrame
-        small, large, policy, match; accuracy and cost of the small full model; accuracy and cost of the large
+        small, large, policy, match; accuracy and cost of the full small model; accuracy and cost of the large
         one with exits; gain (accuracy difference, large − small) and cost_ratio (large / small), each with _sd,
         _low, _high.
     """
@@ -108,22 +108,22 @@ _PAIR_COLUMNS += with_interval("gain", "cost_ratio")
 
 
 def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Bootstrap) -> pd.DataFrame:
-    """The paper's second claim: how closely accuracy follows δ when δ itself is the threshold, and at what cost.
+    """Test the second claim of the paper: how closely accuracy follows δ if δ is the threshold, and at which cost.
 
-    Only policies whose signal claims to be an accuracy take part, and only the δ of the grid that a threshold can
-    reach at all: between the accuracy of the first exit and that of the last.
+    Only policies whose signal is an estimated accuracy are included, and only values of δ between the accuracies of the
+    first and of the last exit, because other accuracies cannot be reached.
 
     Parameters
     ----------
     grid : ndarray of shape (T,)
     baseline : str
-        The policy that the others are compared with.
+        The policy with which the others are compared.
 
     Returns
     -------
     DataFrame
-        system, policy, baseline, deltas (how many δ counted, mean over seeds), and what `control_columns` gives, in
-        excess of the baseline.
+        system, policy, baseline, deltas (number of δ, mean over seeds), and the columns of `control_columns`, with
+        the baseline as the reference.
     """
     if len(grid) == 0:
         raise ValueError("control: expected a grid of at least one δ")
@@ -152,7 +152,7 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
 
 
 def reachable(record: ExitRecord, grid: np.ndarray) -> np.ndarray:
-    """The δ between the accuracies of the first and the last exit; if there are none, the one nearest to the latter."""
+    """Return the δ between the accuracies of the first and the last exit, or if none, the δ nearest to the last."""
     ends = record.correct[:, [0, -1]].mean(0)
     between = grid[(grid >= ends.min()) & (grid <= ends.max())]
     return between if len(between) else grid[[np.abs(grid - ends[-1]).argmin()]]
@@ -164,20 +164,20 @@ CONTROL_NUMBERS = ("error", "worst", "short", "cost", "accuracy")
 def measure_control(
     right: np.ndarray, cost: np.ndarray, test: ExitRecord, deltas: np.ndarray, bootstrap: Bootstrap
 ) -> np.ndarray:
-    """The control of one run, on its test samples and on every resampling of them.
+    """Measure the control of one run, on its test samples and on every resampling of them.
 
     Parameters
     ----------
     right, cost : ndarray of shape (..., T, N)
-        The test samples' outcomes at each δ.
+        Correctness and cost of the test samples at each δ.
     deltas : ndarray of shape (T,)
 
     Returns
     -------
     ndarray of shape (..., M, 1 + B)
-        Of the samples as they are, then of the resamplings, in the order of `CONTROL_NUMBERS`: error (mean
-        |accuracy − δ|), worst (largest), short (share of δ with accuracy < δ), cost (mean over δ, of the full model's),
-        accuracy (mean over δ).
+        Values on all samples, followed by those of the resamplings, in the order of `CONTROL_NUMBERS`: error (mean
+        |accuracy − δ|), worst (largest |accuracy − δ|), short (share of δ with accuracy < δ), cost (mean over δ, as a
+        share of the cost of the full model), accuracy (mean over δ).
     """
 
     accuracy = bootstrap.with_means(right)  # (..., T, 1 + B)
@@ -188,17 +188,18 @@ def measure_control(
 
 
 def control_columns(own: np.ndarray, reference: np.ndarray, bootstrap: Bootstrap) -> dict[str, float]:
-    """Columns of several seeds' control and of what it differs from a reference's, each with _sd, _low, _high.
+    """Return the columns of control over seeds, and of its difference from a reference, each with _sd, _low, _high.
 
     Parameters
     ----------
     own, reference : ndarray of shape (S, M, 1 + B)
-        What `measure_control` gave for each seed.
+        Results of `measure_control` for each seed.
 
     Returns
     -------
     dict
-        error, worst, short, cost, accuracy; excess (error − the reference's, paired) and cost_excess (cost likewise).
+        error, worst, short, cost, accuracy; excess (error minus that of the reference, paired) and cost_excess (the
+        same for cost).
     """
     columns = {}
     for m, name in enumerate(CONTROL_NUMBERS):

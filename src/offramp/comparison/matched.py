@@ -1,6 +1,6 @@
-"""Policies side by side at matched accuracy, as BEEM's tables have them, and at matched cost.
+"""Comparison of policies at equal accuracy, as in the tables of BEEM, and at equal cost.
 
-Every threshold is chosen on validation data; the numbers are of test data, with the intervals of `comparison`.
+All thresholds are chosen on validation data, and results are measured on test data, with bootstrap intervals.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,26 @@ from offramp.evaluation import decide, frontier, threshold_on
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
 
-DROPS = (0.0, 0.005, 0.01)  # accuracy that may be lost against the final exit
-BUDGETS = np.linspace(0.1, 0.9, 9)  # of the way from the first exit's cost to the full model's: our choice
+DROPS = (0.0, 0.005, 0.01)  # allowed loss of accuracy compared with the final exit
+BUDGETS = np.linspace(0.1, 0.9, 9)  # from the cost of the first exit to that of the full model; our choice
 REFERENCES = {"per exit, overall": "overall", "per exit, same samples": "same_samples"}
 CHOICES = ["shared"] * len(DROPS) + list(REFERENCES)
 
 
 @dataclass(frozen=True)
 class Matched:
-    """What one policy does on the test samples of all seeds: at each drop, then with each rule for thresholds per exit,
-    then at the two neighbouring thresholds of each budget (K choices).
+    """Results of one policy on the test samples of all seeds, for K choices of thresholds.
+
+    The choices are one for each drop, then one for each rule for thresholds per exit, then the two neighbouring
+    thresholds of each budget.
 
     Attributes
     ----------
     exits, answers : ndarray of shape (K, S, N)
     validation_loss : ndarray of shape (K, S)
-        Accuracy on the samples that chose the thresholds, minus the final exit's there.
+        Accuracy minus that of the final exit, on the samples that were used to choose the thresholds.
     weights : ndarray of shape (2 * budgets, S)
-        How often to take each of two neighbours, so that both together spend the budget on validation data.
+        Weights of the two neighbouring thresholds, with which their average cost on validation data is the budget.
     """
 
     group: Sequence[Run]
@@ -56,7 +58,7 @@ class Matched:
 
 
 def matched(group: Sequence[Run], label: str) -> Matched:
-    """One policy on all seeds of a system, its thresholds chosen on each seed's validation data."""
+    """Apply one policy to all seeds of a system, with thresholds chosen on the validation data of each seed."""
     exits, answers, losses, weights = [], [], [], []
     for run in group:
         policy, validation = run.policies[label], run.validation
@@ -64,13 +66,13 @@ def matched(group: Sequence[Run], label: str) -> Matched:
         full = validation.correct[:, -1].mean()
         neighbours, shares = at_budgets(points, validation.cost)
         thresholds = [
-            *(threshold_on(points, accuracy=full - drop - 1e-12) for drop in DROPS),  # who loses just that, too
+            *(threshold_on(points, accuracy=full - drop - 1e-12) for drop in DROPS),  # includes exactly this loss
             *(policy.choose_thresholds(validation, reference=reference) for reference in REFERENCES.values()),
             *neighbours,
         ]
         there = decide(policy, validation, thresholds)[1] == validation.labels  # (K, n)
         of_run = decide(policy, run.test, thresholds)
-        exits.append(of_run[0].astype(np.int16))  # those of all policies are kept
+        exits.append(of_run[0].astype(np.int16))  # small type, because the exits of all policies are kept
         answers.append(of_run[1].astype(np.int32))
         losses.append(there.mean(1) - full)
         weights.append(shares)
@@ -78,32 +80,32 @@ def matched(group: Sequence[Run], label: str) -> Matched:
 
 
 def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each budget the two neighbouring thresholds of a frontier, and how often to take each to spend just it.
+    """Return the two neighbouring thresholds of a frontier for each budget, and weights that spend exactly the budget.
 
-    A policy with few operating points (patience has one a count) would else leave a part of its budget unspent.
+    Otherwise, a policy with few operating points (patience has one per count) could not spend its whole budget.
 
     Parameters
     ----------
     points : DataFrame
-        From `frontier`: rising in threshold and so in cost, up to the full model.
+        From `frontier`, with ascending thresholds and therefore ascending cost, up to the full model.
     cost : ndarray of shape (L,)
 
     Returns
     -------
     thresholds, weights : ndarray of shape (2 * budgets,)
-        All lower neighbours, then all upper ones.
+        Values for all lower neighbours, followed by those for all upper neighbours.
     """
-    spent = np.append(cost[0], points["cost"])  # (U + 1,): at −∞ all leave at the first exit
+    spent = np.append(cost[0], points["cost"])  # (U + 1,): at −∞, all samples leave at the first exit
     thresholds = np.append(-np.inf, points["threshold"])
     budgets = cost[0] + BUDGETS * (cost[-1] - cost[0])
     upper = np.minimum(np.searchsorted(spent, budgets, side="right"), len(spent) - 1)
     gap = spent[upper] - spent[upper - 1]
-    share = (budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1)  # of the upper one; a single exit has no gap
+    share = (budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1)  # weight of the upper one
     return np.concatenate([thresholds[upper - 1], thresholds[upper]]), np.concatenate([1 - share, share])
 
 
 def match(runs: Sequence[Run]) -> dict[tuple[str, str], Matched]:
-    """Every policy on every system: by system and label."""
+    """Apply every policy to every system. Return the results by system and label of the policy."""
     return {
         (system, label): matched(group, label)
         for system, group in by_system(runs).items()
@@ -112,7 +114,7 @@ def match(runs: Sequence[Run]) -> dict[tuple[str, str], Matched]:
 
 
 def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) -> pd.DataFrame:
-    """How much faster each policy is at matched accuracy.
+    """Return the speed-up of each policy at equal accuracy.
 
     Parameters
     ----------
@@ -122,12 +124,13 @@ def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) ->
     Returns
     -------
     DataFrame
-        A row a system, policy and choice of the thresholds. choice: "shared", the cheapest threshold that loses no more
-        than `drop` of the final exit's accuracy on validation data; "per exit, …", BEEM's rule with either reference.
-        Then speedup (L · N / Σ i · n_i, BEEM's: in layers), cost (share of the full model's), accuracy, loss (accuracy
-        minus the final exit's) and metric_loss (the same of the dataset's own metric), each with _sd, _low, _high;
-        full_accuracy; worse (share of seeds in which accuracy is below the final exit's); validation_loss (the loss on
-        the samples that chose, least over seeds); metric; exits; exit_1 … exit_L (shares of the samples).
+        One row per system, policy and choice of thresholds. choice: "shared" is the cheapest shared threshold that
+        loses no more than `drop` of the accuracy of the final exit on validation data; "per exit, …" is the rule of
+        BEEM with either reference. Further columns: speedup (L · N / Σ i · n_i, in layers, as in BEEM), cost (share of
+        the cost of the full model), accuracy, loss (accuracy minus that of the final exit) and metric_loss (the same
+        for the metric of the dataset), each with _sd, _low, _high; full_accuracy; worse (share of seeds with an
+        accuracy below that of the final exit); validation_loss (the loss on the samples used to choose thresholds,
+        minimum over seeds); metric; exits; exit_1 … exit_L (shares of the samples).
     """
     rows = []
     for (system, label), each in everything.items():
@@ -159,26 +162,26 @@ def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) ->
 def duels(
     everything: dict[tuple[str, str], Matched], pairs: Sequence[tuple[str, str]], bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Pairs of policies on the same samples.
+    """Compare pairs of policies on the same samples.
 
     Parameters
     ----------
     pairs : sequence of (policy, rival)
-        Labels. A system that lacks one of them is left out.
+        Labels of policies. Systems without one of them are skipped.
 
     Returns
     -------
     DataFrame
-        A row a system, pair and match: "drop 0", "drop 0.5" and "drop 1" (points) set both to the same accuracy, and
-        "budgets" both to the same cost: the mean over nine budgets between the first exit's cost and the full model's,
-        each spent just so on validation data, by chance between two neighbouring thresholds.
-        gain (accuracy, policy − rival) and cost_difference (likewise, share of the full model's cost), each with _sd,
-        _low, _high; speedup and rival_speedup.
+        One row per system, pair and match. "drop 0", "drop 0.5" and "drop 1" (points) compare at the same accuracy.
+        "budgets" compares at the same cost: it is the mean over nine budgets between the cost of the first exit and
+        that of the full model, each spent exactly on validation data by choosing randomly between two neighbouring
+        thresholds. Further columns: gain (accuracy, policy − rival) and cost_difference (policy − rival, as a share of
+        the cost of the full model), each with _sd, _low, _high; speedup and rival_speedup.
 
     Raises
     ------
     ValueError
-        If a policy is not among those fitted.
+        If a policy was not fitted.
     """
     names = [f"drop {100 * drop:g}" for drop in DROPS] + ["budgets"]
     rows = []
@@ -211,13 +214,13 @@ _DUEL_COLUMNS += ["speedup", "rival_speedup"]
 
 
 def _means(each: Matched, values: np.ndarray) -> np.ndarray:
-    """Of (K, S, N): those of the drops, and the mean over the budgets, float64 (drops + 1, S, N)."""
+    """Reduce values (K, S, N) to those of the drops and the mean over budgets, float64 (drops + 1, S, N)."""
     budgets = np.einsum("ks,ksn->sn", each.weights, values[len(CHOICES) :]) / len(BUDGETS)
     return np.concatenate([values[: len(DROPS)], budgets[None]])
 
 
 def _metric(tests: Sequence[ExitRecord], answers: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
-    """The dataset's metric of the answers (S, N), as they are and resampled: (S, 1 + B)."""
+    """Return the metric of the dataset for the answers (S, N), on all samples and resampled: (S, 1 + B)."""
     if tests[0].metric == "accuracy":
         return bootstrap.with_means(answers == tests[0].labels)
     return METRICS[tests[0].metric](*(bootstrap.with_means(part) for part in terms(answers, tests[0].labels)))

@@ -1,4 +1,4 @@
-"""The runs of a study: their records and fitted policies, put together from files."""
+"""The runs of a study: records and fitted policies, loaded from files."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from offramp.records import ExitRecord
 
 @dataclass(frozen=True)
 class Run:
-    """One trained system: its records and, if there are any, the policies fitted on the first."""
+    """One trained system: its records and the policies fitted on its validation record, if there are any."""
 
     system: str
     seed: int
@@ -29,18 +29,18 @@ class Run:
 
 
 def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:
-    """The runs that record files and fitted-policy files make up, put together by the metadata in each.
+    """Load record files and files of fitted policies, and combine them into runs by their metadata.
 
     Parameters
     ----------
     fitted : bool
-        Are there policies among the files? Otherwise records are all that is expected.
+        Whether the files include fitted policies. Otherwise only records are expected.
 
     Raises
     ------
     ValueError
-        If a file is neither, a run lacks a part, a record has no labels, the runs' test samples differ, or a system's
-        seeds have different policies.
+        If a file is of another kind, a run is incomplete, a record has no labels, the test samples of runs differ, or
+        the seeds of a system have different policies.
     """
     expected = ("validation", "test", "policies") if fitted else ("validation", "test")
     kinds = (records.FORMAT, policies.FORMAT) if fitted else (records.FORMAT,)

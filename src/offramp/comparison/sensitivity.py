@@ -1,4 +1,4 @@
-"""What the choices that are ours do to control and cost: one factor at a time, all else as it is."""
+"""Sensitivity of control and cost to choices that the paper leaves open, varying one factor at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from offramp.policies import Policy, spec
 from offramp.records import ExitRecord
 from offramp.records.splitting import stratified_order
 
-ALL = "all"  # stands for the mean over systems where a system's name stands
+ALL = "all"  # used as the name of the system for the mean over systems
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Setting:
     Attributes
     ----------
     factor, setting : str
-        What tables call them.
+        Names of the factor and of its setting in tables.
     label : str
-        What tables call the policy. Of one factor's variants of it the first is what the others are compared with.
+        Name of the policy in tables. The first variant of a policy for each factor is the reference for the others.
     policy : Policy
-        It is fitted here.
+        The policy, which is fitted in this module.
     validation : int or None
-        How many validation samples it is fitted on; None: all.
+        Number of validation samples used for fitting. None uses all.
     """
 
     factor: str
@@ -42,7 +42,7 @@ class Setting:
 
     @property
     def spec(self) -> str:
-        """The policy and its options as the command line takes them, without the δ that a map belongs to."""
+        """The policy and its options in the format of the command line, without the δ that a map depends on."""
         options = {name: value for name, value in self.policy.options.items() if name != "reach_threshold"}
         return spec(self.policy.name, options)
 
@@ -50,32 +50,33 @@ class Setting:
 def sensitivity(
     runs: Sequence[Run], variants: Sequence[Setting], grid: np.ndarray, draws: int, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Control and cost of every variant, and what they differ from the reference's.
+    """Return control and cost of every variant, and their differences from the reference.
 
-    Each variant is fitted on each run's validation record and measured on its test record as `comparison.control`
-    does. Maps that are fitted on the samples which reach an exit belong to one δ, and are fitted anew for each.
-    Fewer validation samples than there are are drawn several times, at random and with the classes in their shares;
-    what the draws give is averaged in each run. All variants see the same draws.
+    Each variant is fitted on the validation record of each run and measured on its test record, as in
+    `comparison.claims.control`. Maps that are fitted on the samples that reach an exit depend on δ, and are fitted
+    again for each δ. If a variant uses only a part of the validation samples, several stratified random draws are made,
+    and results are averaged over the draws in each run. All variants use the same draws.
 
     Parameters
     ----------
     grid : ndarray of shape (T,)
-        The δ, of which those count that a run can reach.
+        Values of δ. Only those that a run can reach are used.
     draws : int
-        How often a part of the validation samples is drawn.
+        Number of random draws of each smaller validation set.
 
     Returns
     -------
     DataFrame
-        A row a system and variant, then one a variant for the mean over systems (system `ALL`): system, factor,
-        setting, policy (the label), spec (the policy and its options), validation (samples), reference (is it what
-        the factor's others are compared with?), and what `comparison.control_columns` gives.
+        One row per system and variant, followed by one row per variant for the mean over systems (system `ALL`):
+        system, factor, setting, policy (the label), spec (the policy and its options), validation (number of samples),
+        reference (whether it is the reference of its factor), and the columns of
+        `comparison.claims.control_columns`.
 
     Raises
     ------
     ValueError
-        If a variant's signal claims no accuracy, it is there twice or asks for more samples than there are, or the
-        systems have other seeds.
+        If the signal of a variant is not an estimated accuracy, if a variant is given twice or needs more samples than
+        there are, or if the systems have different seeds.
     """
     _check(runs, variants)
     measured = {system: [] for system in by_system(runs)}
@@ -121,13 +122,13 @@ def _check(runs: Sequence[Run], variants: Sequence[Setting]) -> None:
 
 
 def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int, bootstrap: Bootstrap) -> np.ndarray:
-    """What `measure_control` gives for each variant, (V, M, 1 + B)."""
+    """Return the result of `measure_control` for each variant, (V, M, 1 + B)."""
     deltas = reachable(run.test, grid)
     orders = [
         stratified_order(run.validation.labels, np.random.default_rng([bootstrap.seed, 2, run.seed, draw]))
         for draw in range(draws)
     ]
-    measured: dict[tuple[str, int | None], np.ndarray] = {}  # many variants are some factor's reference
+    measured: dict[tuple[str, int | None], np.ndarray] = {}  # many variants are the reference of several factors
     for variant in variants:
         if (variant.spec, variant.validation) in measured:
             continue
@@ -143,7 +144,7 @@ def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int
 def _outcomes(
     policy: Policy, validation: ExitRecord, test: ExitRecord, deltas: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The test samples' outcomes, (T, N) each, when a new such policy is fitted: for each δ, if its map needs that."""
+    """Fit the policy, for each δ if its map requires it. Return correctness and cost of test samples, (T, N) each."""
     if getattr(policy, "fit_on", "all") == "all":
         return outcomes(replace(policy).fit(validation), test, deltas)
     each = [outcomes(replace(policy, reach_threshold=delta).fit(validation), test, [delta]) for delta in deltas]

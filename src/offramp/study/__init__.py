@@ -1,1 +1,1 @@
-"""What needs a checkout of the project: the settings of a study, and what it costs."""
+"""Settings and cost estimates of studies. This package requires a checkout of the project."""

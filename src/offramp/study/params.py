@@ -1,4 +1,4 @@
-"""params.yaml, checked before any job starts, and its settings as the command line takes them."""
+"""Validation of params.yaml, and access to the settings of a study."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,20 +11,21 @@ from offramp.policies import Policy, make_policy
 
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
-    """The chosen study's settings, with what all studies share, if all of params.yaml is as the schema says and its
-    names refer to something.
+    """Validate params.yaml and return the settings of the selected study, with those that all studies share.
+
+    The file is checked against the schema, and all names in it must be defined.
 
     Parameters
     ----------
     params : mapping
-        What params.yaml holds, `study` perhaps replaced on the command line.
+        Content of params.yaml, in which `study` may be replaced by a command-line option.
     schema : path
-        JSON schema, as YAML.
+        JSON schema in YAML format.
 
     Raises
     ------
     ValueError
-        One line for the first mistake: where, what, and what was expected.
+        If the file is invalid. The message is one line for the first error, with its place and what was expected.
     """
     import jsonschema
     import yaml
@@ -44,29 +45,29 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
 
 
 def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
-    """The study's training settings, those of the model put over them."""
+    """Return the training settings of the study, overridden by those of the model."""
     return {**study["training"], **study["models"][system].get("training", {})}
 
 
 def dataset_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
-    """The study's dataset, with what this model is to be fed with put over it."""
+    """Return the dataset options of the study, overridden by those of the model."""
     return {**study["dataset"], **study["models"][system].get("dataset", {})}
 
 
 def systems_of(study: Mapping[str, Any]) -> list[str]:
-    """What answers in stages, and so has policies: the models of several exits, and the cascades."""
+    """Return the systems on which policies are evaluated: multi-exit models and cascades."""
     staged = [name for name, options in study["models"].items() if options["model"] not in SINGLE_EXIT]
     return [*staged, *study["cascades"]]
 
 
 def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
-    """The policies by their labels, but for those that are not for this kind of model; cascades are one kind."""
+    """Return the policies for the kind of a system, by label. Cascades are one of the kinds."""
     kind = "cascade" if system in study["cascades"] else study["models"][system]["model"]
     return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
 
 
 def _present(study: Mapping[str, Any]) -> set[str]:
-    """The policies that are for one of the study's models at least."""
+    """Return the labels of policies that apply to at least one system of the study."""
     return {label for system in systems_of(study) for label in policies_of(study, system)}
 
 
@@ -86,7 +87,7 @@ def _one_line(error) -> str:
 
 
 def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
-    """What a schema cannot see: names that refer to nothing, and policies' options."""
+    """Yield errors that the schema cannot detect: undefined names and invalid options of policies."""
     policies = {}
     for label, options in params["policies"].items():
         options = {key: value for key, value in options.items() if key != "models"}

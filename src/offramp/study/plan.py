@@ -1,8 +1,8 @@
-"""What a study costs, told before it runs: jobs, CPU-hours, memory, disk and wall time.
+"""Estimate of the cost of a study before it runs: jobs, CPU-hours, memory, disk and wall time.
 
-The jobs, and what each asks for, are those of Snakemake's own dry run. Trainings and recordings are probed: the study's
-models are built, with new weights, and a few of their steps timed on this machine. What comes behind the record is
-reckoned from sizes, roughly. Nothing is downloaded.
+The jobs and their resource requests are taken from a dry run of Snakemake. For training and recording, the models of
+the study are built with random weights, and a few steps are timed on this machine. The cost of later steps is estimated
+roughly from data sizes. Nothing is downloaded.
 """
 
 import heapq
@@ -44,36 +44,36 @@ from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "report"]
-RECORDING_BATCH = 256  # the default of `offramp record`
-PROBE = 2.0  # seconds, roughly, of a model's training steps, and as many of its forward passes
-ONCE = 1.0  # seconds at most, roughly, of one of them on a CPU: larger batches are probed in part
+RECORDING_BATCH = 256  # default of `offramp record`
+PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
+ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
 
-# CPU-seconds behind the record, as they were on the machine of docs/benchmarks.md: of a job once it has started, and of
-# each cell that it looks at (samples × exits × policies, or settings). `compare` with 2,000 resamples, and ten classes:
-# of a thousand all takes longer. `search`: a sample and variant.
+# CPU-seconds of the steps after recording, measured on the machine of docs/benchmarks.md: per job (FIXED), and per cell
+# (A_CELL), with samples × exits × policies (or settings) cells. Measured with ten classes; a thousand classes take
+# longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant.
 FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
 FIXED |= {"search": 10.0}
 A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4}
-FRONTIER = 7  # bytes of a cell
-FILE_SIZE = 2e5  # of a table, a figure, a page
+FRONTIER = 7  # bytes per cell
+FILE_SIZE = 2e5  # bytes of a table, a figure or a page
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of Snakemake's dry run.
+    """One job of a Snakemake dry run.
 
     Attributes
     ----------
     rule : str
     system : str or None
-        The model that it is for; None if it is for all.
+        The model of the job, or None if the job is for all models.
     threads : int
     resources : mapping of str to int
-        What it asks for, of mem_mb, runtime (minutes) and gpu.
+        Requested mem_mb, runtime (minutes) and gpu.
     output : str
-        Its files, as Snakemake lists them: what tells jobs apart.
+        Output files, as listed by Snakemake. They identify the job.
     benchmark : Path or None
-        Where Snakemake writes what it measures.
+        File to which Snakemake writes its measurements.
     """
 
     rule: str
@@ -89,7 +89,7 @@ class Job:
 
 
 class Estimate(NamedTuple):
-    """Of one job: seconds of the CPU, on the clock of a machine that does nothing else, and of GPUs; bytes written."""
+    """Estimate for one job: CPU seconds, wall-clock seconds on an idle machine, GPU seconds, and bytes written."""
 
     cpu: float
     clock: float
@@ -98,22 +98,22 @@ class Estimate(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What was timed of one model. Seconds are (2,): of the CPU, and on the clock.
+    """Timings of one model. Seconds are arrays (2,): CPU time and wall-clock time.
 
     Attributes
     ----------
     start : ndarray
-        Building it, and the first step, which is always slow.
+        Seconds to build the model, and for the first step, which is always slow.
     prepare, step : ndarray
-        Of one training sample: making it, and what the model does with it.
+        Seconds per training sample, for preparing it and for the training step.
     prepare_held_out, forward : ndarray
-        Of one held-out sample.
+        Seconds per held-out sample.
     counting : ndarray
-        Counting the costs of inputs of one shape.
+        Seconds to count the costs for one input shape.
     exits, weights : int
-        How many exits, and bytes of weights.
+        Number of exits, and bytes of the weights.
     macs : float
-        Multiply-accumulates of one sample, at all exits.
+        Multiply-accumulates per sample, with all exits.
     """
 
     start: np.ndarray
@@ -128,22 +128,22 @@ class Probe(NamedTuple):
 
 
 def plan(name: str | None = None, cores: int | None = None) -> str:
-    """What a study costs, as text: a table with a row a step, the wall time, and what to know about both.
+    """Return the estimated cost of a study as text: a table with one row per step, the wall time, and notes.
 
     Parameters
     ----------
     name : str, optional
-        The study; else the one that params.yaml names.
+        The study. Default: the one that params.yaml names.
     cores : int, optional
-        To tell the wall time on so many; else on all of this machine.
+        Number of cores for the wall time. Default: all cores of this machine.
 
     Raises
     ------
     ValueError
-        If the working directory is no checkout, its params.yaml has a mistake, there is no such study, or Snakemake
-        is not there or finds a mistake.
+        If the working directory is not a checkout, params.yaml is invalid, the study does not exist, or Snakemake is
+        missing or fails.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported, below
+    os.environ["HF_HUB_OFFLINE"] = "1"  # must be set before the library of the hub is imported
     name, study = read_study(name)
     with tqdm(total=3 + len(study["models"]), leave=False, disable=None) as bar:
 
@@ -189,7 +189,7 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
         notes.append("The study asks for GPUs, but this machine has none: hours are those of its CPU.")
         if probes:
             trained = [job.system for job in jobs if job.rule == "train" and job.system in probes]
-            samples = [3 * sizes.train * training_of(study, system)["epochs"] for system in trained]  # 2 of 3 backward
+            samples = [3 * sizes.train * training_of(study, system)["epochs"] for system in trained]  # backward: 2 of 3
             macs = sum(n * probes[system].macs for n, system in zip(samples, trained))
             notes.append(f"The trainings are about {macs:.0e} multiply-accumulates, those of frozen backbones fewer.")
     steps = summary(jobs, estimates, [job.output not in to_do for job in jobs])
@@ -206,7 +206,7 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
 
 
 def read_study(name: str | None) -> tuple[str, dict[str, Any]]:
-    """The study's name and settings, from the checkout in the working directory."""
+    """Return the name and the settings of the study, from the checkout in the working directory."""
     if missing := [file for file in ("Snakefile", "params.yaml") if not Path(file).is_file()]:
         raise ValueError(f"{Path.cwd()}: no {missing[0]} here, expected a checkout of the project; change into one")
     if not find_spec("snakemake"):
@@ -220,10 +220,10 @@ def read_study(name: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def list_jobs(study: str, *options: str) -> list[Job]:
-    """The jobs of Snakemake's dry run, targets that only name others' files left out."""
-    most = "9999"  # or Snakemake tells fewer threads than a job would like
+    """Return the jobs of a Snakemake dry run, without targets that have no output of their own."""
+    most = "9999"  # otherwise Snakemake limits the threads of jobs
     command = ["-m", "snakemake", "-n", "--nocolor", "--cores", most, *options, "--config", f"study={study}"]
-    here = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}  # a cluster's groups jobs
+    here = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}  # it may group jobs
     run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=here)
     said = run.stdout + run.stderr
     if run.returncode:
@@ -250,7 +250,7 @@ def list_jobs(study: str, *options: str) -> list[Job]:
 
 
 def start_up(*modules: str) -> float:
-    """CPU-seconds that Python takes to start with the command line and these modules."""
+    """Return the CPU-seconds that Python needs to start and to import the command line and the given modules."""
 
     def spent() -> float:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -265,10 +265,10 @@ def start_up(*modules: str) -> float:
 
 
 def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]]:
-    """The study's dataset if it is here, the CPU-seconds that loading it took, and what to know about it.
+    """Load the dataset of the study. Return it with the CPU-seconds of loading, and notes for the user.
 
-    In place of one that is not here comes one of its size with blank inputs, which takes no memory: images of zeros,
-    texts all of `max_tokens`.
+    If the dataset is not available locally, a placeholder of the same size is returned, with blank inputs that need no
+    memory: images of zeros, or texts of `max_tokens` tokens.
     """
     name, given = settings["name"], {key: value for key, value in settings.items() if key != "name"}
     loader = load(DATASETS[name], "offramp.datasets")
@@ -279,7 +279,7 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]
         try:
             return load_dataset(name, **given), float((clock() - begin)[0]), []
         except ValueError:
-            if name != "imagenet":  # whose folder may be missing; others, once fetched, have a real mistake
+            if name != "imagenet":  # its folder may be missing; for other datasets, the error is real
                 raise
     labels = {pool: np.arange(n) % expected.classes for pool, n in expected.pools.items()}
     about = {"name": name, "classes": expected.classes, "labels": labels}
@@ -312,7 +312,7 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]
 
 
 class Sizes(NamedTuple):
-    """Of the dataset: samples of each split, classes, and how many lengths the held-out texts have."""
+    """Sizes of a dataset: samples per split, classes, and number of different lengths of the held-out texts."""
 
     train: int
     validation: int
@@ -338,31 +338,31 @@ class Sizes(NamedTuple):
 
 
 def clock() -> np.ndarray:
-    """Seconds of this process's CPU, and on the clock, (2,)."""
+    """Return the CPU time of this process and the wall-clock time in seconds, (2,)."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
 def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, training: Mapping[str, Any]) -> Probe:
-    """Time a few steps of one model, with new weights: of its training, and of what runs on held-out samples.
+    """Time a few training steps and forward passes of one model with random weights.
 
     Parameters
     ----------
     options : mapping
-        The model's, as in params.yaml.
+        Options of the model, as in params.yaml.
     dataset : Dataset
     splits : DataFrame
     training : mapping
-        Its training settings, as in params.yaml.
+        Training settings of the model, as in params.yaml.
 
     Raises
     ------
     ValueError
-        If the model cannot be built here, its backbone's configuration being elsewhere for example.
+        If the model cannot be built, for example because the configuration of its backbone is not available locally.
     """
     device = torch.device(default_device())
     threads, processes = training.get("threads", 1), training.get("processes", 1)
     settings = {key: value for key, value in training.items() if key not in ("threads", "workers", "processes")}
-    steps = TrainingOptions(**settings | {"learning_rate": 1e-6})  # of blank inputs nothing can be learned
+    steps = TrainingOptions(**settings | {"learning_rate": 1e-6})  # blank inputs cannot be learned
 
     def timed(work: Callable[[], Any]) -> tuple[np.ndarray, Any]:
         begin = clock()
@@ -370,7 +370,7 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = clock() - begin
-        if device.type == "cpu":  # which may be busy with something else: the clock says less
+        if device.type == "cpu":  # the CPU may be busy with other work, so wall-clock time is unreliable
             seconds[1] = seconds[0] / threads
         return seconds, result
 
@@ -381,19 +381,19 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
         return model.to(device, memory_format=torch.channels_last)
 
     def each(samples: Samples, batch_size: int, work: Callable[[torch.Tensor, torch.Tensor], Any]):
-        """Seconds of one sample, (2,): making it, and the work; and those of the first batch, which is small."""
+        """Return seconds per sample, (2,), for preparing it and for the work, and those of a small first batch."""
         batches = batches_in_order(len(samples), batch_size, samples.lengths)
-        few = batches[-1][:4]  # of texts the longest
+        few = batches[-1][:4]  # for texts, the longest ones
         first, _ = timed(lambda: work(*samples[few]))
         again, _ = timed(lambda: work(*samples[few]))
         size, n = len(batches[0]), 4
         if device.type == "cpu":
-            once = again[0] / len(few)  # of a sample; of many at once, less
+            once = again[0] / len(few)  # per sample; larger batches take less
             size = int(np.clip(ONCE / once, len(few), size))
             n = int(np.clip(PROBE / (once * size), 1, 30))
         spent, done = np.zeros((2, 2)), 0
         for i in range(n):
-            batch = batches[int((i + 0.5) * len(batches) / n)][:size]  # short texts, and long ones
+            batch = batches[int((i + 0.5) * len(batches) / n)][:size]  # includes short and long texts
             preparing, made = timed(lambda batch=batch: samples[batch])
             spent += preparing, timed(lambda made=made: work(*made))[0]
             done += len(batch)
@@ -409,7 +409,7 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
 
         batch_size = ceil(steps.batch_size / processes)
         prepare, stepped, first = np.zeros((3, 2))
-        if steps.epochs:  # else its weights stay as they come
+        if steps.epochs:  # with 0 epochs, the weights are not changed
             prepare, stepped, first = each(dataset.samples(splits, "train", augment=True), batch_size, step)
 
         @torch.inference_mode()
@@ -445,17 +445,17 @@ def estimator(
     begin: float,
     begin_light: float,
 ) -> Callable[[Job], Estimate | None]:
-    """What tells a job's estimate; None for a job that needs a probe which could not be made.
+    """Return a function that estimates a job. It returns None for jobs that need a timing that is not available.
 
     Parameters
     ----------
     study : mapping
-        Its settings.
+        Settings of the study.
     probes : mapping of str to Probe
-        Of its models, as many as could be made.
+        Timings of its models, as far as available.
     sizes : Sizes or None
     begin, begin_light : float
-        Seconds until a job that needs torch and the data has both, and until one that needs neither has begun.
+        Start-up seconds of jobs that need torch and the dataset, and of jobs that need neither.
     """
     on_gpu = default_device() != "cpu"
     settings = sum(map(len, study["sensitivity"].get("factors", {}).values()))
@@ -468,7 +468,7 @@ def estimator(
         return sum(probes[stage].exits for stage in stages(system))
 
     def cells(n: int, *systems: str) -> int:
-        """Samples × exits × policies, of all runs of these models and cascades."""
+        """Samples × exits × policies, summed over the given systems."""
         return sum(n * exits(system) * len(policies_of(study, system)) for system in systems)
 
     def light(step: str, n_cells: float = 0, size: float = FILE_SIZE) -> Estimate:
@@ -486,13 +486,13 @@ def estimator(
         held_out = sizes.validation + sizes.test
         match step:
             case "data":
-                return Estimate(begin, begin, 0.0, 12 * sum(sizes[:3]))  # a line a sample
+                return Estimate(begin, begin, 0.0, 12 * sum(sizes[:3]))  # one line per sample
             case "train":
                 return of_training(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "record":
                 return of_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "cascade":
-                n = held_out / 2 * exits(system)  # a job for each split
+                n = held_out / 2 * exits(system)  # one job per split
                 return light(step, n, n * (24 + 4 * sizes.classes))
             case "calibrate":
                 return light(step, cells(sizes.validation, system), 16 * sizes.validation * exits(system))
@@ -510,7 +510,7 @@ def estimator(
 
 
 def of_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
-    """Of one training: all its processes start, then cut each epoch's samples over them."""
+    """Estimate one training job. All processes have start-up time and share the samples of each epoch."""
     workers, processes = training.get("workers", 0), training.get("processes", 1)
     training_cpu, training_clock = together(probe.prepare, probe.step, workers)
     validating_cpu, validating_clock = together(probe.prepare_held_out, probe.forward, workers)
@@ -522,23 +522,23 @@ def of_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: 
 
 
 def of_recording(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
-    """Of one recording, of validation and test."""
+    """Estimate one recording job, for validation and test samples."""
     held_out = sizes.validation + sizes.test
     passing = np.array(together(probe.prepare_held_out, probe.forward, training.get("workers", 0)))
     cpu, seconds = begin + probe.start + sizes.lengths * probe.counting + held_out * passing
-    # Of a sample its label and index; at each exit a prediction, four measures, the logits, a text's own cost
+    # Label and index per sample; prediction, four measures and logits per exit, and the cost of each text
     size = held_out * (16 + probe.exits * (4 + 16 + 4 * sizes.classes + 8 * sizes.texts))
     return Estimate(cpu, seconds, on_gpu * seconds, size)
 
 
 def together(prepare: np.ndarray, work: np.ndarray, workers: int) -> tuple[float, float]:
-    """Seconds of the CPU, and on the clock, of a sample that workers prepare while the model is busy with others."""
+    """Return CPU and wall-clock seconds per sample, if workers prepare samples while the model processes others."""
     clock = max(prepare[1] / workers, work[1]) if workers else prepare[1] + work[1]
     return prepare[0] + work[0], clock
 
 
 def wall_time(jobs: Sequence[Job], estimates: Sequence[Estimate | None], cores: int) -> float:
-    """Seconds on the clock, step by step: each step's jobs share the cores, or the GPUs, the longest first."""
+    """Return wall-clock seconds if steps run one after another, and jobs share the cores or GPUs, the longest first."""
     total = 0.0
     for step in STEPS:
         its = [(job, estimate) for job, estimate in zip(jobs, estimates) if job.step == step and estimate]
@@ -546,7 +546,7 @@ def wall_time(jobs: Sequence[Job], estimates: Sequence[Estimate | None], cores: 
         if any(estimate.gpu for _, estimate in its):
             devices = torch.cuda.device_count() // max(job.resources.get("gpu", 1) for job, _ in its)
             at_once = max(1, min(at_once, devices))
-        free = [0.0] * at_once  # when each place is
+        free = [0.0] * at_once  # time at which each slot is free
         spans = [
             max(estimate.clock, estimate.cpu / min(job.threads, cores) * (not estimate.gpu)) for job, estimate in its
         ]
@@ -556,14 +556,14 @@ def wall_time(jobs: Sequence[Job], estimates: Sequence[Estimate | None], cores: 
     return total
 
 
-# What is shown
+# Output
 
 
 def summary(jobs: Sequence[Job], estimates: Sequence[Estimate | None], done: Sequence[bool]) -> pd.DataFrame:
-    """A row a step, and one of all: sums over its jobs, of what they ask for the most.
+    """Return a table with one row per step and one for all steps: sums over jobs, and maxima of requested resources.
 
     Columns are step, jobs, done, cpu and gpu (hours), size (bytes), threads, mem_mb, runtime, gpus, measured
-    (CPU-hours in the benchmark files) and estimated (CPU-hours of those jobs that have one).
+    (CPU-hours in the benchmark files) and estimated (CPU-hours of the jobs with a benchmark file).
     """
     unknown = Estimate(*[np.nan] * 4)
     table = pd.DataFrame(
@@ -592,14 +592,14 @@ def summary(jobs: Sequence[Job], estimates: Sequence[Estimate | None], done: Seq
 
 
 def measured_seconds(job: Job) -> float:
-    """CPU-seconds in the job's benchmark file; NaN where there is none."""
+    """Return the CPU-seconds in the benchmark file of a job, or NaN if there is none."""
     if job.benchmark is None or not job.benchmark.exists():
         return np.nan
     return float(pd.to_numeric(pd.read_csv(job.benchmark, sep="\t")["cpu_time"], errors="coerce").mean())
 
 
 def readable(steps: pd.DataFrame) -> str:
-    """The summary as a table in Markdown, without columns of which there is nothing to say."""
+    """Format the summary as a Markdown table, without empty columns."""
     shown = pd.DataFrame(
         {
             "step": steps["step"],
@@ -622,12 +622,12 @@ def readable(steps: pd.DataFrame) -> str:
 
 
 def two_digits(value: float) -> str:
-    """Without an exponent."""
+    """Format a number with two significant digits, without an exponent."""
     return np.format_float_positional(value, 2, unique=False, fractional=False, trim="-")
 
 
 def span(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Format a time span in a suitable unit."""
     for unit, length, least_of_next in ("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800):
         if seconds < least_of_next:
             return f"{seconds / length:.0f} {unit}"

@@ -1,31 +1,31 @@
-"""Which source files a job depends on, found by following imports."""
+"""Source files on which a job depends, found by following imports."""
 
 import ast
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
-# These hold no results: an edit there must not train a model again
+# Modules that do not affect results. Changing them must not cause models to be trained again
 WITHOUT_RESULTS = ("offramp.cli", "offramp._io", "offramp.datasets.download", "offramp.reports.catalogue")
 
 
 def sources(*modules: str, root: str | Path = "src") -> list[str]:
-    """The source files of some modules of the package, and of all that they import from it.
+    """Return the source files of modules of the package, and of all modules that they import from it.
 
-    The `__init__` of a package is followed but not listed, because it only registers or re-exports. What is imported
-    inside functions counts too; what is imported by a registry's strings does not.
+    The `__init__` of a package is followed but not listed, because it only registers or re-exports names. Imports
+    inside functions are included. The modules that a registry names in strings are not followed.
 
     Parameters
     ----------
     modules : str
-        Names below `offramp`, for example "comparison.claims".
+        Names relative to `offramp`, for example "comparison.claims".
     root : path
-        The folder that holds the package.
+        Folder that contains the package.
 
     Returns
     -------
     list of str
-        Paths that begin with `root`, sorted.
+        Sorted paths, which begin with `root`.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def _file(module: str, root: Path) -> Path | None:
 
 @cache
 def _imports(path: Path, package: str, root: Path) -> list[str]:
-    """The modules of Offramp that a file imports: the module itself, and names that are modules too."""
+    """Return the modules of Offramp that a file imports, including imported names that are modules."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
