@@ -81,7 +81,7 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
 
     def of_all(function) -> pd.DataFrame:
         tables = [function(label, policy).assign(policy=label) for label, policy in fitted.items()]
-        return about(record, pd.concat(tables, ignore_index=True))
+        return about(record, test, pd.concat(tables, ignore_index=True))
 
     def curve(label: str, policy: Policy) -> pd.DataFrame:
         return evaluate_policy(policy, record, of_label.get(label, of_label.get(None, DEFAULT_GRID)))
@@ -90,7 +90,7 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
     if frontier:
         tables[frontier] = of_all(lambda _, policy: policy_frontier(policy, record))
     if exits:
-        tables[exits] = about(record, exit_table(record, fitted, bins))
+        tables[exits] = about(record, test, exit_table(record, fitted, bins))
     write_all(tables)
 
 

@@ -147,10 +147,15 @@ def write_all(tables: dict) -> None:
         write_table(table, path)
 
 
-def about(record: ExitRecord, table):
-    """The table with columns in front that say of what it is, as far as the record knows."""
+def about(record: ExitRecord, path: Path, table):
+    """Put columns in front of the table that say what it is about: dataset, system and seed.
+
+    A record without a system has the name of its file instead, and one without a seed has seed 0, so that figures can
+    be drawn from the outputs of one's own model.
+    """
+    known = {"dataset": None, "system": path.stem, "seed": 0} | record.metadata
     for place, key in enumerate(["dataset", "system", "seed"]):
-        table.insert(place, key, record.metadata.get(key))
+        table.insert(place, key, known[key])
     if "policy" in table:
         table.insert(3, "policy", table.pop("policy"))
     return table
