@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from offramp import ExitRecord, cascade, load_policies
+from offramp import ExitRecord, cascade, evaluate, load_policies
 from offramp.cli import cli
 from offramp.policies import POLICIES, make_policy
 from offramp.reports import judging
 
 ROOT = Path(__file__).parents[1]
-README, POLICIES_PAGE, STUDIES_PAGE = (
-    (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/policies.md", "docs/studies.md")
+README, POLICIES_PAGE, STUDIES_PAGE, DESIGN = (
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/policies.md", "docs/studies.md", "docs/design.md")
 )
 QUICK = "--resamples 100"  # added to the commands that draw bootstrap samples
 
@@ -117,6 +118,76 @@ def test_policies_on_the_command_line(own_outputs, monkeypatch):
     for line in commands(POLICIES_PAGE, "offramp"):
         run(line)
     assert list(load_policies("policies.safetensors")[0]) == ["pcee", "coarse"]
+
+
+# The examples of "Where to add what"
+
+
+def example(heading):
+    """The names that the code under a heading of docs/design.md defines."""
+    part = re.search(rf"^### {heading}.*?(?=^##|\Z)", DESIGN, re.DOTALL | re.MULTILINE)[0]
+    (code,) = blocks(part, "python")
+    names = {"__name__": "example"}
+    exec(code, names)
+    return names
+
+
+def test_policy_example(monkeypatch):
+    policy = example("A policy")["LastChange"]
+    monkeypatch.setitem(POLICIES, policy.name, policy)
+    record = ExitRecord.from_outputs([[1, 2, 2, 2], [3, 3, 0, 3]], np.full((2, 4), 0.5), [2, 3], [1, 2, 3, 4])
+    assert make_policy("last-change").exits(record, 1).tolist() == [2, 1]
+
+
+def test_model_example(monkeypatch):
+    import torch
+
+    from offramp.models import MODELS, build_model
+    from offramp.models.costs import exit_costs
+
+    monkeypatch.setitem(MODELS, "staged", example("A model")["Staged"])
+    model = build_model("staged", classes=10, image_shape=(3, 8, 8), width=4)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3, 10)
+    blocks_and_heads = 64 * 9 * np.array([3 * 4, 4 * 4, 4 * 4]) + 4 * 10
+    assert exit_costs(model, (3, 8, 8)).macs.tolist() == blocks_and_heads.cumsum().tolist()
+
+
+def test_dataset_example(monkeypatch):
+    from offramp.datasets import DATASETS, load_dataset
+    from offramp.datasets.splits import make_splits
+
+    monkeypatch.setitem(DATASETS, "noise", example("A dataset")["load_noise"])
+    dataset = load_dataset("noise", shift=2)
+    splits = make_splits(dataset, validation=20, seed=0)
+    images, labels = dataset.samples(splits, "validation")[[0, 1, 2]]
+    assert images.shape == (3, 3, 32, 32)
+    assert images.abs().max() <= 2
+    assert labels.shape == (3,)
+
+
+def test_figure_example(tmp_path):
+    from offramp._io.tables import write_table
+    from offramp.reports.labels import title_and_caption
+
+    record = ExitRecord.from_outputs([[1, 2], [3, 3]], [[0.5, 0.9], [0.7, 0.8]], [2, 3], [1, 2])
+    curve = evaluate(make_policy("confidence"), record, [0.0, 0.6, 1.0]).assign(system="s", seed=0, policy="p")
+    write_table(curve, tmp_path / "curve.parquet")
+    draw = example("A figure or a table")["draw"]
+    (ax,) = draw([tmp_path / "curve.parquet"]).axes
+    assert ax.lines[0].get_xydata().tolist() == curve[["threshold", "accuracy"]].to_numpy().tolist()
+    assert title_and_caption(draw) == (
+        "Accuracy against threshold",
+        "On test data, for all systems, seeds and policies.",
+    )
+
+
+def test_tree_of_the_source():
+    tree = re.findall(r"^[├└]── ([\w./]+)", DESIGN, re.MULTILINE)
+    known = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "src/offramp").iterdir()}
+    assert {name for name in known if not name.startswith("__") and name != "py.typed"} == set(tree)
+
+
+# Tables and links
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
