@@ -157,4 +157,3 @@ def _headline(path: Path, entry: Entry) -> tuple[str, str]:
     title, caption = entry.headline
     rest = path.stem.removeprefix(entry.name).removeprefix("-")
     return (f"{title}: {system_name(rest)}" if rest else title), caption
-
