@@ -24,7 +24,7 @@ from offramp.datasets.splits import make_splits
 from offramp.models import build_model
 from offramp.training import loop as training
 from offramp.training.checkpoints import load_weights, read_parameters
-from offramp.training.distributed import Parts, ProcessRank
+from offramp.training.distributed import ProcessRank, ShardedBatches
 from offramp.training.loop import train
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
@@ -454,7 +454,7 @@ ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_every_batch(processes, lengths):
     order = ShuffledBatches(11, 5, seed=0, lengths=lengths)
-    parts = [list(Parts(order, rank, processes)) for rank in range(processes)]
+    parts = [list(ShardedBatches(order, rank, processes)) for rank in range(processes)]
     for whole, *shared in zip(order, *parts):
         np.testing.assert_array_equal(np.concatenate([positions for positions, _ in shared]), whole[0])
         seeds = [seed for _, seed in shared]
