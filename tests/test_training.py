@@ -463,7 +463,7 @@ def test_processes_share_every_batch(processes, lengths):
 
 
 def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
-    monkeypatch.setattr(training, "place", lambda: ProcessRank(0, 33))
+    monkeypatch.setattr(training, "process_rank", lambda: ProcessRank(0, 33))
     with pytest.raises(ValueError, match="batch_size=32: a batch has 28 samples, expected one for each of the 33 proc"):
         run("too many")
 
