@@ -36,7 +36,7 @@ def draw(files: Sequence[Path]) -> Figure:
     figure, axes = style.new_figure(style.TWO_COLUMNS, 2.8, 1, 2, sharex=True, sharey=True)
     for ax, (front, title) in zip(axes, _FRONTS.items()):
         rows = table[table["front"] == front]
-        style.draw_lines(ax, rows, "at", "reduction", styles, "kind", markers=False, estimator=None, errorbar=None)
+        style.draw_lines(ax, rows, "at", "reduction", styles, "kind", markers=False)
         for kind, look in styles.items():
             its, shade = rows[rows["kind"] == kind], {"color": look.color, "alpha": 0.15, "linewidth": 0}
             ax.fill_between(its["at"], its["reduction_low"], its["reduction_high"], **shade)
