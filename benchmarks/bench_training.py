@@ -22,7 +22,7 @@ from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loade
 from offramp.datasets.splits import make_splits
 from offramp.models import build_model
 from offramp.training.device import default_device, torch_settings
-from offramp.training.loop import for_steps, make_optimizer, train_epoch
+from offramp.training.loop import make_optimizer, train_epoch, wrap_for_training
 from offramp.training.options import TrainingOptions
 
 
@@ -42,7 +42,7 @@ class Way:
         model = build().to(device, memory_format=self.memory_format)
         if self.ours:
             options = TrainingOptions(compile=self.compile)
-            stepping, optimizer = for_steps(model, options), make_optimizer(model, options)
+            stepping, optimizer = wrap_for_training(model, options), make_optimizer(model, options)
 
             def run(batches):
                 sizes = [len(labels) for _, labels in batches]

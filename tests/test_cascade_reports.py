@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
@@ -252,6 +253,9 @@ def test_text_can_be_read_at_column_width(name, searched):
     figure = drawn(name, files(searched, INPUTS[name]))
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
@@ -310,11 +314,14 @@ def test_a_front_without_triples_and_references(tmp_path, one):
 def test_the_relation_of_accuracy_difference_and_exit_rate(one):
     figure = drawn("cascade-relation", files(one, ["relations"]))
     rate, reduction, bar = figure.axes
+    assert bar.get_ylim() == pytest.approx((4, 20))  # how many times more the large models cost
+    darkest, lightest = colormaps["cividis_r"]([1.0, 0.0])
     for ax, values in ((rate, [50, 2]), (reduction, [4 / 3, 20 / 20.6])):
-        circles, squares = ax.collections
-        np.testing.assert_allclose(circles.get_offsets(), [[20, values[0]]])  # beats the large model
-        np.testing.assert_allclose(squares.get_offsets(), [[30, values[1]]])  # does not
-        np.testing.assert_allclose([circles.get_array()[0], squares.get_array()[0]], [4, 20])
+        (dots,) = ax.collections
+        np.testing.assert_allclose(dots.get_offsets(), [[20, values[0]], [30, values[1]]])
+        np.testing.assert_allclose(dots.get_facecolors(), [lightest, darkest])
+        circle, square = dots.get_paths()  # the first beats the large model, the second does not
+        assert len(circle.vertices) > len(square.vertices)
         (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
         np.testing.assert_allclose(crosses.get_xdata(), [15])
     assert any(list(line.get_ydata()) == [1, 1] for line in reduction.lines)

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib import pyplot
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
@@ -16,11 +18,13 @@ from offramp._registry import find
 from offramp.calibration import reliability_diagram
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.matched import at_equal
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting
 from offramp.comparison.sensitivity import sensitivity as measure
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.records import ExitRecord
+from offramp.reports import ReliabilityDisplay
 from offramp.reports.catalogue import FIGURES
 from offramp.reports.figures import control, error_cost, oracle_heatmap, overconfidence, reliability, sensitivity, style
 
@@ -115,6 +119,7 @@ def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert len(list((tmp_path / "once").iterdir())) == 2
+    assert not pyplot.get_fignums()  # seaborn draws on our figures, not on pyplot's
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -123,6 +128,9 @@ def test_text_can_be_read_at_column_width(name, study):
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
@@ -149,26 +157,51 @@ def test_error_cost_marks_the_full_models_and_draws_the_mean(study, records):
 def test_error_cost_shows_every_seed_and_threshold(study):
     files = inputs("error-cost", study)
     (ax,) = drawn(error_cost.draw, files, pairs=[PAIR], policies=["confidence"]).axes
-    dots = np.concatenate([line.get_xdata() for line in ax.lines if line.get_alpha()])
+    (dots,) = [dots for dots in ax.collections if isinstance(dots, PathCollection)]
     curves = pd.concat([pd.read_parquet(path) for path in study.glob("curve-msdnet-large-*")])
-    expected = curves.query("policy == 'confidence' and threshold > 0").cost / 1e6
-    np.testing.assert_allclose(np.sort(dots), np.sort(expected))
+    curves = curves.query("policy == 'confidence' and threshold > 0")
+    expected = np.stack([curves["cost"] / 1e6, 100 * (1 - curves["accuracy"])], axis=1)
+    assert sorted(map(tuple, np.round(dots.get_offsets(), 6))) == sorted(map(tuple, np.round(expected, 6)))
+
+
+def made_curves(*costs_and_accuracies):
+    tables = [
+        pd.DataFrame({"seed": seed, "cost": costs, "accuracy": accuracies})
+        for seed, (costs, accuracies) in enumerate(costs_and_accuracies)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_error_cost_averages_at_equal_cost(study):
+    (ax,) = drawn(error_cost.draw, inputs("error-cost", study), pairs=[PAIR], policies=["confidence"]).axes
+    curves = pd.concat([pd.read_parquet(path) for path in study.glob("curve-msdnet-large-*")])
+    seeds = at_equal(curves.query("policy == 'confidence' and threshold > 0"), "cost", "accuracy").groupby("cost")
+    (line,) = [line for line in ax.lines if to_hex(line.get_color()) == style.VERMILLION.lower()]
+    np.testing.assert_allclose(line.get_xdata(), np.array(list(seeds.groups)) / 1e6)
+    np.testing.assert_allclose(line.get_ydata(), 100 * (1 - seeds["accuracy"].mean()))
+    (band,) = [band for band in ax.collections if isinstance(band, PolyCollection)]
+    ends = band.get_paths()[0].get_extents()
+    assert ends.ymax == pytest.approx(100 * (1 - seeds["accuracy"].mean() + seeds["accuracy"].std()).max())
 
 
 def test_seeds_are_averaged_at_equal_cost():
-    one = pd.DataFrame({"cost": [3.0, 1.0, 1.0], "accuracy": [0.8, 0.4, 0.4]})
-    other = pd.DataFrame({"cost": [2.0, 6.0], "accuracy": [0.6, 1.0]})
-    cost, error = error_cost.over_seeds([one, other], points=3)
-    np.testing.assert_allclose(cost, [2, 2.5, 3])
-    np.testing.assert_allclose(error, [[0.4, 0.3, 0.2], [0.4, 0.35, 0.3]])
+    curves = at_equal(made_curves(([3.0, 1.0, 1.0], [0.8, 0.4, 0.4]), ([2.0, 6.0], [0.6, 1.0])), "cost", "accuracy", 3)
+    assert list(curves) == ["seed", "cost", "accuracy"]
+    assert curves["seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose(curves["cost"], [2, 2.5, 3] * 2)
+    np.testing.assert_allclose(curves["accuracy"], [0.6, 0.7, 0.8, 0.6, 0.65, 0.7])
 
 
 @pytest.mark.parametrize("costs", [([1.0, 1.0], [3.0, 3.0]), ([1.0, 1.0], [0.5, 5.5]), ([1.0, 2.0], [2.0, 3.0])])
 def test_seeds_without_common_costs_give_one_point(costs):
-    curves = [pd.DataFrame({"cost": cost, "accuracy": [0.5, 0.5]}) for cost in costs]
-    cost, error = error_cost.over_seeds(curves)
-    np.testing.assert_allclose(cost, [np.mean([np.unique(c).mean() for c in costs])])
-    np.testing.assert_allclose(error, [[0.5], [0.5]])
+    curves = at_equal(made_curves(*((cost, [0.5, 0.5]) for cost in costs)), "cost", "accuracy")
+    np.testing.assert_allclose(curves["cost"], np.mean([np.unique(c).mean() for c in costs]))
+    np.testing.assert_allclose(curves["accuracy"], [0.5, 0.5])
+
+
+def test_one_seed_keeps_its_points():
+    curves = at_equal(made_curves(([3.0, 1.0, 2.0, 1.0], [0.8, 0.4, 0.5, 0.6])), "cost", "accuracy")
+    np.testing.assert_allclose(curves[["cost", "accuracy"]], [[1, 0.5], [2, 0.5], [3, 0.8]])
 
 
 # Control
@@ -193,12 +226,31 @@ def test_control_draws_means_and_shades_what_is_out_of_reach(study, records):
     np.testing.assert_allclose(spans, [(0, 100 * ends[0]), (100 * ends[1], 100)])
 
 
+def test_a_policy_of_some_systems_looks_alike_in_all(study, tmp_path):
+    """Those without a look of their own share some by turns: not by turns in each panel."""
+    for path in study.glob("curve-*.parquet"):
+        table = pd.read_parquet(path)
+        names = {"pcee": "beta"} | ({"pcee-ws": "alpha"} if "large" in path.name else {})
+        write_table(table[table["policy"].isin(names)].replace({"policy": names}), tmp_path / path.name)
+    files = [*tmp_path.glob("curve-*"), *study.glob("exits-*")]
+    looks = style.policy_styles(["alpha", "beta"])
+    for figure in (
+        drawn(control.draw, files, policies=["alpha", "beta"]),
+        drawn(error_cost.draw, files, pairs=[PAIR[::-1], PAIR], policies=["alpha", "beta"]),
+        drawn(error_cost.draw, files, pairs=[PAIR, PAIR[::-1]], policies=["alpha", "beta"]),
+    ):
+        assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["alpha", "beta"]
+        for ax in figure.axes:
+            (line,) = [line for line in ax.lines if line.get_marker() == looks["beta"].marker]
+            assert line.get_color() == looks["beta"].color
+
+
 # Reliability
 
 
 def test_pooled_bins_are_those_of_the_pooled_samples(study, records):
     bins = pd.concat([pd.read_parquet(path) for path in inputs("reliability", study)])
-    pooled = reliability.pooled(bins[bins.exit == 2])
+    pooled = ReliabilityDisplay.from_bins(bins, exit=1).diagram
     samples = [records["msdnet-large", seed, "validation"] for seed in SEEDS]
     confidence = np.concatenate([record.confidence()[:, 1] for record in samples])
     expected = reliability_diagram(confidence, np.concatenate([record.correct[:, 1] for record in samples]))
@@ -211,7 +263,7 @@ def test_pooled_bins_are_those_of_the_pooled_samples(study, records):
     full = expected.count > 0
     tops = [bar.get_height() for bar in figure.axes[0].containers[0]]
     np.testing.assert_allclose(tops, expected.accuracy[full])
-    np.testing.assert_allclose([bar.get_height() for bar in figure.axes[1].patches], 100 * expected.count[full] / 300)
+    np.testing.assert_allclose([bar.get_height() for bar in figure.axes[1].patches], 100 * expected.count / 300)
 
 
 def test_reliability_shows_first_middle_and_last_exit(study):
@@ -278,7 +330,13 @@ def test_oracle_heatmap_shows_the_layers_used(study, records):
 
     def columns(seed):
         (ax,) = drawn(oracle_heatmap.draw, [study / "test.safetensors"], seed=seed).axes
-        cells = ax.collections[0].get_array()  # (L, 64, 3)
+        (mesh,) = ax.collections
+        assert ax.get_ylim() == (0, 5)  # the first exit is at the bottom
+        cells = mesh.cmap(mesh.norm(mesh.get_array()))[..., :3]  # (L, 64, 3)
+        assert (
+            np.isclose(cells, to_rgb(style.BLUE)).all(2).sum() + np.isclose(cells, to_rgb(style.PALE)).all(2).sum()
+            == 320
+        )
         return np.isclose(cells, to_rgb(style.BLUE)).all(2)
 
     for seed in (0, 5):
@@ -395,5 +453,6 @@ def test_the_command_draws_too(study, tmp_path):
 
 
 def test_the_library_stays_light():
-    code = "import sys, offramp, offramp.cli; print({'matplotlib', 'jinja2', 'tabulate', 'torch'} & set(sys.modules))"
+    heavy = "{'matplotlib', 'seaborn', 'jinja2', 'tabulate', 'torch'}"
+    code = f"import sys, offramp.cli, offramp.reports; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

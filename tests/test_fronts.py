@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.cascades.fronts import interpolated_cost, mean_reduction, needed_exit_rate, pareto, step_cost
+from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, needed_exit_rate, pareto, step_cost
 from strategies import quick
 
 numbers = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]) | st.floats(1e-3, 1e3)  # ties are likely
@@ -41,6 +41,12 @@ def test_ties():
     assert pareto([1, 1, 1, 2, 2, 3], [5, 7, 7, 7, 8, 8]).tolist() == [1, 4]
     assert pareto([3], [0]).tolist() == [0]
     assert pareto([2, 1], [-1.0, -2.0]).tolist() == [1, 0]
+
+
+def test_a_curve_made_ascending():
+    cost, accuracy = ascending([1.0, 3.0, 2.0, 5.0], [0.5, 0.8, 0.6, 0.9])
+    assert cost.tolist() == [1, 2, 5]  # 0.8 and 0.6 make 0.7 twice: the cheaper one stays
+    assert accuracy == pytest.approx([0.5, 0.7, 0.9])
 
 
 @quick

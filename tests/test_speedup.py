@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from offramp._io.tables import write_table
 from offramp.cli import cli
+from offramp.comparison.matched import against_last_exit
 from offramp.reports.catalogue import FIGURES, TABLES
 from offramp.reports.figures import agreement, exit_histogram, speedup, style
 from offramp.reports.labels import title_and_caption
@@ -141,6 +142,9 @@ def test_figures_are_written_twice_always_the_same_and_can_be_read(name, study, 
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption.lower()
@@ -148,14 +152,20 @@ def test_figures_are_written_twice_always_the_same_and_can_be_read(name, study, 
 
 def test_speedup_is_exits_over_the_mean_number_passed():
     curves, exits = make_curves(), make_exits()
-    points = speedup.against_last_exit(curves, exits)
+    points = against_last_exit(curves, exits)
     for before, after in zip(curves.to_dict("records"), points.to_dict("records")):
         n_exits = SYSTEMS[before["system"]]
         layers = sum(i * before[f"exit_{i}"] for i in range(1, n_exits + 1))
         assert after["speedup"] == pytest.approx(n_exits / layers)
         assert after["loss"] == pytest.approx(before["accuracy"] - 0.9)
     with pytest.raises(ValueError, match="speedup: no exits of bert seed 1; expected what `offramp evaluate --exits`"):
-        speedup.against_last_exit(curves, exits[(exits["system"] != "bert") | (exits["seed"] == 0)])
+        against_last_exit(curves, exits[(exits["system"] != "bert") | (exits["seed"] == 0)])
+
+
+def mean_and_sd(table):
+    """As seaborn draws them."""
+    at = table.groupby("speedup")["loss"]
+    return np.array(list(at.groups)), at.mean().to_numpy(), at.std().fillna(0).to_numpy()
 
 
 @quick
@@ -177,8 +187,9 @@ def test_seeds_are_averaged_at_equal_speedup(seeds):
         for t, layer in enumerate([0, 300, *passed])
     ]
     points = pd.DataFrame(rows).eval("speedup = exits / layers")
-    faster, mean, sd, few = speedup.line(points)
+    table, few = speedup.curve(points)
     assert not few
+    faster, mean, sd = mean_and_sd(table)
     assert (faster.min(), faster.max()) == pytest.approx((1, 4))
     slopes = np.array([slope for slope, _ in seeds])
     np.testing.assert_allclose(mean, -100 * slopes.mean() * (4 - 4 / faster), atol=1e-9)
@@ -187,9 +198,10 @@ def test_seeds_are_averaged_at_equal_speedup(seeds):
 
 
 def test_few_points_are_averaged_at_equal_threshold():
-    points = speedup.against_last_exit(make_curves(), make_exits()).query("system == 'bert' and policy == 'patience'")
-    faster, mean, sd, few = speedup.line(points)
+    points = against_last_exit(make_curves(), make_exits()).query("system == 'bert' and policy == 'patience'")
+    table, few = speedup.curve(points)
     assert few
+    faster, mean, sd = mean_and_sd(table)
     np.testing.assert_allclose(faster, [1, 5 / 3, 5])
     np.testing.assert_allclose(mean, [0, -6, -12], atol=1e-9)
     np.testing.assert_allclose(sd, 100 * np.array([0, 0.04, 0.08]) / np.sqrt(2), atol=1e-9)

@@ -24,7 +24,7 @@ from offramp.datasets.splits import make_splits
 from offramp.models import build_model
 from offramp.training import loop as training
 from offramp.training.checkpoints import load_weights, read_parameters
-from offramp.training.distributed import Parts, ProcessRank
+from offramp.training.distributed import ProcessRank, ShardedBatches
 from offramp.training.loop import train
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
@@ -454,7 +454,7 @@ ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_every_batch(processes, lengths):
     order = ShuffledBatches(11, 5, seed=0, lengths=lengths)
-    parts = [list(Parts(order, rank, processes)) for rank in range(processes)]
+    parts = [list(ShardedBatches(order, rank, processes)) for rank in range(processes)]
     for whole, *shared in zip(order, *parts):
         np.testing.assert_array_equal(np.concatenate([positions for positions, _ in shared]), whole[0])
         seeds = [seed for _, seed in shared]
@@ -463,7 +463,7 @@ def test_processes_share_every_batch(processes, lengths):
 
 
 def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
-    monkeypatch.setattr(training, "place", lambda: ProcessRank(0, 33))
+    monkeypatch.setattr(training, "process_rank", lambda: ProcessRank(0, 33))
     with pytest.raises(ValueError, match="batch_size=32: a batch has 28 samples, expected one for each of the 33 proc"):
         run("too many")
 

@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
 
 @compiled()
-def offer(table, count, cost, who, i, j):
+def add_point(table, count, cost, who, i, j):
     """Add an operating point to the rows in which it is better than the current point."""
     while count >= 0 and cost <= table.cost[count]:
         first, second = table.deferred[count]
@@ -84,7 +84,7 @@ def walk_pairs(small, first, step, order, ends, own, answers, enough, total, cos
             if ends[k] and count > best:
                 best, best_k = count, k
                 here = (total[small] + (paid if each else k * cost[large, 0])) / n
-                offer(table, count, here, who, k, 0)
+                add_point(table, count, here, who, k, 0)
                 if fewest < 0 and count >= enough[large]:
                     fewest = k
                     found_cost[large] = here
@@ -157,7 +157,7 @@ def _walk_block(triple, i0, i1, j0, j1, start, passed_start, table):
             for k, (end, rank, m, l, w) in enumerate(zip(ends, ranks, gain_m, gain_l, weight)):
                 if end and count > best:  # a larger i costs more
                     best = count
-                    offer(table, count, (triple.paid[i0 + k] + passed * triple.unit) / n, triple.who, i0 + k, j)
+                    add_point(table, count, (triple.paid[i0 + k] + passed * triple.unit) / n, triple.who, i0 + k, j)
                 inside = rank < j
                 count += m + inside * l
                 passed += inside * w

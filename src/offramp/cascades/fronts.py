@@ -84,6 +84,29 @@ def interpolated_cost(cost, accuracy, at) -> np.ndarray:
     return np.exp(np.interp(at, accuracy, np.log(cost), right=np.nan))
 
 
+def ascending(cost, accuracy) -> tuple[np.ndarray, np.ndarray]:
+    """A measured curve without the noise that makes it fall: accuracy made ascending by isotonic regression.
+
+    Parameters
+    ----------
+    cost, accuracy : array-like of shape (T,)
+        Of points in the order in which accuracy should ascend.
+
+    Returns
+    -------
+    cost, accuracy : ndarray of shape (F,)
+        The front of these points, both ascending.
+
+    Raises
+    ------
+    ValueError
+        As `pareto`.
+    """
+    from scipy.optimize import isotonic_regression
+
+    return _front(cost, isotonic_regression(accuracy).x)
+
+
 def needed_exit_rate(small_cost, large_cost, reduction=1.0):
     """Return the exit rate of the small model with which a cascade of two costs `large_cost / reduction`.
 

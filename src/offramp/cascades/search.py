@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from offramp._kernels.search import BLOCK, Table, Triple, offer, sketch_triple, walk_pairs, walk_triple
+from offramp._kernels.search import BLOCK, Table, Triple, add_point, sketch_triple, walk_pairs, walk_triple
 from offramp.cascades.building import check_stages
 from offramp.records import ExitRecord
 from offramp.records.confidence import available_threads
@@ -166,7 +166,7 @@ def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = No
         {
             "threshold": ranked.threshold[k],
             "accuracy": right[k] / n,
-            "cost": (zoo.total[small] + _sums(zoo, large, order)[k]) / n,
+            "cost": (zoo.total[small] + _cumulative_cost(zoo, large, order)[k]) / n,
             "exit_rate": (n - k) / n,
         }
     )
@@ -283,7 +283,7 @@ def _with_triples(zoo: Zoo, triples: Sequence[tuple[int, int, int]], table: Tabl
     return table
 
 
-class _Ranked(NamedTuple):
+class _SortedSamples(NamedTuple):
     """The samples of one model in ascending confidence."""
 
     order: np.ndarray  # (N,) int32
@@ -292,12 +292,12 @@ class _Ranked(NamedTuple):
     ends: np.ndarray  # (N + 1,) bool: whether a threshold defers exactly this number (ties are deferred together)
 
 
-def _ranked(confidence: np.ndarray) -> _Ranked:
+def _ranked(confidence: np.ndarray) -> _SortedSamples:
     order = np.argsort(confidence, kind="stable").astype(np.int32)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     threshold = np.append(confidence[order].astype(np.float64), np.inf)
-    return _Ranked(order, rank, threshold, np.append(True, threshold[1:] > threshold[:-1]))
+    return _SortedSamples(order, rank, threshold, np.append(True, threshold[1:] > threshold[:-1]))
 
 
 def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
@@ -310,14 +310,14 @@ def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
     return answers
 
 
-def _sums(zoo: Zoo, model: int, order: np.ndarray) -> np.ndarray:
+def _cumulative_cost(zoo: Zoo, model: int, order: np.ndarray) -> np.ndarray:
     """Return the cost of the model for the first 0 … N samples of an order, (N + 1,)."""
     if zoo.sample_cost is None:
         return np.arange(len(order) + 1) * zoo.cost[model]
     return np.append(0, np.cumsum(zoo.sample_cost[model, order]))
 
 
-def _number(zoo: Zoo, stages: Sequence[int]) -> int:
+def _encode_stages(zoo: Zoo, stages: Sequence[int]) -> int:
     """Encode a cascade: its stages, counted from 1, are digits in base M + 1. Fewer stages give smaller numbers."""
     number = 0
     for stage in stages:
@@ -340,7 +340,7 @@ def _empty(n: int) -> Table:
 def _singles(zoo: Zoo) -> Table:
     table = _empty(zoo.n_samples)
     for m, (right, total) in enumerate(zip(zoo.correct.sum(axis=1), zoo.total)):
-        offer(table, right, total / zoo.n_samples, _number(zoo, [m]), 0, 0)
+        add_point(table, right, total / zoo.n_samples, _encode_stages(zoo, [m]), 0, 0)
     return table
 
 
@@ -353,7 +353,7 @@ def _merged(tables: Sequence[Table]) -> Table:
     first, *others = tables
     for table in others:
         for count in _members(table):
-            offer(first, count, table.cost[count], table.who[count], *map(int, table.deferred[count]))
+            add_point(first, count, table.cost[count], table.who[count], *map(int, table.deferred[count]))
     return first
 
 
@@ -369,7 +369,7 @@ def _table(zoo: Zoo, front: pd.DataFrame) -> Table:
         thresholds = (row.threshold_1, row.threshold_2)[: len(stages) - 1]
         deferred = [int(ranked(s).threshold.searchsorted(threshold)) for s, threshold in zip(stages, thresholds)]
         i, j = [*deferred, 0, 0][:2]
-        offer(table, round(row.accuracy * zoo.n_samples), row.cost, _number(zoo, stages), i, j)
+        add_point(table, round(row.accuracy * zoo.n_samples), row.cost, _encode_stages(zoo, stages), i, j)
     return table
 
 
@@ -396,13 +396,13 @@ def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "threshold_1", "threshold_2", "exit_1", "exit_2"])
 
 
-def _triple(zoo: Zoo, models: Sequence[int], ranked: dict[int, _Ranked]) -> Triple:
+def _triple(zoo: Zoo, models: Sequence[int], ranked: dict[int, _SortedSamples]) -> Triple:
     s, m, l = models
     order = ranked[s].order
     right_s, right_m, right_l = (zoo.correct[model, order].view(np.int8) for model in models)  # (N,) each
     each = zoo.sample_cost is not None
     return Triple(
-        who=_number(zoo, models),
+        who=_encode_stages(zoo, models),
         right=int(right_s.sum()),
         rank=np.pad(ranked[m].rank[order], (0, 1)),
         place=np.pad(ranked[s].rank[ranked[m].order], (0, 1)),
@@ -410,7 +410,7 @@ def _triple(zoo: Zoo, models: Sequence[int], ranked: dict[int, _Ranked]) -> Trip
         ends_m=ranked[m].ends,
         gain_m=np.pad(right_m - right_s, (0, 1)),
         gain_l=np.pad(right_l - right_m, (0, 1)),
-        paid=zoo.total[s] + _sums(zoo, m, order),
+        paid=zoo.total[s] + _cumulative_cost(zoo, m, order),
         weight=np.pad(zoo.sample_cost[l, order] if each else np.ones(len(order)), (0, 1)),
         unit=1.0 if each else float(zoo.cost[l]),
     )

@@ -14,13 +14,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.cascades.building import Ensemble, cascade
-from offramp.cascades.fronts import interpolated_cost, mean_reduction, pareto, step_cost
+from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, pareto, step_cost
 from offramp.cascades.search import Zoo, search_pairs, search_triples
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
@@ -146,10 +145,7 @@ class Curve:
     def costs_at(self, accuracies: np.ndarray, front=step_cost) -> np.ndarray:
         """Return the cost at the given accuracies (A,) after the curve is made non-decreasing: (1 + B, A)."""
         return np.stack(
-            [
-                front(cost, isotonic_regression(accuracy).x, accuracies)
-                for accuracy, cost in zip(self.accuracy.T, self.cost.T)
-            ]
+            [front(*ascending(cost, accuracy), accuracies) for accuracy, cost in zip(self.accuracy.T, self.cost.T)]
         )
 
 
@@ -454,7 +450,7 @@ def _dominated(singles: Curve, cascades: Curve) -> np.ndarray:
     The result (1 + B,) contains the value on all samples, followed by the resampled ones.
     """
     beaten = [
-        step_cost(cost, isotonic_regression(accuracy).x, wanted) < paid
+        step_cost(*ascending(cost, accuracy), wanted) < paid
         for accuracy, cost, wanted, paid in zip(
             cascades.accuracy.T, cascades.cost.T, singles.accuracy[1:].T, singles.cost[1:].T
         )

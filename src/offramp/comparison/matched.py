@@ -159,6 +159,73 @@ def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) ->
     return pd.DataFrame(rows)
 
 
+def against_last_exit(curves: pd.DataFrame, exits: pd.DataFrame) -> pd.DataFrame:
+    """Speed-up and change of accuracy at every threshold, not only at the chosen ones.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Operating points that `offramp evaluate` wrote: system, seed, accuracy, exit_1 … exit_L.
+    exits : DataFrame
+        Its table of each exit by itself, of the same runs.
+
+    Returns
+    -------
+    DataFrame
+        The curves with exits (L), layers (mean number of exits that a sample passes), speedup (exits / layers, as in
+        `speedup`) and loss (accuracy minus the last exit's of the same run).
+
+    Raises
+    ------
+    ValueError
+        If a run of the curves has no exits.
+    """
+    run = ["system", "seed"]
+    last = exits.sort_values("exit").groupby(run)[["exit", "accuracy"]].last()
+    points = curves.join(last.set_axis(["exits", "of_last"], axis=1), on=run)
+    if (unknown := points["exits"].isna()).any():
+        system, seed = points.loc[unknown, run].iloc[0]
+        raise ValueError(f"speedup: no exits of {system} seed {seed}; expected what `offramp evaluate --exits` writes")
+    passed = np.arange(1, int(points["exits"].max()) + 1)  # (L,)
+    layers = points[[f"exit_{i}" for i in passed]].fillna(0).to_numpy() @ passed  # (points,)
+    return points.assign(layers=layers, speedup=points["exits"] / layers, loss=points["accuracy"] - points["of_last"])
+
+
+def at_equal(points: pd.DataFrame, x: str, y: str, places: int = 100) -> pd.DataFrame:
+    """One policy's curve of each seed, at values of x that every seed reaches.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Operating points: seed, and the columns x and y.
+    x, y : str
+    places : int
+        How many values of x to take, equally far apart.
+
+    Returns
+    -------
+    DataFrame
+        seed, x and y, a row a seed and place. y is linear between neighbouring operating points of a seed. Where the
+        seeds have no x in common, or one of them has a single operating point, there is one place, the mean x. The
+        points of a single seed stay as they are.
+    """
+    curves = {seed: one.groupby(x)[y].mean() for seed, one in points.groupby("seed")}  # ascending in x
+    low, high = max(curve.index.min() for curve in curves.values()), min(curve.index.max() for curve in curves.values())
+    if len(curves) == 1:
+        rows = [(seed, *point) for seed, curve in curves.items() for point in curve.items()]
+    elif low >= high or min(map(len, curves.values())) == 1:
+        common = np.mean([curve.index.to_numpy().mean() for curve in curves.values()])
+        rows = [(seed, common, curve.mean()) for seed, curve in curves.items()]
+    else:
+        common = np.linspace(low, high, places)
+        rows = [
+            (seed, *point)
+            for seed, curve in curves.items()
+            for point in zip(common, np.interp(common, curve.index, curve))
+        ]
+    return pd.DataFrame(rows, columns=["seed", x, y])
+
+
 def duels(
     everything: dict[tuple[str, str], Matched], pairs: Sequence[tuple[str, str]], bootstrap: Bootstrap
 ) -> pd.DataFrame:

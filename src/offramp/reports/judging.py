@@ -54,6 +54,10 @@ class Recommendation:
         As a share of the full model's.
     full_accuracy : float
         Of the last exit on test.
+    chosen_on : int
+        Validation samples that chose it.
+    accuracy_there : float
+        On these samples. If it is much higher than on test, there were too few to choose among so many policies.
     goal : str
         What was asked for, in words.
     """
@@ -67,6 +71,8 @@ class Recommendation:
     cost_low: float
     cost_high: float
     full_accuracy: float
+    chosen_on: int
+    accuracy_there: float
     goal: str
 
     def __str__(self) -> str:
@@ -74,7 +80,8 @@ class Recommendation:
             f"Recommended for {self.goal}: {policy_name(self.policy)} with threshold {self.threshold:.6g}. On test "
             f"data its accuracy is {self.accuracy:.2%} [{self.accuracy_low:.2%}, {self.accuracy_high:.2%}] at "
             f"{self.cost:.1%} [{self.cost_low:.1%}, {self.cost_high:.1%}] of the full model's cost; the full model's "
-            f"accuracy is {self.full_accuracy:.2%}."
+            f"accuracy is {self.full_accuracy:.2%}. On the {self.chosen_on} validation samples that chose it, its "
+            f"accuracy is {self.accuracy_there:.2%}."
         )
 
 
@@ -224,6 +231,8 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         cost_low=cost_low,
         cost_high=cost_high,
         full_accuracy=float(run.test.correct[:, -1].mean()),
+        chosen_on=run.validation.n_samples,
+        accuracy_there=float(outcomes(run.policies[label], run.validation, [threshold])[0].mean()),
         goal=goal,
     )
 

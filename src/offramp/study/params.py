@@ -35,12 +35,12 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
     if error is not None:
         raise ValueError(f"params.yaml: {_one_line(error)}")
-    for problem in _loose_ends(params):
+    for problem in _mistakes(params):
         raise ValueError(f"params.yaml: {problem}")
     if params["study"] not in params["studies"]:
         raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
     study = {**params["studies"][params["study"]], **{key: params[key] for key in ("policies", "deltas", "duels")}}
-    study["duels"] = [duel for duel in study["duels"] if _present(study).issuperset(duel)]
+    study["duels"] = [duel for duel in study["duels"] if _used_policies(study).issuperset(duel)]
     return study
 
 
@@ -66,7 +66,7 @@ def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, An
     return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
 
 
-def _present(study: Mapping[str, Any]) -> set[str]:
+def _used_policies(study: Mapping[str, Any]) -> set[str]:
     """Return the labels of policies that apply to at least one system of the study."""
     return {label for system in systems_of(study) for label in policies_of(study, system)}
 
@@ -86,7 +86,7 @@ def _one_line(error) -> str:
             return f"{where}: {error.message}"
 
 
-def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
+def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield errors that the schema cannot detect: undefined names and invalid options of policies."""
     policies = {}
     for label, options in params["policies"].items():
@@ -108,11 +108,11 @@ def _loose_ends(params: Mapping[str, Any]) -> Iterator[str]:
         if delta["start"] > delta["stop"]:
             yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
     for name, study in params["studies"].items():
-        present = {label: policies[label] for label in _present({**study, "policies": params["policies"]})}
-        yield from (f"studies.{name}.{problem}" for problem in _loose_ends_of(study, present))
+        present = {label: policies[label] for label in _used_policies({**study, "policies": params["policies"]})}
+        yield from (f"studies.{name}.{problem}" for problem in _mistakes_of_study(study, present))
 
 
-def _loose_ends_of(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
+def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
     models, systems = study["models"], systems_of(study)
     registered = [("dataset.name", study["dataset"]["name"], DATASETS)]
     registered += [(f"models.{name}.model", options["model"], MODELS) for name, options in models.items()]

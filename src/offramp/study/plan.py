@@ -39,7 +39,7 @@ from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
 from offramp.training.device import default_device, torch_settings
-from offramp.training.loop import for_steps, make_optimizer, train_epoch
+from offramp.training.loop import make_optimizer, train_epoch, wrap_for_training
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
@@ -147,16 +147,16 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
     name, study = read_study(name)
     with tqdm(total=3 + len(study["models"]), leave=False, disable=None) as bar:
 
-        def next_is(what: str) -> None:
+        def show_progress(what: str) -> None:
             bar.set_description(what, refresh=False)
             bar.update()
 
-        next_is("dry run")
+        show_progress("dry run")
         jobs = list_jobs(name, "--forceall")
         to_do = {job.output for job in list_jobs(name)}
-        next_is("start-up")
+        show_progress("start-up")
         begin, begin_light = start_up("offramp.recording"), start_up("offramp.comparison.runs", "pyarrow.parquet")
-        next_is("dataset")
+        show_progress("dataset")
         notes = ["Cores, GPUs, memory and limit are what one job asks for, at most; written is without checkpoints."]
         probes, sizes = {}, None
         try:
@@ -170,7 +170,7 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
         else:
             begin += seconds
             for system, options in study["models"].items():
-                next_is(system)
+                show_progress(system)
                 try:
                     its = dataset
                     if "dataset" in options:
@@ -200,7 +200,7 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
         )
     cores = cores or os.cpu_count()
     machine = f"{cores} cores" + (f", {torch.cuda.device_count()} GPUs" if steps["gpu"].any() else "")
-    wall = "for how long cannot be told" if missing else f"about {span(wall_time(jobs, estimates, cores))}"
+    wall = "for how long cannot be told" if missing else f"about {format_duration(wall_time(jobs, estimates, cores))}"
     title = f"The study {name}: {len(jobs)} jobs on {machine}, {wall}."
     return "\n".join([title, "", readable(steps), "", *(f"- {note}" for note in notes)])
 
@@ -401,7 +401,7 @@ def probe(options: Mapping[str, Any], dataset: Dataset, splits: pd.DataFrame, tr
 
     with torch_settings(threads):
         building, model = timed(build)
-        optimizer, stepping = make_optimizer(model, steps), for_steps(model, steps)
+        optimizer, stepping = make_optimizer(model, steps), wrap_for_training(model, steps)
         silent = tqdm(disable=True)
 
         def step(inputs: torch.Tensor, labels: torch.Tensor) -> None:
@@ -488,9 +488,9 @@ def estimator(
             case "data":
                 return Estimate(begin, begin, 0.0, 12 * sum(sizes[:3]))  # one line per sample
             case "train":
-                return of_training(probes[system], sizes, training_of(study, system), begin, on_gpu)
+                return estimate_training(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "record":
-                return of_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
+                return estimate_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "cascade":
                 n = held_out / 2 * exits(system)  # one job per split
                 return light(step, n, n * (24 + 4 * sizes.classes))
@@ -509,11 +509,11 @@ def estimator(
     return lambda job: estimate(job.step, job.system)
 
 
-def of_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
+def estimate_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
     """Estimate one training job. All processes have start-up time and share the samples of each epoch."""
     workers, processes = training.get("workers", 0), training.get("processes", 1)
-    training_cpu, training_clock = together(probe.prepare, probe.step, workers)
-    validating_cpu, validating_clock = together(probe.prepare_held_out, probe.forward, workers)
+    training_cpu, training_clock = pipelined_time(probe.prepare, probe.step, workers)
+    validating_cpu, validating_clock = pipelined_time(probe.prepare_held_out, probe.forward, workers)
     start = begin + probe.start
     cpu = processes * start[0] + training["epochs"] * (sizes.train * training_cpu + sizes.validation * validating_cpu)
     passing = training["epochs"] * (sizes.train * training_clock + sizes.validation * validating_clock)
@@ -521,17 +521,17 @@ def of_training(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: 
     return Estimate(cpu, seconds, on_gpu * processes * seconds, probe.weights)
 
 
-def of_recording(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
+def estimate_recording(probe: Probe, sizes: Sizes, training: Mapping[str, Any], begin: float, on_gpu: bool) -> Estimate:
     """Estimate one recording job, for validation and test samples."""
     held_out = sizes.validation + sizes.test
-    passing = np.array(together(probe.prepare_held_out, probe.forward, training.get("workers", 0)))
+    passing = np.array(pipelined_time(probe.prepare_held_out, probe.forward, training.get("workers", 0)))
     cpu, seconds = begin + probe.start + sizes.lengths * probe.counting + held_out * passing
     # Label and index per sample; prediction, four measures and logits per exit, and the cost of each text
     size = held_out * (16 + probe.exits * (4 + 16 + 4 * sizes.classes + 8 * sizes.texts))
     return Estimate(cpu, seconds, on_gpu * seconds, size)
 
 
-def together(prepare: np.ndarray, work: np.ndarray, workers: int) -> tuple[float, float]:
+def pipelined_time(prepare: np.ndarray, work: np.ndarray, workers: int) -> tuple[float, float]:
     """Return CPU and wall-clock seconds per sample, if workers prepare samples while the model processes others."""
     clock = max(prepare[1] / workers, work[1]) if workers else prepare[1] + work[1]
     return prepare[0] + work[0], clock
@@ -626,8 +626,8 @@ def two_digits(value: float) -> str:
     return np.format_float_positional(value, 2, unique=False, fractional=False, trim="-")
 
 
-def span(seconds: float) -> str:
-    """Format a time span in a suitable unit."""
+def format_duration(seconds: float) -> str:
+    """Format a time format_duration in a suitable unit."""
     for unit, length, least_of_next in ("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800):
         if seconds < least_of_next:
             return f"{seconds / length:.0f} {unit}"

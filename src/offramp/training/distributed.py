@@ -51,7 +51,7 @@ def first_before_others() -> Iterator[None]:
         distributed.barrier()
 
 
-def gathered(values: Tensor) -> Tensor:
+def gather(values: Tensor) -> Tensor:
     """Concatenate the values of all processes."""
     if process_rank().processes == 1:
         return values
@@ -60,20 +60,20 @@ def gathered(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def take_from_first(tensors: Iterable[Tensor]) -> None:
+def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
     """Copy the values of the first process to all processes."""
     if process_rank().processes > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
 
-def part_of(batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
+def shard(batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
     """Return the part of a batch that belongs to a process."""
     return np.array_split(batch, processes)[rank]
 
 
 @dataclass(frozen=True)
-class Parts:
+class ShardedBatches:
     """The part of every batch that belongs to a process, with a separate augmentation seed."""
 
     order: ShuffledBatches
@@ -85,4 +85,4 @@ class Parts:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         for positions, seed in self.order:
-            yield part_of(positions, self.rank, self.processes), seed + self.rank
+            yield shard(positions, self.rank, self.processes), seed + self.rank

@@ -22,13 +22,13 @@ from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loade
 from offramp.training.checkpoints import digest, fingerprint, resume, save_checkpoint, save_weights
 from offramp.training.device import default_device, make_portable, torch_settings
 from offramp.training.distributed import (
-    Parts,
+    ShardedBatches,
+    broadcast_from_first,
     first_before_others,
-    gathered,
-    part_of,
+    gather,
     process_group,
     process_rank,
-    take_from_first,
+    shard,
 )
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
@@ -126,14 +126,14 @@ def train(
                 f"batch_size={options.batch_size}: a batch has {least} samples, expected one for each of the "
                 f"{processes} processes; start fewer"
             )
-        train_batches = batch_loader(SeededSamples(train_set), Parts(order, rank, processes), workers, device)
-        validation_parts = [part_of(batch, rank, processes) for batch in in_order]
-        validation_batches = batch_loader(validation_set, validation_parts, workers, device)
+        train_batches = batch_loader(SeededSamples(train_set), ShardedBatches(order, rank, processes), workers, device)
+        validation_shards = [shard(batch, rank, processes) for batch in in_order]
+        validation_batches = batch_loader(validation_set, validation_shards, workers, device)
         parameters = {
             **(parameters or {}),
             "dataset": dataset.name,
             "splits": digest(splits),
-            "training": options.recorded(),
+            "training": options.stored_options(),
             "seed": seed,
             **({"processes": processes} if processes > 1 else {}),
         }
@@ -146,7 +146,7 @@ def train(
         optimizer = make_optimizer(model, options)
         with first_before_others():  # it may rename the checkpoint
             rows = resume(checkpoint, run, model, optimizer)
-        stepping = for_steps(model, options)
+        stepping = wrap_for_training(model, options)
         total, done = options.epochs * len(order), len(rows) * len(order)
         with progress_bar(total, label, done=done, shown=progress and rank == 0) as bar:
             postfix: dict[str, str] = {}
@@ -186,7 +186,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
     return AdamW(trained, **shared)
 
 
-def for_steps(model: nn.Module, options: TrainingOptions) -> nn.Module:
+def wrap_for_training(model: nn.Module, options: TrainingOptions) -> nn.Module:
     """Wrap the model for training steps: distributed over all processes, and compiled if the options require it."""
     if process_rank().processes > 1:
         model = DistributedDataParallel(model)
@@ -235,7 +235,7 @@ def train_epoch(
             f"training diverged: loss {losses[step]} in epoch {epoch + 1}, "
             f"step {step + 1} of {len(batches)}, expected finite numbers"
         )
-    return float(np.average(gathered(losses), weights=gathered(torch.tensor(counts))))
+    return float(np.average(gather(losses), weights=gather(torch.tensor(counts))))
 
 
 @torch.inference_mode()
@@ -244,7 +244,7 @@ def _validate(
 ) -> tuple[float, list[float]]:
     """Return the joint loss on the validation split and the accuracy of each exit."""
     model.eval()
-    take_from_first(model.buffers())  # running averages of batch norm: those of the first process are saved
+    broadcast_from_first(model.buffers())  # running averages of batch norm: those of the first process are saved
     device = next(model.parameters()).device
     losses, correct = [], []
     for inputs, labels in batches:
@@ -252,7 +252,7 @@ def _validate(
         labels = labels.to(device, non_blocking=True)  # (B,)
         losses.append(exit_losses(logits, labels, options.distillation))
         correct.append(logits.argmax(2) == labels[:, None])
-    loss = joint_loss(gathered(torch.cat(losses).cpu().double()), options.exit_weights).item()
+    loss = joint_loss(gather(torch.cat(losses).cpu().double()), options.exit_weights).item()
     if not math.isfinite(loss):
         raise ValueError(f"training diverged: validation loss {loss} after epoch {epoch + 1}, expected a finite one")
-    return loss, gathered(torch.cat(correct).cpu().double()).mean(0).tolist()
+    return loss, gather(torch.cat(correct).cpu().double()).mean(0).tolist()

@@ -93,7 +93,7 @@ class TrainingOptions:
         """Whether the model is trained in bfloat16 on this device."""
         return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
-    def recorded(self) -> dict[str, Any]:
+    def stored_options(self) -> dict[str, Any]:
         """Return the options that are stored with the weights.
 
         Newer options are included only if they are used, so that the parameters of earlier runs do not change.

@@ -5,34 +5,21 @@ from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from offramp.reports.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    TWO_COLUMNS,
-    VERMILLION,
-    legend_below,
-    new_figure,
-)
+from offramp.reports.figures import style
 from offramp.reports.labels import system_name
 from offramp.reports.loading import read_tables
 
 _LOOKS = [
-    (BLUE, "o", "-"),
-    (VERMILLION, "s", "--"),
-    (GREEN, "^", "-."),
-    (BLACK, "D", ":"),
-    (ORANGE, "v", (0, (5, 1))),
-    (PURPLE, "P", (0, (3, 1, 1, 1))),
-    (SKY, "X", (0, (1, 1))),
-    (GREY, "<", (0, (6, 2))),
+    (style.BLUE, "o", "-"),
+    (style.VERMILLION, "s", "--"),
+    (style.GREEN, "^", "-."),
+    (style.BLACK, "D", ":"),
+    (style.ORANGE, "v", (0, (5, 1))),
+    (style.PURPLE, "P", (0, (3, 1, 1, 1))),
+    (style.SKY, "X", (0, (1, 1))),
+    (style.GREY, "<", (0, (6, 2))),
 ]
 _PANELS = {"agreement": "Agrees with the exit before (%)", "accuracy": "Test accuracy (%)"}
 
@@ -52,19 +39,12 @@ def draw(files: Sequence[Path]) -> Figure:
     (exits,) = read_tables(files, "exits")
     if "agreement" not in exits:
         raise ValueError("agreement: the exits have no column agreement; expected what this version's evaluate writes")
-    looks = dict(zip(exits["system"].unique(), cycle(_LOOKS)))
-    figure, axes = new_figure(TWO_COLUMNS, 2.5, 1, 2)
-    for (number, label), ax in zip(_PANELS.items(), axes):
-        for system, (color, marker, style) in looks.items():
-            seeds = 100 * exits[exits["system"] == system].dropna(subset=[number]).set_index("exit")[number]
-            mean, sd = seeds.groupby("exit").mean(), seeds.groupby("exit").std().fillna(0)
-            ax.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.18, linewidth=0)
-            ax.plot(mean.index, mean, color=color, marker=marker, linestyle=style, markersize=3.5)
+    looks = {name: style.Look(system_name(name), *look) for name, look in zip(exits["system"].unique(), cycle(_LOOKS))}
+    exits[list(_PANELS)] *= 100
+    figure, axes = style.new_figure(style.TWO_COLUMNS, 2.5, 1, 2, sharex=True)
+    for ax, (number, label) in zip(axes, _PANELS.items()):
+        style.draw_lines(ax, exits, "exit", number, looks, by="system")
         ax.set(xlabel="Exit", ylabel=label, xlim=(0.7, exits["exit"].max() + 0.3))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    handles = [
-        Line2D([], [], color=color, marker=marker, linestyle=style, label=system_name(system))
-        for system, (color, marker, style) in looks.items()
-    ]
-    legend_below(figure, handles, min(4, len(handles)))
+    style.legend_below(figure, style.entries(looks), min(4, len(looks)))
     return figure

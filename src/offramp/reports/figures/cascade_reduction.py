@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from offramp.reports.figures.style import BLACK, KIND_STYLES, TWO_COLUMNS, legend_below, new_figure
+from offramp.reports.figures import style
 from offramp.reports.loading import of_base, read_tables
 
 _FRONTS = {"step": "Against the step front", "interpolated": "Against the log-interpolated front"}
@@ -32,26 +31,19 @@ def draw(files: Sequence[Path]) -> Figure:
     (table,) = read_tables(files, "reductions")
     table = of_base(table)
     table = table[(table["low"] == table["high"]) & (table["scored_on"] == "test")].sort_values("low")
-    figure, axes = new_figure(TWO_COLUMNS, 2.8, 1, 2, sharex=True, sharey=True)
+    table = table.assign(at=100 * table["low"])
+    styles = {kind: look for kind, look in style.KIND_STYLES.items() if kind in set(table["kind"])}
+    figure, axes = style.new_figure(style.TWO_COLUMNS, 2.8, 1, 2, sharex=True, sharey=True)
     for ax, (front, title) in zip(axes, _FRONTS.items()):
-        for kind, style in KIND_STYLES.items():
-            line = table[(table["front"] == front) & (table["kind"] == kind)]
-            at = 100 * line["low"]
-            ax.fill_between(
-                at, line["reduction_low"], line["reduction_high"], color=style.color, alpha=0.15, linewidth=0
-            )
-            ax.plot(at, line["reduction"], color=style.color, linestyle=style.linestyle, zorder=3)
-        ax.axhline(1, color=BLACK, linewidth=0.9, zorder=2)
-        ax.set(yscale="log", title=title, xlabel="Test accuracy (%)")
+        rows = table[table["front"] == front]
+        style.draw_lines(ax, rows, "at", "reduction", styles, "kind", markers=False)
+        for kind, look in styles.items():
+            its, shade = rows[rows["kind"] == kind], {"color": look.color, "alpha": 0.15, "linewidth": 0}
+            ax.fill_between(its["at"], its["reduction_low"], its["reduction_high"], **shade)
+        ax.axhline(1, color=style.BLACK, linewidth=0.9, zorder=1.5)
+        ax.set(title=title, xlabel="Test accuracy (%)", ylabel="Reduction of cost")
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10)))
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter("{x:g}×")
-    axes[0].set_ylabel("Reduction of cost")
-    handles = [
-        Line2D([], [], color=style.color, linestyle=style.linestyle, label=style.name)
-        for kind, style in KIND_STYLES.items()
-        if kind in set(table["kind"])
-    ]
-    legend_below(figure, handles, len(handles) or 1)
+        style.log_scale(ax.yaxis, "{x:g}×")
+        ax.label_outer()
+    style.legend_below(figure, style.entries(styles, marker=None), len(styles) or 1)
     return figure

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 
-from offramp.reports.figures.style import BLACK, BLUE, VERMILLION, grid_of_panels, legend_below
+from offramp.reports.figures import style
 from offramp.reports.labels import band_name, variant_name
 from offramp.reports.loading import of_bands, read_tables
 
-_FRONTS = {"step": (VERMILLION, "o", "step front"), "interpolated": (BLUE, "D", "log-interpolated front")}
+_FRONTS = {
+    "step": style.Look("against the step front", style.VERMILLION, "o", "-"),
+    "interpolated": style.Look("against the log-interpolated front", style.BLUE, "D", "-"),
+}
 _PITCH = 0.24  # inches a variant
 _OFFSET = 0.17  # of a front's marks from the middle of their row
 
@@ -37,29 +38,17 @@ def draw(files: Sequence[Path]) -> Figure:
     bands = {band_name(*band): rows for band, rows in table.groupby(["low", "high"])}
     if not bands:
         raise ValueError("cascade-variants: pairs reach no band of accuracies on test data; expected one at least")
-    figure, axes, columns = grid_of_panels(len(bands), _PITCH * len(variants) + 0.6, sharey=True, sharex=True)
+    height = _PITCH * len(variants) + 0.6
+    figure, axes, columns = style.grid_of_panels(len(bands), height, sharey=True, sharex=True)
     for ax, (band, rows) in zip(axes, bands.items()):
-        for k, (front, (color, marker, _)) in enumerate(_FRONTS.items()):
-            its = rows[rows["front"] == front]
-            place = its["variant"].map(variants.index) + (2 * k - 1) * _OFFSET
-            of_base = its.loc[its["variant"] == variants[0], "reduction"]
-            for value in of_base:
-                ax.axvline(value, color=color, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
-            ax.hlines(place, its["reduction_low"], its["reduction_high"], color=color)
-            ax.plot(its["reduction"], place, marker, color=color, markersize=3.6, zorder=3)
-        ax.axvline(1, color=BLACK, linewidth=0.9, zorder=2)
-        ax.set(xscale="log", title=f"Accuracies of {band}", xlabel="Reduction of cost")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter("{x:g}×")
-        ax.grid(axis="y", visible=False)
-        ax.tick_params(axis="y", length=0)
-        ax.set_yticks(range(len(variants)), map(variant_name, variants))
-        ax.set_ylim(len(variants) - 0.4, -0.6)
-    handles = [
-        Line2D([], [], color=color, marker=marker, markersize=3.6, label=f"against the {front}")
-        for color, marker, front in _FRONTS.values()
-    ]
-    handles.append(Line2D([], [], color=BLACK, linewidth=0.7, linestyle=(0, (4, 2)), label="first variant"))
-    legend_below(figure, handles, 3 if columns > 1 else 1)
+        for offset, (front, look) in zip((-_OFFSET, _OFFSET), _FRONTS.items()):
+            its = rows[rows["front"] == front].set_index("variant", drop=False)
+            place = its["variant"].map(variants.index) + offset
+            style.draw_intervals(ax, its, "reduction", place, look, its["reduction"].get(variants[0], float("nan")))
+        ax.axvline(1, color=style.BLACK, linewidth=0.9, zorder=2)
+        ax.set(title=f"Accuracies of {band}", xlabel="Reduction of cost")
+        style.log_scale(ax.xaxis, "{x:g}×", (1, 1.5, 2, 3, 4, 5, 7))
+        style.name_rows(ax, list(map(variant_name, variants)))
+    handles = [*style.entries(_FRONTS), style.entry("first variant", linewidth=0.7, linestyle=style.DASHED)]
+    style.legend_below(figure, handles, 3 if columns > 1 else 1)
     return figure

@@ -7,25 +7,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
-from scipy.optimize import isotonic_regression
 
-from offramp.cascades.fronts import pareto
-from offramp.reports.figures.style import BLACK, GREY, KIND_STYLES, TWO_COLUMNS, legend_below, new_figure
+from offramp.cascades.fronts import ascending
+from offramp.reports.figures import style
 from offramp.reports.labels import system_name, unit
 from offramp.reports.loading import of_base, read_tables
 
-_INTERPOLATED = (0, (2, 1))
-# Where a model's name may stand, in points from its mark, and how it is aligned; the first that is free
+_STEP = {"linewidth": 1.0, "drawstyle": "steps-post"}
+_INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
+# Where a model's name may stand, in points from its mark, and how it is aligned
 _PLACES = [
     (4, -4, "left", "top"),
     (-4, -4, "right", "top"),
     (4, -12, "left", "top"),
     (4, 0, "left", "center"),
     (-4, 4, "right", "bottom"),
+    (4, 4, "left", "bottom"),
     (0, 5, "center", "bottom"),
 ]
 
@@ -50,79 +49,66 @@ def draw(files: Sequence[Path]) -> Figure:
     """
     models, choices = read_tables(files, "models", "choices")
     choices = of_base(choices)
+    styles = {kind: look for kind, look in style.KIND_STYLES.items() if kind in set(choices["kind"])}
     factor, prefix = unit(models["cost"])
-    figure, (ax,) = new_figure(TWO_COLUMNS, 4.2)
-    first, *others = models["seed"].unique()
-    for seed in others:
-        its = models[models["seed"] == seed]
-        ax.plot(its["cost"] / factor, 100 * its["accuracy"], ".", color=GREY, markersize=3, alpha=0.5, zorder=2)
-        _cascades(ax, choices[choices["seed"] == seed], factor, alpha=0.25, linewidth=0.7)
-    _cascades(ax, choices[choices["seed"] == first], factor)
-    shown = models[models["seed"] == first]
-    _singles(ax, shown[shown["front"]], factor, "full")
-    _singles(ax, shown[~shown["front"]], factor, "none")
-    ax.set(xscale="log", xlabel=f"Average cost ({prefix}MACs)", ylabel="Test accuracy (%)")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+    models, choices = (table.assign(cost=table["cost"] / factor) for table in (models, choices))
+    cascades = choices[choices["kind"].isin(styles)].sort_values("target").groupby(["seed", "kind"])
+    curves = pd.concat([_ascending(its).assign(seed=seed, kind=kind) for (seed, kind), its in cascades])
+    figure, (ax,) = style.new_figure(style.TWO_COLUMNS, 4.2)
+    first = models["seed"].iloc[0]
+    others, shown = models[models["seed"] != first], models[models["seed"] == first]
+    if len(others):
+        ax.plot(others["cost"], 100 * others["accuracy"], ".", color=style.GREY, markersize=3, alpha=0.5, zorder=2)
+    steps = {"markers": False, "units": "seed", "estimator": None, "drawstyle": "steps-post", "sort": False}
+    for its, look in ((curves["seed"] != first, {"alpha": 0.25, "linewidth": 0.7}), (curves["seed"] == first, {})):
+        style.draw_lines(ax, curves[its], "cost", "accuracy", styles, "kind", zorder=3, **steps, **look)
+    front = _ascending(shown[shown["front"]].sort_values("cost"))
+    for look in (_STEP, _INTERPOLATED):
+        ax.plot(front["cost"], front["accuracy"], color=style.BLACK, zorder=2, **look)
+    fills = {"full": shown[shown["front"]], "none": shown[~shown["front"]]}
+    for fill, its in fills.items():
+        ax.plot(its["cost"], 100 * its["accuracy"], "s", color=style.BLACK, fillstyle=fill, zorder=4)
+    style.log_scale(ax.xaxis)
+    ax.set(xlabel=f"Average cost ({prefix}MACs)", ylabel="Test accuracy (%)")
     ax.margins(x=0.08, y=0.06)
-    handles = [
-        Line2D([], [], color=style.color, linestyle=style.linestyle, label=style.name)
-        for kind, style in KIND_STYLES.items()
-        if kind in set(choices["kind"])
-    ]
+    handles = style.entries(styles, marker=None)
     handles += [
-        Line2D([], [], color=BLACK, linewidth=1, label="single models: step front"),
-        Line2D([], [], color=BLACK, linewidth=0.8, linestyle=_INTERPOLATED, label="log-interpolated front"),
-        Line2D([], [], color=BLACK, marker="s", linestyle="", label="on the front"),
-        Line2D([], [], color=BLACK, marker="s", linestyle="", fillstyle="none", label="not on it"),
+        style.entry("single models: step front", linewidth=1),
+        style.entry("log-interpolated front", **_INTERPOLATED),
     ]
-    legend_below(figure, handles, 4)
-    _names(ax, shown, factor)
+    for fill, label in zip(fills, ("on the front", "not on it")):
+        handles.append(style.entry(label, marker="s", linestyle="", fillstyle=fill))
+    style.legend_below(figure, handles, 4)
+    _names(ax, shown)
     return figure
 
 
-def _ascending(points: pd.DataFrame, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """The front of what was chosen, its accuracy made ascending: cost and accuracy (%), as the reductions have it."""
-    points = points.sort_values("target")
-    cost, accuracy = points["cost"].to_numpy(), isotonic_regression(points["accuracy"]).x  # (T,) each
-    members = pareto(cost, accuracy)
-    return cost[members] / factor, 100 * accuracy[members]
+def _ascending(points: pd.DataFrame) -> pd.DataFrame:
+    cost, accuracy = ascending(points["cost"], points["accuracy"])
+    return pd.DataFrame({"cost": cost, "accuracy": 100 * accuracy})
 
 
-def _cascades(ax: Axes, choices: pd.DataFrame, factor: float, **look) -> None:
-    for kind, style in KIND_STYLES.items():
-        chosen = choices[choices["kind"] == kind]
-        if len(chosen):
-            line = {"color": style.color, "linestyle": style.linestyle, **look}
-            ax.plot(*_ascending(chosen, factor), drawstyle="steps-post", zorder=3, **line)
-
-
-def _singles(ax: Axes, models: pd.DataFrame, factor: float, fill: str) -> None:
-    """The marks of some models, and the two fronts where they are those of the front."""
-    models = models.sort_values("cost")
-    cost = models["cost"].to_numpy() / factor
-    if fill == "full":
-        accuracy = 100 * isotonic_regression(models["accuracy"]).x
-        ax.plot(cost, accuracy, color=BLACK, linewidth=1, drawstyle="steps-post", zorder=2)
-        ax.plot(cost, accuracy, color=BLACK, linewidth=0.8, linestyle=_INTERPOLATED, zorder=2)
-    ax.plot(cost, 100 * models["accuracy"], "s", color=BLACK, markersize=4, fillstyle=fill, zorder=4)
-
-
-def _names(ax: Axes, models: pd.DataFrame, factor: float) -> None:
-    """A name beside each mark, where it hits no other name nor mark."""
+def _names(ax: Axes, models: pd.DataFrame) -> None:
+    """A name beside each mark, inside the axes, where it hits no other name nor mark, and few lines and dots."""
     ax.figure.draw_without_rendering()  # places the axes
     halo = [withStroke(linewidth=1.2, foreground="white")]
-    x, y = models["cost"].to_numpy() / factor, 100 * models["accuracy"].to_numpy()
-    points = ax.transData.transform(np.stack([x, y], axis=1))  # (M, 2) pixels
-    taken = [Bbox([point - 3, point + 3]) for point in points]
-    for k, name in enumerate(models["model"].map(system_name)):
-        for dx, dy, horizontal, vertical in _PLACES:
-            place = {"xytext": (dx, dy), "textcoords": "offset points", "ha": horizontal, "va": vertical}
-            text = ax.annotate(name, (x[k], y[k]), **place, fontsize=7, path_effects=halo)
+    lines = [
+        line.get_transform().transform_path(line.get_path()) for line in ax.lines if line.get_linestyle() != "None"
+    ]
+    dots = [line.get_transform().transform(line.get_xydata()) for line in ax.lines if line.get_linestyle() == "None"]
+    places = np.stack([models["cost"], 100 * models["accuracy"]], axis=1)  # (M, 2)
+    taken = [Bbox([point - 3, point + 3]) for point in ax.transData.transform(places)]  # pixels
+    for at, name in zip(places, models["model"].map(system_name)):
+        tried = []
+        for x, y, horizontal, vertical in _PLACES:
+            place = {"xytext": (x, y), "textcoords": "offset points", "ha": horizontal, "va": vertical}
+            text = ax.annotate(name, at, **place, fontsize=7, path_effects=halo)
             box = text.get_window_extent()
-            if Bbox.intersection(box, ax.bbox) is not None and not box.count_overlaps(taken):
-                break
-            if dy != _PLACES[-1][1]:
-                text.remove()
-        taken.append(box)
+            outside = box.x0 < ax.bbox.x0 or box.x1 > ax.bbox.x1
+            hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
+            tried.append((outside + box.count_overlaps(taken), hit, text, box))
+        best = min(tried, key=lambda each: each[:2])  # the first of equally good ones
+        for each in tried:
+            if each is not best:
+                each[2].remove()
+        taken.append(best[3])

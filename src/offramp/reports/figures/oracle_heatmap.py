@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -35,22 +36,12 @@ def draw(files: Sequence[Path], seed: int = 0) -> Figure:
     drawn = np.sort(used[np.random.default_rng(seed).choice(record.n_samples, size, replace=False)])  # (64,)
     dark = np.arange(record.n_exits)[:, None] < drawn  # (L, 64)
     figure, (ax,) = new_figure(ONE_COLUMN, 0.9 + 0.16 * record.n_exits)
-    image = np.where(dark[..., None], _rgb(BLUE), _rgb(PALE))  # (L, 64, 3)
-    ax.pcolormesh(np.arange(size + 1), np.arange(record.n_exits + 1) + 0.5, image, edgecolors="white", linewidth=0.3)
-    ax.grid(False)
-    ax.set_yticks(range(1, record.n_exits + 1))
-    ax.set_xticks([])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"{size} random test samples")
-    ax.set_ylabel("Layer (exit)")
+    cells = {"cmap": [PALE, BLUE], "vmin": 0, "vmax": 1, "cbar": False, "linewidths": 0.3, "linecolor": "white"}
+    sns.heatmap(dark, xticklabels=False, yticklabels=np.arange(record.n_exits) + 1, ax=ax, **cells)
+    ax.invert_yaxis()
+    ax.tick_params(length=0, rotation=0)
+    ax.set(xlabel=f"{size} random test samples", ylabel="Layer (exit)")
     system = system_name(record.metadata.get("system", "system"))
     ax.set_title(f"{system}: {drawn.mean():.1f} of {record.n_exits} used on average ({used.mean():.1f} on all samples)")
     legend_below(figure, [Patch(color=BLUE, label="used"), Patch(color=PALE, label="saved")], 2)
     return figure
-
-
-def _rgb(color: str) -> np.ndarray:
-    from matplotlib.colors import to_rgb
-
-    return np.array(to_rgb(color))

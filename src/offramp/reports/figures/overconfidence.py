@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from offramp.records import ExitRecord
-from offramp.reports.figures.style import BLACK, BLUE, ONE_COLUMN, VERMILLION, legend_below, new_figure
+from offramp.reports.figures.style import BLACK, BLUE, ONE_COLUMN, VERMILLION, entry, legend_below, new_figure
 from offramp.reports.labels import system_name
 from offramp.reports.loading import only_file
 
@@ -41,11 +40,10 @@ def draw(files: Sequence[Path]) -> Figure:
             ax.text(x, 1.02, symbol, ha="center", va="bottom", color=color, fontsize=9)
     ax.axhline(_THRESHOLD, color=BLACK, linewidth=0.8, linestyle="--")
     accuracy = record.correct.mean(0)  # (L,)
-    ax.plot(place, accuracy, "D", color="white", markeredgecolor=BLACK, markersize=4)
+    diamond = {"marker": "D", "markerfacecolor": "white", "markeredgecolor": BLACK, "markeredgewidth": 0.8}
+    ax.plot(place, accuracy, linestyle="", **diamond)
     ax.set_xticks(place, [f"{i}\n{a * 100:.0f}%" for i, a in zip(place, accuracy)])
-    ax.set_xlabel("Layer (exit), and its test accuracy")
-    ax.set_ylabel("Confidence (max softmax)")
-    ax.set_ylim(0, 1.12)
+    ax.set(xlabel="Layer (exit), and its test accuracy", ylabel="Confidence (max softmax)", ylim=(0, 1.12))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.grid(False, axis="x")
     system = system_name(record.metadata.get("system", "system"))
@@ -53,8 +51,8 @@ def draw(files: Sequence[Path]) -> Figure:
     handles = [
         Patch(facecolor=VERMILLION, hatch="////", edgecolor="white", label="✗ wrong"),
         Patch(color=BLUE, label="✓ right"),
-        Line2D([], [], color="white", marker="D", markeredgecolor=BLACK, label="layer's test accuracy"),
-        Line2D([], [], color=BLACK, linewidth=0.8, linestyle="--", label=f"threshold {_THRESHOLD}"),
+        entry("layer's test accuracy", linestyle="", **diamond),
+        entry(f"threshold {_THRESHOLD}", linewidth=0.8, linestyle="--"),
     ]
     legend_below(figure, handles, 2)
     return figure

@@ -5,29 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 
 from offramp.cascades.fronts import interpolated_cost, needed_exit_rate
 from offramp.cascades.public_models import COSTS, front, read_zoo
-from offramp.reports.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    TWO_COLUMNS,
-    VERMILLION,
-    legend_below,
-    new_figure,
-)
+from offramp.reports.figures import style
 
-_TABLES = [(VERMILLION, "s"), (BLUE, "o")]
-_STEP, _INTERPOLATED = "-", (0, (2, 1))
+_TABLES = [(style.VERMILLION, "s"), (style.BLUE, "o")]
+_STEP, _INTERPOLATED = {"linestyle": "-"}, {"linestyle": (0, (2, 1)), "linewidth": 0.8}
+_HOLLOW = {"fillstyle": "none", "markeredgewidth": 0.7}
 _LEAST = 58.0  # % top-1; what is less accurate is cut off
-_LARGE = {80.0: (ORANGE, "^"), 86.0: (GREEN, "D"), np.inf: (PURPLE, "v")}  # the cheapest so accurate; the best one
+# The cheapest so accurate; the best one
+_LARGE = {80.0: (style.ORANGE, "^"), 86.0: (style.GREEN, "D"), np.inf: (style.PURPLE, "v")}
 _AIMS = {"to cost 1.9× less": (1.9, (0, (4, 1.5))), "to cost as much (1×)": (1.0, "-")}
 _GAP = 8.0  # points
 
@@ -53,7 +44,7 @@ def draw(files: Sequence[Path]) -> Figure:
     if len(files) > len(_TABLES):
         raise ValueError(f"public-zoo: got {len(files)} tables; expected one or two")
     zoos = [read_zoo(path) for path in files]
-    figure, axes = new_figure(TWO_COLUMNS, 5.4, 2, 2)
+    figure, axes = style.new_figure(style.TWO_COLUMNS, 5.4, 2, 2)
     seen = pd.concat(zoos)
     seen = seen[seen["top1"] >= _LEAST]
     for ax, (cost, (title, unit)) in zip(axes, COSTS.items()):
@@ -62,40 +53,31 @@ def draw(files: Sequence[Path]) -> Figure:
             continue
         for zoo, look in zip(zoos, _TABLES):
             _fronts(ax, zoo, cost, *look)
-        ax.set(xscale="log", xlabel=unit, title=title, ylim=(_LEAST, 91.5), xlim=(0.7 * seen[cost].min(), None))
-        ax.xaxis.set_major_locator(LogLocator())
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(NullLocator())
-    for ax in axes[::2]:
-        ax.set_ylabel("Top-1 (%)")
+        style.log_scale(ax.xaxis, subs=(1,))
+        ax.set(xlabel=unit, ylabel="Top-1 (%)", title=title, ylim=(_LEAST, 91.5), xlim=(0.7 * seen[cost].min(), None))
+    axes[1].set_ylabel("")
     _exit_rates(axes[3], zoos[-1])
     handles = [
-        Line2D([], [], color=color, marker=marker, markersize=3.5, label=f"{zoo['zoo'].iloc[0]}: {len(zoo):,} models")
+        style.entry(f"{zoo['zoo'].iloc[0]}: {len(zoo):,} models", color, marker=marker, markersize=3.5)
         for zoo, (color, marker) in zip(zoos, _TABLES)
     ]
     handles += [
-        Line2D([], [], color=BLACK, linestyle=_STEP, label="step front"),
-        Line2D([], [], color=BLACK, linestyle=_INTERPOLATED, linewidth=0.8, label="log-interpolated front"),
-        Line2D([], [], color=BLACK, linestyle="", marker=".", markersize=3, label="a model"),
-        Line2D([], [], linestyle="", **_hollow(BLACK, "o"), label="on the front of MACs, not of time"),
+        style.entry("step front", **_STEP),
+        style.entry("log-interpolated front", **_INTERPOLATED),
+        style.entry("a model", linestyle="", marker=".", markersize=3),
+        style.entry("on the front of MACs, not of time", linestyle="", **_HOLLOW, marker="o"),
     ]
-    legend_below(figure, handles, 3)
+    style.legend_below(figure, handles, 3)
     return figure
-
-
-def _hollow(color: str, marker: str) -> dict:
-    edge = {"markeredgecolor": color, "markeredgewidth": 0.7}
-    return {"marker": marker, "markersize": 4, "markerfacecolor": "none", **edge}
 
 
 def _fronts(ax: Axes, zoo: pd.DataFrame, cost: str, color: str, marker: str) -> None:
     members, of_macs = front(zoo, cost), front(zoo, "gmacs")
     elsewhere = of_macs[~of_macs.index.isin(members.index)]
-    x, y = members[cost], members["top1"]
-    ax.plot(zoo[cost], zoo["top1"], ".", color=color, markersize=2.2, markeredgewidth=0, alpha=0.3, zorder=1)
-    ax.plot(elsewhere[cost], elsewhere["top1"], linestyle="", **_hollow(color, marker), zorder=2)
-    ax.plot(x, y, color=color, linestyle=_STEP, drawstyle="steps-post", marker=marker, markersize=2.8)
-    ax.plot(x, y, color=color, linestyle=_INTERPOLATED, linewidth=0.8)
+    sns.scatterplot(zoo, x=cost, y="top1", color=color, s=1.3, linewidth=0, alpha=0.3, zorder=1, legend=False, ax=ax)
+    ax.plot(elsewhere[cost], elsewhere["top1"], marker, color=color, zorder=2, **_HOLLOW)
+    ax.plot(members[cost], members["top1"], color=color, drawstyle="steps-post", marker=marker, markersize=2.8, **_STEP)
+    ax.plot(members[cost], members["top1"], color=color, **_INTERPOLATED)
 
 
 def _exit_rates(ax: Axes, zoo: pd.DataFrame) -> None:
@@ -107,14 +89,13 @@ def _exit_rates(ax: Axes, zoo: pd.DataFrame) -> None:
         large = min(np.searchsorted(top1, least), len(top1) - 1)
         gap = np.linspace(0, min(_GAP, top1[large] - top1[0]), 200)
         between = interpolated_cost(cost, top1, top1[large] - gap)
-        for reduction, style in _AIMS.values():
-            ax.plot(gap, 100 * needed_exit_rate(between, cost[large], reduction), color=color, linestyle=style)
+        for reduction, line in _AIMS.values():
+            ax.plot(gap, 100 * needed_exit_rate(between, cost[large], reduction), color=color, linestyle=line)
             needed = 100 * needed_exit_rate(cost[:large], cost[large], reduction)
             ax.plot(top1[large] - top1[:large], needed, marker, color=color, markersize=3)
-        label = f"large model {top1[large]:.1f} %"
-        handles.append(Line2D([], [], color=color, marker=marker, markersize=3, label=label))
+        handles.append(style.entry(f"large model {top1[large]:.1f} %", color, marker=marker, markersize=3))
     ax.add_artist(ax.legend(handles=handles, loc="upper right"))
-    aims = [Line2D([], [], color=BLACK, linestyle=style, label=aim) for aim, (_, style) in _AIMS.items()]
+    aims = [style.entry(aim, linestyle=line) for aim, (_, line) in _AIMS.items()]
     ax.legend(handles=aims, loc="center right", bbox_to_anchor=(1, 0.36))  # between the two bundles of lines
     ax.set(xlim=(0, _GAP), ylim=(0, 100), title=f"Exit rate a pair needs ({zoo['zoo'].iloc[0]}, MACs)")
     ax.set(xlabel="Small model's top-1 below the large one's (points)", ylabel="Must end at the small model (%)")

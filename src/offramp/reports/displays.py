@@ -1,0 +1,416 @@
+"""Displays of a record, after those of scikit-learn: numbers from `from_record`, a drawing from `plot`.
+
+matplotlib and seaborn are imported where something is drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from offramp.calibration import ReliabilityDiagram, reliability_diagram
+from offramp.evaluation import evaluate, frontier
+from offramp.policies import Policy
+from offramp.records import ExitRecord
+from offramp.reports.labels import unit as readable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+class _Display:
+    """Where a display was drawn.
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes and Figure
+        Of the last drawing.
+    handles_ : list of artists
+        What its legend shows.
+    """
+
+    def _start(self, ax: "Axes | None") -> "Axes":
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots()
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+    def _finish(self, handles: list, legend: bool) -> None:
+        self.handles_ = handles
+        if legend:
+            self.ax_.legend(handles=handles)
+
+
+class FrontierDisplay(_Display):
+    """Accuracy of policies against the mean cost of a sample.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Operating points: policy (labels), accuracy, cost, and seed where there are several. Of several seeds lines are
+        means at equal cost, as far as every seed goes, and bands are ± one standard deviation over seeds.
+    full : DataFrame
+        accuracy and cost of the full model, a row a seed.
+    unit : str or None
+        Of the costs, in the plural.
+    labels : sequence of str, optional
+        What the legend lists; the policies of the points where not given.
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes and Figure
+        Of the last drawing.
+    handles_ : list of artists
+        What its legend shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offramp import ExitRecord, make_policy
+    >>> from offramp.reports import FrontierDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> record = ExitRecord(rng.normal(size=(50, 3, 4)), rng.integers(0, 4, 50), cost=[1, 2, 3])
+    >>> policies = {name: make_policy(name).fit(record) for name in ("confidence", "pcee")}
+    >>> display = FrontierDisplay.from_record(policies, record).plot()
+    >>> display.ax_.get_ylabel()
+    'Accuracy (%)'
+    """
+
+    def __init__(
+        self,
+        points: "pd.DataFrame",
+        full: "pd.DataFrame",
+        unit: str | None = None,
+        labels: Sequence[str] | None = None,
+    ):
+        self.points, self.full, self.unit = points, full, unit
+        self.labels = list(points["policy"].unique() if labels is None else labels)
+
+    @classmethod
+    def from_record(cls, policies: Policy | Mapping[str, Policy], record: ExitRecord) -> "FrontierDisplay":
+        """The exact frontier of each policy, and the last exit on all samples.
+
+        Parameters
+        ----------
+        policies : Policy, or dict of str to Policy
+            Fitted policies by label; a single one has its own name.
+        record : ExitRecord
+        """
+        import pandas as pd
+
+        points = [frontier(policy, record).assign(policy=label) for label, policy in _labelled(policies).items()]
+        full = pd.DataFrame({"cost": record.cost[-1:], "accuracy": record.correct[:, -1].mean()})
+        unit = record.metadata.get("unit")
+        return cls(pd.concat(points, ignore_index=True), full, "MACs" if unit == "MAC" else unit)
+
+    def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "FrontierDisplay":
+        """Draw the lines, in %, and the full model as triangles with a line at their mean.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; by default in a new figure of pyplot.
+        error : bool
+            Show 1 − accuracy.
+        legend : bool
+            Whether to draw the legend too.
+
+        Returns
+        -------
+        self
+        """
+        import pandas as pd
+
+        from offramp.comparison.matched import at_equal
+        from offramp.reports.figures import style
+
+        ax = self._start(ax)
+        factor, prefix = readable(self.full["cost"]) if self.unit else (1.0, "")
+        share = 1 - self.points["accuracy"] if error else self.points["accuracy"]
+        points = self.points.assign(value=100 * share, cost=self.points["cost"] / factor)
+        if "seed" not in points:
+            points["seed"] = 0
+        styles, lines = style.policy_styles(self.labels), []
+        handles = {label: style.entries({label: look})[0] for label, look in styles.items()}
+        for label, its in points.groupby("policy"):
+            line = at_equal(its, "cost", "value").assign(policy=label)
+            if line["cost"].nunique() > 1:
+                lines.append(line)
+                continue
+            handles[label].set_linestyle("")
+            cost = its.groupby("seed")["cost"].mean()
+            spread = {"yerr": line["value"].std(), "xerr": cost.std()} if len(cost) > 1 else {}
+            marks = {"fmt": styles[label].marker, "color": styles[label].color, "markersize": 6, "elinewidth": 0.8}
+            ax.errorbar(line["cost"].iloc[0], line["value"].mean(), **spread, **marks, zorder=5)
+        if lines:
+            style.draw_lines(ax, pd.concat(lines), "cost", "value", styles, markevery=0.2)
+        full = mark_full_models(ax, self.full, "full model", "^", ":", factor, error)
+        style.log_scale(ax.xaxis)
+        ax.set_xlabel(f"Average cost ({prefix}{self.unit})" if self.unit else "Average cost")
+        ax.set_ylabel("Error (%)" if error else "Accuracy (%)")
+        self._finish([*handles.values(), full], legend)
+        return self
+
+
+def mark_full_models(
+    ax: "Axes", full: "pd.DataFrame", name: str, marker: str, line: str, factor: float = 1.0, error: bool = False
+):
+    """Hollow marks of a full model's seeds, and a line at their mean accuracy, or error; the line of the legend."""
+    from offramp.reports.figures import style
+
+    hollow = {"marker": marker, "markerfacecolor": "white", "markeredgecolor": style.BLACK, "markeredgewidth": 0.7}
+    value = 100 * (1 - full["accuracy"] if error else full["accuracy"])
+    ax.axhline(value.mean(), color=style.GREY, linewidth=0.8, linestyle=line, zorder=1)
+    ax.plot(full["cost"] / factor, value, linestyle="", zorder=4, **hollow)
+    return style.entry(name, style.GREY, linewidth=0.8, linestyle=line, **hollow)
+
+
+class ReliabilityDisplay(_Display):
+    """Accuracy of the samples of similar confidence.
+
+    Parameters
+    ----------
+    diagram : ReliabilityDiagram
+    name : str
+        What the title says before the expected calibration error (ECE).
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes and Figure
+        Of the last drawing.
+    handles_ : list of artists
+        What its legend shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offramp import ExitRecord
+    >>> from offramp.reports import ReliabilityDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> record = ExitRecord(rng.normal(size=(50, 3, 4)), rng.integers(0, 4, 50), cost=[1, 2, 3])
+    >>> display = ReliabilityDisplay.from_record(record, exit=2, bins=10).plot()
+    >>> display.ax_.get_title()[:16]
+    'Exit 3 of 3: ECE'
+    """
+
+    def __init__(self, diagram: ReliabilityDiagram, name: str = "Reliability"):
+        self.diagram, self.name = diagram, name
+
+    @classmethod
+    def from_record(cls, record: ExitRecord, exit: int = 0, bins: int = 15) -> "ReliabilityDisplay":
+        """The reliability diagram of one exit by max softmax, in bins of equal width.
+
+        Parameters
+        ----------
+        record : ExitRecord
+        exit : int
+            Counted from 0, as in `record.correct[:, exit]`. The title counts from 1, as all figures do.
+        bins : int
+
+        Raises
+        ------
+        ValueError
+            If there is no such exit.
+        """
+        if not 0 <= exit < record.n_exits:
+            raise ValueError(f"exit is {exit}; expected 0 to {record.n_exits - 1}, for exits are counted from 0 here")
+        diagram = reliability_diagram(record.confidence()[:, exit], record.correct[:, exit], bins)
+        return cls(diagram, f"Exit {exit + 1} of {record.n_exits}")
+
+    @classmethod
+    def from_bins(cls, bins: "pd.DataFrame", exit: int = 0) -> "ReliabilityDisplay":
+        """The reliability diagram of one exit, of the bins of several seeds pooled.
+
+        Parameters
+        ----------
+        bins : DataFrame
+            What `offramp calibrate --reliability` wrote, of all seeds of one system.
+        exit : int
+            Counted from 0; the table counts from 1.
+
+        Raises
+        ------
+        ValueError
+            If the seeds have other bins.
+        """
+        last, bins = bins["exit"].max(), bins[bins["exit"] == exit + 1]
+        bins = bins.assign(confident=bins["count"] * bins["mean_confidence"], right=bins["count"] * bins["accuracy"])
+        groups = bins.groupby(["lower", "upper"])
+        if (groups.size() != bins["seed"].nunique()).any():
+            raise ValueError("reliability: the files have other bins; expected the same for every seed")
+        total = groups[["count", "confident", "right"]].sum().reset_index()
+        edges = np.append(total["lower"], total["upper"].iloc[-1])
+        count, confident, right = (total[name].to_numpy() for name in ("count", "confident", "right"))  # (M,) each
+        with np.errstate(invalid="ignore"):
+            diagram = ReliabilityDiagram(edges, count, confident / count, right / count)
+        return cls(diagram, f"Exit {exit + 1} of {last}")
+
+    def plot(self, ax: "Axes | None" = None, *, legend: bool = True) -> "ReliabilityDisplay":
+        """Draw the accuracy of each bin, and hatched the gap to its mean confidence.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; by default in a new figure of pyplot.
+        legend : bool
+            Whether to draw the legend too.
+
+        Returns
+        -------
+        self
+        """
+        from matplotlib.patches import Patch
+
+        from offramp.reports.figures.style import BLACK, BLUE, VERMILLION, entry
+
+        ax = self._start(ax)
+        looks = {
+            "overconfidence": {"facecolor": "white", "edgecolor": VERMILLION, "hatch": "/////"},
+            "underconfidence": {"facecolor": BLUE, "edgecolor": "white", "hatch": "\\\\\\\\\\"},
+        }
+        diagram, full = self.diagram, self.diagram.count > 0  # (M,)
+        left, width = diagram.edges[:-1][full], np.diff(diagram.edges)[full]
+        accuracy, gap = diagram.accuracy[full], (diagram.mean_confidence - diagram.accuracy)[full]
+        ax.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
+        for those, look in zip((gap > 0, gap < 0), looks.values()):
+            ax.bar(left[those], gap[those], width[those], accuracy[those], align="edge", linewidth=0.6, **look)
+        ax.plot([0, 1], [0, 1], color=BLACK, linewidth=0.8, linestyle="--")
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence (max softmax)", ylabel="Accuracy")
+        ax.set_title(f"{self.name}: ECE {100 * diagram.ece:.1f} %")
+        handles = [Patch(facecolor=BLUE, label="accuracy")]
+        handles += [Patch(**look, linewidth=0.6, label=name) for name, look in looks.items()]
+        self._finish([*handles, entry("accuracy = confidence", linewidth=0.8, linestyle="--")], legend)
+        return self
+
+    def plot_samples(self, ax: "Axes | None" = None) -> "ReliabilityDisplay":
+        """Draw the share of samples in each bin, for a panel below.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; by default in a new figure of pyplot.
+
+        Returns
+        -------
+        self
+        """
+        import seaborn as sns
+
+        from offramp.reports.figures.style import GREY
+
+        ax, edges = self._start(ax), self.diagram.edges
+        share = 100 * self.diagram.count / self.diagram.count.sum()  # (M,)
+        bars = {"color": GREY, "alpha": 1, "edgecolor": "white", "linewidth": 0.5}
+        sns.histplot(x=(edges[:-1] + edges[1:]) / 2, weights=share, bins=list(edges), ax=ax, **bars)
+        ax.set(xlim=(0, 1), xlabel="Confidence (max softmax)", ylabel="Samples (%)")
+        return self
+
+
+class ControlDisplay(_Display):
+    """Accuracy of policies when δ itself, the accuracy asked for, is the threshold.
+
+    Parameters
+    ----------
+    points : DataFrame
+        policy (labels), threshold, accuracy, a row a policy and threshold, and seed. Of several seeds lines are means
+        at equal δ, and bands are ± one standard deviation over seeds.
+    reach : (float, float)
+        The accuracies of the first and the last exit, between which δ is in reach. The drawing goes a little further:
+        by 15 % of their distance, and by one point at least.
+    labels : sequence of str, optional
+        What the legend lists; the policies of the points where not given.
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes and Figure
+        Of the last drawing.
+    handles_ : list of artists
+        What its legend shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offramp import ExitRecord, make_policy
+    >>> from offramp.reports import ControlDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> record = ExitRecord(rng.normal(size=(50, 3, 4)), rng.integers(0, 4, 50), cost=[1, 2, 3])
+    >>> policies = {name: make_policy(name).fit(record) for name in ("pcee", "pcee-ws")}
+    >>> display = ControlDisplay.from_record(policies, record, np.linspace(0, 1, 101)).plot()
+    >>> display.ax_.get_xlabel()
+    'δ (%)'
+    """
+
+    def __init__(self, points: "pd.DataFrame", reach: tuple[float, float], labels: Sequence[str] | None = None):
+        self.points, self.reach = points, (min(reach), max(reach))
+        self.labels = list(points["policy"].unique() if labels is None else labels)
+
+    @classmethod
+    def from_record(
+        cls, policies: Policy | Mapping[str, Policy], record: ExitRecord, thresholds: np.ndarray
+    ) -> "ControlDisplay":
+        """What each policy gives at the thresholds, and what is in reach on this record.
+
+        Parameters
+        ----------
+        policies : Policy, or dict of str to Policy
+            Fitted policies by label; a single one has its own name.
+        record : ExitRecord
+        thresholds : array-like of shape (T,)
+            Values of δ, between 0 and 1.
+        """
+        import pandas as pd
+
+        its = _labelled(policies)
+        points = [evaluate(policy, record, thresholds).assign(policy=label) for label, policy in its.items()]
+        ends = record.correct[:, [0, -1]].mean(axis=0)  # (2,)
+        return cls(pd.concat(points, ignore_index=True), tuple(ends))
+
+    def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "ControlDisplay":
+        """Draw accuracy against δ, both in %; the dashed diagonal is perfect control, δ out of reach is shaded.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; by default in a new figure of pyplot.
+        error : bool
+            Show the control error instead, the distance of accuracy from δ. Perfect control is 0 then.
+        legend : bool
+            Whether to draw the legend too.
+
+        Returns
+        -------
+        self
+        """
+        from matplotlib.patches import Patch
+
+        from offramp.reports.figures import style
+
+        ax = self._start(ax)
+        low, high = 100 * self.reach[0], 100 * self.reach[1]
+        margin = max(1.0, 0.15 * (high - low))
+        shown = (low - margin, min(100.0, high + margin))
+        points = self.points.assign(delta=100 * self.points["threshold"], value=100 * self.points["accuracy"])
+        points = points[points["delta"].between(*shown)]
+        if error:
+            points = points.assign(value=(points["value"] - points["delta"]).abs())
+        styles = style.policy_styles(self.labels)
+        style.draw_lines(ax, points, "delta", "value", styles, markevery=0.2)
+        for span in ((0, low), (high, 100)):
+            ax.axvspan(*span, color=style.PALE, zorder=0, linewidth=0)
+        handles = [*style.entries(styles), Patch(color=style.PALE, label="δ out of reach")]
+        if error:
+            ax.set(ylim=(0, None), ylabel="Control error (points)")
+        else:
+            ax.plot(shown, shown, color=style.BLACK, linewidth=0.8, linestyle="--")
+            ax.set(ylim=(shown[0], min(100.5, ax.get_ylim()[1])), ylabel="Accuracy (%)")
+            handles.insert(-1, style.entry("accuracy = δ", linewidth=0.8, linestyle="--"))
+        ax.set(xlim=shown, xlabel="δ (%)")
+        self._finish(handles, legend)
+        return self
+
+
+def _labelled(policies: Policy | Mapping[str, Policy]) -> Mapping[str, Policy]:
+    return {policies.name: policies} if isinstance(policies, Policy) else policies
