@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench lock environment unlock clean
+.PHONY: help reproduce test test-all lint bench lock environment unlock clean
 
 help: ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 environment: $(STAMP) ## make .venv from requirements.lock
 
@@ -31,8 +31,14 @@ reproduce: $(STAMP) ## run a study to its report (STUDY=digits, CORES=all)
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "report: reports/$(STUDY)/index.html"
 
-test: $(STAMP) ## run the tests
-	pytest
+# Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.
+PYTEST := pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: $(STAMP) ## run the tests that take seconds: 10 minutes on two cores
+	$(PYTEST)
+
+test-all: $(STAMP) ## run all tests: an hour; those of Slurm need root and Debian's slurm-wlm and munge, else they are skipped
+	$(PYTEST) -m "" -rs
 
 lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	ruff check .

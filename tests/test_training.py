@@ -466,7 +466,7 @@ def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
         run("too many")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_one_model(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
