@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
 import oracles
-from offramp import ExitRecord, comparison, make_policy, save_policies
+from offramp import ExitRecord, make_policy, save_policies
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
 from offramp.comparison.runs import load_runs
@@ -314,7 +314,7 @@ def test_intervals_of_a_distance_reach_down_to_the_truth():
 
 def test_a_validation_frontier_serves_all_targets(runs, resampled, monkeypatch):
     drawn = []
-    monkeypatch.setattr(comparison, "frontier", lambda *of: drawn.append(of) or frontier(*of))
+    monkeypatch.setattr("offramp.comparison.claims.frontier", lambda *of: drawn.append(of) or frontier(*of))
     at_targets(runs, TARGETS, resampled)
     assert len(drawn) == len(runs) * len(make_policies())
     drawn.clear()

@@ -1,5 +1,6 @@
 """`offramp plan`: its jobs are Snakemake's, its sums are right, and it fetches nothing."""
 
+import os
 import re
 import socket
 import subprocess
@@ -250,8 +251,9 @@ def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
             "splits": {"validation": 500, "seed": 0},
         }
     )
+    path = os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])])
     told = checkout.call(
-        "offramp", "plan", PYTHONPATH=str(trap), HF_HOME=str(tmp_path / "hub"), OFFRAMP_DATA=str(tmp_path / "nothing")
+        "offramp", "plan", PYTHONPATH=path, HF_HOME=str(tmp_path / "hub"), OFFRAMP_DATA=str(tmp_path / "nothing")
     )
     assert told.returncode == 0, told.stderr
     assert not (trap / "touched").exists()

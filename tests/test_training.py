@@ -424,7 +424,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_training import *
 
-from offramp.processes import joined
+from offramp.training.distributed import joined
 
 still = load_dataset("digits", shift=0)
 moving = load_dataset("digits")
