@@ -47,7 +47,7 @@ test: $(STAMP) ## run the tests that take seconds: 10 minutes on two cores
 	$(PYTEST)
 
 test-all: $(STAMP) ## run all tests: an hour; those of Slurm need root and Debian's slurm-wlm and munge, else they are skipped
-	$(PYTEST) -m "" -rs
+	$(PYTEST) -m "" --hypothesis-profile many -rs
 
 lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	ruff check .

@@ -3,9 +3,15 @@
 import fcntl
 import os
 
+import hypothesis
 import pytest
 
 from checkout import WHOLE, Checkout
+
+# Random examples a property: `make test` tries a few of them every time, `make test-all` many
+hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("many", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("few")
 
 # Files and groups that take longest. They begin first, so that the two processes of `make test` end together.
 LONG = ("study", "kill", "dvc", "interruptions")

@@ -9,6 +9,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from checkout import SHARED, TINY, Checkout
 
@@ -17,6 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from offramp._registry import load
+from offramp.cli import cli
 from offramp.datasets import DATASETS
 from offramp.datasets.splits import make_splits
 from offramp.study import plan as planning
@@ -266,12 +268,15 @@ def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
 # The whole
 
 
-def test_plan_of_a_finished_study(finished, tmp_path):
-    copy = finished.copy(tmp_path / "study")
-    told = copy.call("offramp", "plan", "--study", "tiny", "--cores", "2")
-    assert told.returncode == 0, told.stderr
-    assert re.match(r"The study tiny: \d+ jobs on 2 cores, about \d+ (seconds|minutes)\.\n", told.stdout)
-    lines = [re.split(r" *\| *", line)[1:-1] for line in told.stdout.splitlines() if line.startswith("|")]
+def test_plan_of_a_finished_study(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.copy(tmp_path / "study").folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as `plan` sets it; so it is taken back
+    monkeypatch.setattr(planning, "PROBE", 0.2)
+    done = CliRunner().invoke(cli, ["plan", "--study", "tiny", "--cores", "2"])
+    assert done.exit_code == 0, done.output
+    told = done.stdout
+    assert re.match(r"The study tiny: \d+ jobs on 2 cores, about \d+ (seconds|minutes)\.\n", told)
+    lines = [re.split(r" *\| *", line)[1:-1] for line in told.splitlines() if line.startswith("|")]
     columns, _, *rows = lines
     table = {row[0]: dict(zip(columns, row)) for row in rows}
     assert list(table) == [*planning.STEPS, "all"]

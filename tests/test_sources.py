@@ -73,30 +73,36 @@ def test_paths_begin_with_the_root(monkeypatch):
     assert "src/offramp/policies/pcee.py" in sources("policies")
 
 
-def test_what_python_imports_is_among_the_sources():
-    """Each module in a fork of a Python that has nothing of Offramp yet. What the package itself offers at its top is
-    imported before any module, and is no reason to run a job again: an empty package stands in its place."""
-    modules = ["evaluation.exits", "reports.tables.claims", "cascades.building", "comparison.matched", "training.loop"]
-    code = f"""
-import json, os, sys, torch, types
-for module in {modules!r}:
-    if not (child := os.fork()):
-        top = sys.modules["offramp"] = types.ModuleType("offramp")
-        top.__path__ = [{str(ROOT / "src" / "offramp")!r}]
-        __import__("offramp." + module)
-        files = {{name: its.__file__ for name, its in sys.modules.items() if name.startswith("offramp.")}}
-        print(json.dumps([module, files]), flush=True)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+USED = """
+import importlib, json, sys, types
+
+def used(start):
+    waiting, found = [start], {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            module = importlib.import_module(name)
+            found[name] = module.__file__
+            if not module.__file__.endswith("__init__.py"):
+                for value in vars(module).values():
+                    of = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+                    if isinstance(of, str) and of.startswith("offramp."):
+                        waiting.append(of)
+    return found
+
+print(json.dumps({module: used("offramp." + module) for module in sys.argv[1:]}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    told = dict(json.loads(line) for line in done.stdout.splitlines())
-    assert list(told) == modules
-    for module, imported in told.items():
+
+
+def test_what_python_imports_is_among_the_sources():
+    """A fresh Python imports the modules, and tells where all comes from that stands in them, and so on."""
+    modules = ["evaluation.exits", "reports.tables.claims", "cascades.building", "comparison.matched", "training.loop"]
+    done = subprocess.run([sys.executable, "-c", USED, *modules], capture_output=True, text=True, check=True)
+    for module, used in json.loads(done.stdout).items():
         known = {Path(path) for path in sources(module, root=ROOT / "src")}
-        assert known
-        for name, file in imported.items():
+        assert len(used) > 1
+        for name, file in used.items():
             without_results = any(f"{name}.".startswith(f"{its}.") for its in WITHOUT_RESULTS)
             one_of_many = any(name.startswith(f"{registry}.") for registry in REGISTRIES)
             if not (without_results or one_of_many or file.endswith("__init__.py")):
-                assert Path(file) in known, f"{module} imports {name}"
+                assert Path(file) in known, f"{module} uses {name}"
