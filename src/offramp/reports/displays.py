@@ -1,6 +1,6 @@
-"""Displays of a record, after those of scikit-learn: numbers from `from_record`, a drawing from `plot`.
+"""Displays of a record, similar to those of scikit-learn: `from_record` computes the numbers, and `plot` draws them.
 
-matplotlib and seaborn are imported where something is drawn.
+matplotlib and seaborn are imported only when something is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class _Display:
-    """Where a display was drawn.
+    """Base class of displays, which stores where a display was drawn.
 
     Attributes
     ----------
     ax_, figure_ : Axes and Figure
-        Of the last drawing.
+        Axes and figure of the last drawing.
     handles_ : list of artists
-        What its legend shows.
+        Entries of the legend.
     """
 
     def _start(self, ax: "Axes | None") -> "Axes":
@@ -45,26 +45,27 @@ class _Display:
 
 
 class FrontierDisplay(_Display):
-    """Accuracy of policies against the mean cost of a sample.
+    """Accuracy of policies against the mean cost per sample.
 
     Parameters
     ----------
     points : DataFrame
-        Operating points: policy (labels), accuracy, cost, and seed where there are several. Of several seeds lines are
-        means at equal cost, as far as every seed goes, and bands are ± one standard deviation over seeds.
+        Operating points, with the columns policy (label), accuracy, cost and, if there are several seeds, seed. With
+        several seeds, lines are means at equal cost, over the range of costs that every seed reaches, and bands are
+        ± one standard deviation over seeds.
     full : DataFrame
-        accuracy and cost of the full model, a row a seed.
+        Accuracy and cost of the full model, with one row per seed.
     unit : str or None
-        Of the costs, in the plural.
+        Unit of the costs, in the plural.
     labels : sequence of str, optional
-        What the legend lists; the policies of the points where not given.
+        Labels to list in the legend. By default the policies in `points`.
 
     Attributes
     ----------
     ax_, figure_ : Axes and Figure
-        Of the last drawing.
+        Axes and figure of the last drawing.
     handles_ : list of artists
-        What its legend shows.
+        Entries of the legend.
 
     Examples
     --------
@@ -91,12 +92,12 @@ class FrontierDisplay(_Display):
 
     @classmethod
     def from_record(cls, policies: Policy | Mapping[str, Policy], record: ExitRecord) -> "FrontierDisplay":
-        """The exact frontier of each policy, and the last exit on all samples.
+        """Compute the exact frontier of each policy, and the accuracy of the last exit on all samples.
 
         Parameters
         ----------
         policies : Policy, or dict of str to Policy
-            Fitted policies by label; a single one has its own name.
+            Fitted policies by label. A single policy is labelled with its name.
         record : ExitRecord
         """
         import pandas as pd
@@ -107,16 +108,16 @@ class FrontierDisplay(_Display):
         return cls(pd.concat(points, ignore_index=True), full, "MACs" if unit == "MAC" else unit)
 
     def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "FrontierDisplay":
-        """Draw the lines, in %, and the full model as triangles with a line at their mean.
+        """Draw accuracy in % as lines, and the full model as triangles with a line at their mean.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure of pyplot.
+            Axes to draw on. By default those of a new pyplot figure.
         error : bool
-            Show 1 − accuracy.
+            Whether to show the error, 1 − accuracy, instead of the accuracy.
         legend : bool
-            Whether to draw the legend too.
+            Whether to draw the legend.
 
         Returns
         -------
@@ -158,7 +159,13 @@ class FrontierDisplay(_Display):
 def mark_full_models(
     ax: "Axes", full: "pd.DataFrame", name: str, marker: str, line: str, factor: float = 1.0, error: bool = False
 ):
-    """Hollow marks of a full model's seeds, and a line at their mean accuracy, or error; the line of the legend."""
+    """Draw hollow marks for the seeds of a full model, and a line at their mean accuracy or error.
+
+    Returns
+    -------
+    Line2D
+        The entry for the legend.
+    """
     from offramp.reports.figures import style
 
     hollow = {"marker": marker, "markerfacecolor": "white", "markeredgecolor": style.BLACK, "markeredgewidth": 0.7}
@@ -169,20 +176,20 @@ def mark_full_models(
 
 
 class ReliabilityDisplay(_Display):
-    """Accuracy of the samples of similar confidence.
+    """Accuracy of samples with similar confidence.
 
     Parameters
     ----------
     diagram : ReliabilityDiagram
     name : str
-        What the title says before the expected calibration error (ECE).
+        Text of the title before the expected calibration error (ECE).
 
     Attributes
     ----------
     ax_, figure_ : Axes and Figure
-        Of the last drawing.
+        Axes and figure of the last drawing.
     handles_ : list of artists
-        What its legend shows.
+        Entries of the legend.
 
     Examples
     --------
@@ -201,19 +208,19 @@ class ReliabilityDisplay(_Display):
 
     @classmethod
     def from_record(cls, record: ExitRecord, exit: int = 0, bins: int = 15) -> "ReliabilityDisplay":
-        """The reliability diagram of one exit by max softmax, in bins of equal width.
+        """Compute the reliability diagram of one exit for max softmax, in bins of equal width.
 
         Parameters
         ----------
         record : ExitRecord
         exit : int
-            Counted from 0, as in `record.correct[:, exit]`. The title counts from 1, as all figures do.
+            Index of an exit, counted from 0 as in `record.correct[:, exit]`. The title counts from 1, as figures do.
         bins : int
 
         Raises
         ------
         ValueError
-            If there is no such exit.
+            If the record has no such exit.
         """
         if not 0 <= exit < record.n_exits:
             raise ValueError(f"exit is {exit}; expected 0 to {record.n_exits - 1}, for exits are counted from 0 here")
@@ -222,19 +229,19 @@ class ReliabilityDisplay(_Display):
 
     @classmethod
     def from_bins(cls, bins: "pd.DataFrame", exit: int = 0) -> "ReliabilityDisplay":
-        """The reliability diagram of one exit, of the bins of several seeds pooled.
+        """Compute the reliability diagram of one exit from the pooled bins of several seeds.
 
         Parameters
         ----------
         bins : DataFrame
-            What `offramp calibrate --reliability` wrote, of all seeds of one system.
+            Tables that `offramp calibrate --reliability` wrote, for all seeds of one system.
         exit : int
-            Counted from 0; the table counts from 1.
+            Index of the exit, counted from 0. The table counts from 1.
 
         Raises
         ------
         ValueError
-            If the seeds have other bins.
+            If the seeds have different bins.
         """
         last, bins = bins["exit"].max(), bins[bins["exit"] == exit + 1]
         bins = bins.assign(confident=bins["count"] * bins["mean_confidence"], right=bins["count"] * bins["accuracy"])
@@ -249,14 +256,14 @@ class ReliabilityDisplay(_Display):
         return cls(diagram, f"Exit {exit + 1} of {last}")
 
     def plot(self, ax: "Axes | None" = None, *, legend: bool = True) -> "ReliabilityDisplay":
-        """Draw the accuracy of each bin, and hatched the gap to its mean confidence.
+        """Draw the accuracy of each bin, and the gap to its mean confidence as a hatched area.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure of pyplot.
+            Axes to draw on. By default those of a new pyplot figure.
         legend : bool
-            Whether to draw the legend too.
+            Whether to draw the legend.
 
         Returns
         -------
@@ -286,12 +293,12 @@ class ReliabilityDisplay(_Display):
         return self
 
     def plot_samples(self, ax: "Axes | None" = None) -> "ReliabilityDisplay":
-        """Draw the share of samples in each bin, for a panel below.
+        """Draw the share of samples in each bin, for a panel below the diagram.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure of pyplot.
+            Axes to draw on. By default those of a new pyplot figure.
 
         Returns
         -------
@@ -310,25 +317,26 @@ class ReliabilityDisplay(_Display):
 
 
 class ControlDisplay(_Display):
-    """Accuracy of policies when δ itself, the accuracy asked for, is the threshold.
+    """Accuracy of policies if the threshold is δ itself, the target accuracy.
 
     Parameters
     ----------
     points : DataFrame
-        policy (labels), threshold, accuracy, a row a policy and threshold, and seed. Of several seeds lines are means
-        at equal δ, and bands are ± one standard deviation over seeds.
+        One row per policy, threshold and, if there are several seeds, seed, with the columns policy (label), threshold,
+        accuracy and seed. With several seeds, lines are means at equal δ, and bands are ± one standard deviation over
+        seeds.
     reach : (float, float)
-        The accuracies of the first and the last exit, between which δ is in reach. The drawing goes a little further:
-        by 15 % of their distance, and by one point at least.
+        Accuracies of the first and the last exit. Values of δ between them are within reach. The drawing extends this
+        range on both sides by 15 % of its width, but by at least one point.
     labels : sequence of str, optional
-        What the legend lists; the policies of the points where not given.
+        Labels to list in the legend. By default the policies in `points`.
 
     Attributes
     ----------
     ax_, figure_ : Axes and Figure
-        Of the last drawing.
+        Axes and figure of the last drawing.
     handles_ : list of artists
-        What its legend shows.
+        Entries of the legend.
 
     Examples
     --------
@@ -351,12 +359,12 @@ class ControlDisplay(_Display):
     def from_record(
         cls, policies: Policy | Mapping[str, Policy], record: ExitRecord, thresholds: np.ndarray
     ) -> "ControlDisplay":
-        """What each policy gives at the thresholds, and what is in reach on this record.
+        """Compute the accuracy of each policy at the thresholds, and the range of δ within reach on this record.
 
         Parameters
         ----------
         policies : Policy, or dict of str to Policy
-            Fitted policies by label; a single one has its own name.
+            Fitted policies by label. A single policy is labelled with its name.
         record : ExitRecord
         thresholds : array-like of shape (T,)
             Values of δ, between 0 and 1.
@@ -369,16 +377,19 @@ class ControlDisplay(_Display):
         return cls(pd.concat(points, ignore_index=True), tuple(ends))
 
     def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "ControlDisplay":
-        """Draw accuracy against δ, both in %; the dashed diagonal is perfect control, δ out of reach is shaded.
+        """Draw accuracy against δ, both in %.
+
+        The dashed diagonal is perfect control. Values of δ that are out of reach are shaded.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure of pyplot.
+            Axes to draw on. By default those of a new pyplot figure.
         error : bool
-            Show the control error instead, the distance of accuracy from δ. Perfect control is 0 then.
+            Whether to show the control error, which is the distance between accuracy and δ, instead of the accuracy.
+            Perfect control is then 0.
         legend : bool
-            Whether to draw the legend too.
+            Whether to draw the legend.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Where numbers come from: the machine and the versions of what they were computed with."""
+"""Description of the machine and of the software versions with which numbers were computed."""
 
 import os
 import platform
@@ -13,9 +13,13 @@ PACKAGES = ("offramp", "numpy", "scipy", "torch", "timm", "snakemake")
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on, as JSON values: processor, cores, memory_gib, gpus, system, python, packages.
+    """Describe the machine and the software of this process, as JSON values.
 
-    `cores` are those that this process may use. What cannot be found out is left out, or empty.
+    Returns
+    -------
+    dict
+        processor, cores (the number that this process may use), memory_gib, gpus, system, python (version) and packages
+        (versions). Values that cannot be determined are left out or empty.
     """
     return {
         "processor": _processor(),
@@ -36,7 +40,7 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
-    """By NVIDIA's own tool: asking torch would take seconds."""
+    """Return the names of NVIDIA GPUs from nvidia-smi. Importing torch for this would take seconds."""
     try:
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()

@@ -1,4 +1,4 @@
-"""The few numbers of a study that are worth following from version to version."""
+"""A few numbers of a study that are compared between versions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +7,20 @@ from offramp.reports.loading import read_tables
 
 
 def summarise(files: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """What `dvc metrics` shows: means over the study's systems and seeds, of test data.
+    """Return the numbers that `dvc metrics` shows: means over the systems and seeds of the study, on test data.
 
     Parameters
     ----------
     files : sequence of paths
-        What `offramp compare` wrote as speedup and control.
+        The speed-up table and the control table that `offramp compare` wrote.
 
     Returns
     -------
     dict
-        "full_accuracy" of each system. Of each policy, at the cheapest threshold that on validation data is no less
-        accurate than the last exit: "speedup", in layers, and "accuracy_change", from the last exit's. "control_error":
-        how far, on average over δ, the accuracy is from δ, of policies whose δ claims to be one. Six decimals.
+        "full_accuracy": accuracy of the full model, by system. "speedup" (in layers) and "accuracy_change" (compared
+        with the last exit), by policy, at the cheapest threshold with which the policy is at least as accurate as the
+        last exit on validation data. "control_error": mean distance between accuracy and δ, by policy, for policies
+        whose signal is an estimate of accuracy. All numbers have six decimals.
 
     Raises
     ------

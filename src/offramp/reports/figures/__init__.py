@@ -1,1 +1,1 @@
-"""The figures of a study, a module each; `reports.catalogue` lists them."""
+"""The figures of a study, one module per figure. `reports.catalogue` lists them."""

@@ -1,4 +1,4 @@
-"""How often neighbouring exits agree."""
+"""Agreement of neighbouring exits."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -25,16 +25,17 @@ _PANELS = {"agreement": "Agrees with the exit before (%)", "accuracy": "Test acc
 
 
 def draw(files: Sequence[Path]) -> Figure:
-    """How often neighbouring exits agree.
+    """Agreement of neighbouring exits.
 
-    On test data: the share of samples on which an exit predicts what the exit before it predicts (left), and each
-    exit's accuracy if all samples left there (right). Lines are means over seeds, bands ± one standard deviation over
-    seeds. No policy and no threshold is in it: this is what patience and BEEM count on.
+    On test data. Left: share of samples for which an exit makes the same prediction as the exit before it. Right:
+    accuracy of each exit if all samples leave there. Lines are means over seeds, and bands are ± one standard deviation
+    over seeds. The results do not depend on a policy or a threshold. Patience and BEEM are based on the agreement of
+    neighbouring exits.
 
     Parameters
     ----------
     files : sequence of paths
-        Exits that `offramp evaluate` wrote, of all seeds.
+        The exit tables that `offramp evaluate` wrote, for all seeds.
     """
     (exits,) = read_tables(files, "exits")
     if "agreement" not in exits:

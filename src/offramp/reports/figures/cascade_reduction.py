@@ -1,4 +1,4 @@
-"""How many times less cascades cost than single models, accuracy by accuracy."""
+"""Reduction of cost by cascades at each accuracy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,19 @@ _FRONTS = {"step": "Against the step front", "interpolated": "Against the log-in
 def draw(files: Sequence[Path]) -> Figure:
     """Reduction of cost at equal accuracy.
 
-    What single models cost at an accuracy over what the chosen cascades cost there, on test data (logarithmic scale):
-    left by the step front, where one pays for the cheapest model that is so accurate, right by the log-interpolated
-    one, on which the logarithm of the cost is linear in accuracy between neighbouring models. Pairs are chosen among
-    single models and pairs, triples among all three, on validation data. Random deferral is the best straight line
-    between a small model and both models of a pair: above 1× against the step front, though it decides nothing. The
-    oracle defers in hindsight. Bands are 95 % bootstraps over test samples and seeds, accuracy by accuracy; there
-    is none where some of them do not reach the accuracy. The first variant is shown.
+    The cost of single models divided by the cost of the chosen cascades at the same accuracy, on test data (logarithmic
+    scale). Left: compared with the step front, which is the cost of the cheapest model that is at least as accurate.
+    Right: compared with the log-interpolated front, on which the logarithm of the cost is linear in accuracy between
+    neighbouring models. Pairs are chosen among single models and pairs, and triples among single models, pairs and
+    triples, on validation data. Random deferral is the best straight line between a small model and both models of a
+    pair. It is above 1× against the step front, although it treats all samples alike. The oracle defers in hindsight.
+    Bands are 95 % bootstrap intervals over test samples and seeds at each accuracy. There is no band if some of the
+    resampled curves do not reach the accuracy. The first variant is shown.
 
     Parameters
     ----------
     files : sequence of one path
-        The reductions of `offramp search`.
+        The table of reductions that `offramp search` wrote.
     """
     (table,) = read_tables(files, "reductions")
     table = of_base(table)

@@ -1,4 +1,4 @@
-"""How many samples may end at the small model of a pair, by how much the large one is better."""
+"""Exit rate of pairs at equal accuracy, against the difference in accuracy of the two models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,25 +13,26 @@ from matplotlib.ticker import FixedLocator
 from offramp.reports.figures import style
 from offramp.reports.loading import read_tables
 
-_COLORS = "cividis_r"  # from light to dark, and the same to colour-blind readers
-_NEVER = 0.04  # where pairs without an exit rate stand, as a share of the axis's height
+_COLORS = "cividis_r"  # from light to dark; suitable for colour-blind readers
+_NEVER = 0.04  # height of the marks of pairs without an exit rate, as a share of the axis
 
 
 def draw(files: Sequence[Path]) -> Figure:
-    """Exit rate of pairs, and what it saves.
+    """Exit rate of pairs, and the reduction of cost.
 
-    Every ordered pair of a cheaper and a dearer model, each seed's, on validation data. Left: the largest share of
-    samples that may end at the small model such that the two are no less accurate than the large one alone, against
-    how much more accurate the large model is; left of 0 the small one is. Right: what the large model alone costs over
-    what the pair costs then (logarithmic scale). All samples pay for the small model, so a pair beats the large model
-    (above 1×, and circles) only where the exit rate is above the ratio of the two costs, small over large; squares are
-    pairs that are as accurate and cost more. The colour is how many times more the large model costs. Crosses at the
-    bottom are pairs that are less accurate at every threshold.
+    Every ordered pair of a cheaper and a more expensive model, for each seed, on validation data. Left: the largest
+    share of samples that may leave at the small model while the pair is at least as accurate as the large model alone,
+    against the difference in accuracy (large model minus small model; the small model is more accurate left of 0).
+    Right: the cost of the large model alone divided by the cost of the pair at this exit rate (logarithmic scale). All
+    samples use the small model, so a pair costs less than the large model (above 1×, circles) only if the exit rate is
+    above the ratio of the two costs, small divided by large. Squares are pairs that are as accurate as the large model
+    and cost more. The colour is the cost of the large model divided by the cost of the small one. Crosses at the bottom
+    are pairs that are less accurate than the large model at every threshold.
 
     Parameters
     ----------
     files : sequence of one path
-        The relations of `offramp search`.
+        The table of relations that `offramp search` wrote.
     """
     (pairs,) = read_tables(files, "relations")
     pairs = pairs.assign(
@@ -57,7 +58,7 @@ def draw(files: Sequence[Path]) -> Figure:
     axes[0].set(ylim=(-10, 104), ylabel="Exit rate at equal accuracy (%)")
     axes[0].yaxis.set_major_locator(FixedLocator(range(0, 101, 20)))
     style.log_scale(axes[1].yaxis, "{x:g}×", (1, 2, 5) if high / low > 3 else (1, 1.2, 1.5, 2, 3, 5, 7, 9))
-    # With room for the crosses below
+    # Leaves room for the crosses at the bottom
     axes[1].set(ylim=(low / (high / low) ** 0.12, high * (high / low) ** 0.05))
     axes[1].set_ylabel("Reduction of cost at equal accuracy")
     axes[1].axhline(1, color=style.BLACK, linewidth=0.9, zorder=2)

@@ -1,4 +1,4 @@
-"""What measures of confidence, temperatures and ensembles do to the reduction of cost."""
+"""Effect of confidence measures, temperature scaling and ensembles on the reduction of cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +13,24 @@ _FRONTS = {
     "step": style.Look("against the step front", style.VERMILLION, "o", "-"),
     "interpolated": style.Look("against the log-interpolated front", style.BLUE, "D", "-"),
 }
-_PITCH = 0.24  # inches a variant
-_OFFSET = 0.17  # of a front's marks from the middle of their row
+_PITCH = 0.24  # inches per variant
+_OFFSET = 0.17  # distance of the marks of a front from the middle of their row
 
 
 def draw(files: Sequence[Path]) -> Figure:
-    """Reduction of cost by pairs, variant by variant.
+    """Reduction of cost by pairs, for each variant.
 
-    How many times less pairs cost than single models at equal test accuracy (logarithmic scale), geometric means over
-    bands of accuracies, against the step and the log-interpolated front of single models. Pairs are chosen among single
-    models and pairs on validation data. The first variant is on top, and dashed lines carry its values down; the black
-    line is 1×. Bars are 95 % bootstrap intervals over test samples and seeds: all variants have the same samples, so
-    that differences between them are surer than these show.
+    The cost of single models divided by the cost of pairs at equal test accuracy (logarithmic scale), as geometric
+    means over bands of accuracies, compared with the step front and the log-interpolated front of single models. Pairs
+    are chosen among single models and pairs on validation data. The first variant is at the top, and dashed lines mark
+    its values in the rows below. The black line is 1×. Bars are 95 % bootstrap intervals over test samples and seeds.
+    All variants are measured on the same samples, so differences between variants are more certain than these intervals
+    suggest.
 
     Parameters
     ----------
     files : sequence of one path
-        The reductions of `offramp search`.
+        The table of reductions that `offramp search` wrote.
     """
     (table,) = read_tables(files, "reductions")
     variants = list(table["variant"].unique())

@@ -1,4 +1,4 @@
-"""Test accuracy against cost: single models, and the cascades chosen to beat them."""
+"""Test accuracy against cost, for single models and chosen cascades."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from offramp.reports.loading import of_base, read_tables
 
 _STEP = {"linewidth": 1.0, "drawstyle": "steps-post"}
 _INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
-# Where a model's name may stand, in points from its mark, and how it is aligned
+# Possible positions of the name of a model: offset from its mark in points, and alignment
 _PLACES = [
     (4, -4, "left", "top"),
     (-4, -4, "right", "top"),
@@ -32,20 +32,20 @@ _PLACES = [
 def draw(files: Sequence[Path]) -> Figure:
     """Single models, and the cascades chosen to beat them.
 
-    Test accuracy against average cost of single models and of the cascades that were chosen on validation data, for
-    every accuracy aimed at the cheapest: pairs (among single models and pairs), triples (among all three), and two
-    references, the best straight line between a small model and both models of a pair (random deferral), and
-    deferral in hindsight, which sends on just what the large model has right and the small one wrong (oracle). Of what
-    was chosen, noise makes test accuracy fall here and there as cost rises; lines are made ascending by isotonic
-    regression, as for the reductions. Filled marks are models on the validation data's front of single models; on the
-    step front one pays for the next of them, on the log-interpolated one the logarithm of the cost is linear in
-    accuracy between neighbours. The first variant and the first seed are shown in full, other seeds' models and
-    cascades by pale dots and lines.
+    Test accuracy against average cost, for single models and for cascades. On validation data, the cheapest cascade was
+    chosen for each target accuracy: pairs (among single models and pairs), triples (among single models, pairs and
+    triples), and two references. Random deferral is the best straight line between a small model and both models of a
+    pair. The oracle defers in hindsight exactly those samples that the large model predicts correctly and the small
+    model does not. Because of noise, the test accuracy of the chosen cascades sometimes decreases with cost. Lines are
+    therefore made ascending by isotonic regression, as for the reductions. Filled marks are models on the front of
+    single models on validation data. The step front gives the cost of the next model on the front. On the
+    log-interpolated front, the logarithm of the cost is linear in accuracy between neighbours. The first variant is
+    shown. Models and cascades of the first seed are shown in full, and those of other seeds as pale dots and lines.
 
     Parameters
     ----------
     files : sequence of paths
-        The models and the choices of `offramp search`.
+        The tables of models and of choices that `offramp search` wrote.
     """
     models, choices = read_tables(files, "models", "choices")
     choices = of_base(choices)
@@ -89,8 +89,12 @@ def _ascending(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(ax: Axes, models: pd.DataFrame) -> None:
-    """A name beside each mark, inside the axes, where it hits no other name nor mark, and few lines and dots."""
-    ax.figure.draw_without_rendering()  # places the axes
+    """Write a name next to each mark, inside the axes.
+
+    The position is chosen so that the name overlaps no other name and no mark of a model, and as few lines and dots as
+    possible.
+    """
+    ax.figure.draw_without_rendering()  # sets the positions of the axes
     halo = [withStroke(linewidth=1.2, foreground="white")]
     lines = [
         line.get_transform().transform_path(line.get_path()) for line in ax.lines if line.get_linestyle() != "None"
@@ -107,7 +111,7 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
             outside = box.x0 < ax.bbox.x0 or box.x1 > ax.bbox.x1
             hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
             tried.append((outside + box.count_overlaps(taken), hit, text, box))
-        best = min(tried, key=lambda each: each[:2])  # the first of equally good ones
+        best = min(tried, key=lambda each: each[:2])  # the first of several equally good positions
         for each in tried:
             if each is not best:
                 each[2].remove()

@@ -1,4 +1,4 @@
-"""How accuracy follows δ."""
+"""How the accuracy follows δ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ _SHOWN = ("confidence", "temperature", "pcee", "pcee-ws")
 def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure:
     """How accuracy follows δ.
 
-    Test accuracy (above) and control error, its distance from δ (below), when δ itself is the threshold. Lines are
-    means over seeds, bands ± one standard deviation over seeds; the dashed diagonal is perfect control. Shaded: δ out
-    of reach, below the accuracy of the first exit or above that of the last (means over seeds). Policies were fitted on
-    validation data.
+    Test accuracy (top) and control error (bottom), which is the distance between accuracy and δ, if δ itself is the
+    threshold. Lines are means over seeds, and bands are ± one standard deviation over seeds. The dashed diagonal is
+    perfect control. The shaded values of δ are out of reach: below the accuracy of the first exit or above that of the
+    last exit (means over seeds). Policies were fitted on validation data.
 
     Parameters
     ----------
     files : sequence of paths
-        Curves and exits that `offramp evaluate` wrote, of all seeds.
+        The curves and exit tables that `offramp evaluate` wrote, for all seeds.
     policies : sequence of str
-        Labels to show; max softmax, also with temperature scaling, PCEE and PCEE-WS, where the files have them, if not
-        given.
+        Labels of the policies to show. By default those of max softmax, max softmax with temperature scaling, PCEE and
+        PCEE-WS that the files contain.
     """
     curves, exits = read_tables(files, "curve", "exits")
     labels = chosen_policies(policies, _SHOWN, curves["policy"].unique())

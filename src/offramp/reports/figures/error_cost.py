@@ -20,26 +20,28 @@ _SHOWN = ("confidence", "pcee", "pcee-ws", "oracle")
 def draw(files: Sequence[Path], pairs: Sequence[tuple[str, str]], policies: Sequence[str] | None = None) -> Figure:
     """Error against average cost.
 
-    Test error against average cost, for pairs of a smaller and a larger system: the larger one with early exits
-    against the smaller full one. Every dot is one seed at one threshold δ > 0; lines are means over seeds at equal
-    cost, as far as every seed goes, bands ± one standard deviation over seeds; the larger marks only tell the lines
-    apart. Hollow squares and triangles are the full models, one a seed; thin lines mark their means: what lies below
-    and left of the squares' lines beats the smaller full model. The oracle's points, alike whatever δ, are shown by
-    their mean and standard deviations over seeds. Policies were fitted on validation data. Costs are on a logarithmic
-    scale; errors above three times those of the full models are cut off.
+    Test error against average cost, for pairs of a smaller and a larger system. The larger system with early exits is
+    compared with the full smaller system. Every dot is one seed at one threshold δ > 0. Lines are means over seeds at
+    equal cost, over the range of costs that every seed reaches, and bands are ± one standard deviation over seeds. The
+    larger marks only distinguish the lines. Hollow squares (small) and triangles (large) are the full models, one per
+    seed, and thin lines mark their means. A point below and to the left of the lines of the squares is better than the
+    full smaller model. The points of the oracle are the same for all δ, so their mean and standard deviations over
+    seeds are shown. Policies were fitted on validation data. Costs are on a logarithmic scale. Errors above three times
+    the error of the full models are cut off.
 
     Parameters
     ----------
     files : sequence of paths
-        Curves and exits that `offramp evaluate` wrote, of all seeds.
+        The curves and exit tables that `offramp evaluate` wrote, for all seeds.
     pairs : sequence of (small, large)
     policies : sequence of str
-        Labels to show; max softmax, PCEE, PCEE-WS and the oracle, where the files have them, if not given.
+        Labels of the policies to show. By default those of max softmax, PCEE, PCEE-WS and the oracle that the files
+        contain.
     """
     curves, exits = read_tables(files, "curve", "exits")
     labels = chosen_policies(policies, _SHOWN, curves["policy"].unique())
     curves = curves[(curves["threshold"] > 0) & curves["policy"].isin(labels)]
-    full = exits[exits["exit"] == exits.groupby("system")["exit"].transform("max")]  # a row a system and seed
+    full = exits[exits["exit"] == exits.groupby("system")["exit"].transform("max")]  # one row per system and seed
     for small, large in pairs:
         for name, table in ((small, full), (large, full), (large, curves)):
             if name not in set(table["system"]):

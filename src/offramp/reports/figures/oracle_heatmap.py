@@ -20,15 +20,16 @@ _SAMPLES = 64
 def draw(files: Sequence[Path], seed: int = 0) -> Figure:
     """Layers that the oracle uses.
 
-    Layers used on 64 random test samples, sorted by how many: dark used, light saved. The oracle
-    leaves at the first exit that already predicts what the last one will predict, which nobody can know beforehand.
+    Layers used for 64 random test samples, sorted by the number of layers used. Dark layers are used, and light layers
+    are saved. The oracle leaves at the first exit that makes the same prediction as the last exit. This cannot be known
+    in advance.
 
     Parameters
     ----------
     files : sequence of one path
         A test record.
     seed : int
-        Of the choice of samples.
+        Seed for the choice of samples.
     """
     record = ExitRecord.load(only_file(files, "oracle-heatmap draws"))
     used = 1 + make_policy("oracle").exits(record, 1.0)  # (N,), exits passed

@@ -1,4 +1,4 @@
-"""An early exit that is sure and wrong."""
+"""Example of an early exit that is confident and wrong."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,17 @@ from offramp.reports.figures.style import BLACK, BLUE, ONE_COLUMN, VERMILLION, e
 from offramp.reports.labels import system_name
 from offramp.reports.loading import only_file
 
-_THRESHOLD = 0.75  # the paper's
+_THRESHOLD = 0.75  # as in the paper
 
 
 def draw(files: Sequence[Path]) -> Figure:
-    """An early exit that is sure and wrong.
+    """An early exit that is confident and wrong.
 
-    Confidence (max softmax) of every layer on one test sample, against the layer's accuracy on all test samples:
-    thresholding confidence at 0.75 stops at the first layer above the line, right or wrong. Shown is, of the samples
-    that the last layer gets right, the one on which an earlier layer is wrong with the highest confidence, if that is
-    0.75 or more; the title says so where there is none.
+    Confidence (max softmax) of every layer on one test sample, compared with the accuracy of the layer on all test
+    samples. A policy that thresholds the confidence at 0.75 stops at the first layer above the line, whether it is
+    right or wrong. The sample is chosen among those that the last layer predicts correctly: it is the sample for which
+    an earlier layer is wrong with the highest confidence, if this confidence is at least 0.75. If there is no such
+    sample, the title says so.
 
     Parameters
     ----------
@@ -59,10 +60,11 @@ def draw(files: Sequence[Path]) -> Figure:
 
 
 def choose_sample(record: ExitRecord) -> tuple[int, str]:
-    """The sample to show, and why.
+    """Return the sample to show, and the reason for the choice.
 
-    Of the mistakes of all layers but the last: the most confident one of at least 0.75 that the last layer corrects;
-    if there is none the most confident one; without any mistake the sample with the least confident early layer.
+    The sample with the most confident mistake of an earlier layer is chosen, among mistakes with a confidence of at
+    least 0.75 that the last layer corrects. If there are none, it is chosen among all mistakes of earlier layers. If
+    there are no mistakes, the sample with the least confident early layer is chosen.
     """
     if record.n_exits == 1:
         raise ValueError("overconfidence: the record has one exit; expected an early one and a last")

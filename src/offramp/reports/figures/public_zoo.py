@@ -1,4 +1,4 @@
-"""Fronts of public models, and what a cascade of two of them must do to beat one."""
+"""Fronts of public models, and the exit rate that a cascade of two of them needs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ from offramp.reports.figures import style
 _TABLES = [(style.VERMILLION, "s"), (style.BLUE, "o")]
 _STEP, _INTERPOLATED = {"linestyle": "-"}, {"linestyle": (0, (2, 1)), "linewidth": 0.8}
 _HOLLOW = {"fillstyle": "none", "markeredgewidth": 0.7}
-_LEAST = 58.0  # % top-1; what is less accurate is cut off
-# The cheapest so accurate; the best one
+_LEAST = 58.0  # % top-1; less accurate models are cut off
+# Large models: the cheapest with at least this accuracy, and the most accurate one
 _LARGE = {80.0: (style.ORANGE, "^"), 86.0: (style.GREEN, "D"), np.inf: (style.PURPLE, "v")}
 _AIMS = {"to cost 1.9× less": (1.9, (0, (4, 1.5))), "to cost as much (1×)": (1.0, "-")}
 _GAP = 8.0  # points
@@ -26,20 +26,21 @@ _GAP = 8.0  # points
 def draw(files: Sequence[Path]) -> Figure:
     """Fronts of public models, and exit rates to beat them.
 
-    Top-1 accuracy on ImageNet's validation images of the models that timm published, against what they cost:
-    multiply-accumulates and measured time an image, on an RTX 3090 (the inverse of the throughput of large batches)
-    and on a Core i7-12700H (one image at a time), as far as each was measured. The step front is the best accuracy
-    that a cost buys; on the log-interpolated one the logarithm of the cost is linear in accuracy between neighbours.
-    Hollow marks are models on the front of MACs that are not on the front of time. Below right: for three models of
-    the last table's front of MACs, the share of images that must end at a smaller model of that front for a cascade of
-    the two to cost as much as the large model alone (1×) or 1.9 times less; marks are models, lines follow the
-    log-interpolated front. Whether so many images may end there without loss of accuracy such tables cannot tell.
-    A model at two image sizes counts as two. Models below 58 % and exit rates above 100 % are cut off.
+    Top-1 accuracy on the validation images of ImageNet, for models that timm published, against their cost:
+    multiply-accumulates (MACs) and measured time per image, on an RTX 3090 (the inverse of the throughput with large
+    batches) and on a Core i7-12700H (one image at a time). Models without a measurement are left out. The step front is
+    the highest accuracy at each cost. On the log-interpolated front, the logarithm of the cost is linear in accuracy
+    between neighbours. Hollow marks are models that are on the front of MACs but not on the front of time. Bottom
+    right: for three large models on the front of MACs of the last table, the share of images that must leave at a
+    smaller model of the same front so that a cascade of the two costs as much as the large model alone (1×) or 1.9
+    times less. Marks are models, and lines follow the log-interpolated front. These tables do not show whether so many
+    images can leave without loss of accuracy. A model at two image sizes counts as two models. Models below 58 % and
+    exit rates above 100 % are cut off.
 
     Parameters
     ----------
     files : sequence of one or two paths
-        Tables of data/timm, the older first.
+        Tables from data/timm, the older one first.
     """
     if len(files) > len(_TABLES):
         raise ValueError(f"public-zoo: got {len(files)} tables; expected one or two")
@@ -81,7 +82,7 @@ def _fronts(ax: Axes, zoo: pd.DataFrame, cost: str, color: str, marker: str) -> 
 
 
 def _exit_rates(ax: Axes, zoo: pd.DataFrame) -> None:
-    """What a small model of the front so many points below a large one must keep."""
+    """Draw the exit rate that a cascade needs, against how many points less accurate the small model is."""
     members = front(zoo, "gmacs")
     cost, top1 = members["gmacs"].to_numpy(), members["top1"].to_numpy()  # (F,)
     handles = []
@@ -96,6 +97,6 @@ def _exit_rates(ax: Axes, zoo: pd.DataFrame) -> None:
         handles.append(style.entry(f"large model {top1[large]:.1f} %", color, marker=marker, markersize=3))
     ax.add_artist(ax.legend(handles=handles, loc="upper right"))
     aims = [style.entry(aim, linestyle=line) for aim, (_, line) in _AIMS.items()]
-    ax.legend(handles=aims, loc="center right", bbox_to_anchor=(1, 0.36))  # between the two bundles of lines
+    ax.legend(handles=aims, loc="center right", bbox_to_anchor=(1, 0.36))  # between the two groups of lines
     ax.set(xlim=(0, _GAP), ylim=(0, 100), title=f"Exit rate a pair needs ({zoo['zoo'].iloc[0]}, MACs)")
     ax.set(xlabel="Small model's top-1 below the large one's (points)", ylabel="Must end at the small model (%)")

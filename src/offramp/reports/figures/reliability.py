@@ -14,16 +14,17 @@ from offramp.reports.loading import read_tables
 def draw(files: Sequence[Path], exits: Sequence[int] | None = None) -> Figure:
     """Reliability diagrams.
 
-    Of some exits on validation data: accuracy of the samples in each bin of confidence (max softmax), hatched the gap
-    to their mean confidence (above the bar: overconfident), and below it the share of samples in each bin. Bins of all
-    seeds are pooled; the expected calibration error (ECE) is that of the pooled bins.
+    Reliability of some exits on validation data. Top: accuracy of the samples in each bin of confidence (max softmax).
+    The hatched area is the gap between accuracy and mean confidence, which lies above the bar if the exit is
+    overconfident. Bottom: share of samples in each bin. Bins of all seeds are pooled, and the expected calibration
+    error (ECE) is computed from the pooled bins.
 
     Parameters
     ----------
     files : sequence of paths
-        Bins that `offramp calibrate --reliability` wrote, of all seeds of one system.
+        The tables of bins that `offramp calibrate --reliability` wrote, for all seeds of one system.
     exits : sequence of int
-        Exits to show, from 1; the first, middle and last where not given.
+        Exits to show, counted from 1. By default the first, the middle and the last exit.
     """
     (bins,) = read_tables(files, "reliability")
     if len(systems := bins["system"].unique()) > 1:

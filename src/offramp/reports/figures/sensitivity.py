@@ -1,4 +1,4 @@
-"""What matters to control and cost, and what does not."""
+"""The effect of each setting on control and cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +17,24 @@ _NUMBERS = {
     "short": "Falls short\n(% of δ)",
     "cost_excess": "Change of cost\n(% of full model's)",
 }
-_PITCH = 0.19  # inches a setting
+_PITCH = 0.19  # inches per setting
 
 
 def draw(files: Sequence[Path]) -> Figure:
-    """What matters to control and cost.
+    """Effect of settings on control and cost.
 
-    One factor at a time, all else as in the study; the first setting of each is the reference, and dashed lines carry
-    its value down. Control error is the distance of test accuracy from δ, over all δ in reach; accuracy falls short
-    where it is below δ. Large markers are means over systems and seeds with 95 % bootstrap intervals over test samples
-    and seeds, small dots the systems. The distances' intervals are corrected for what resampling adds to them. Policies
-    were fitted on validation data; of fewer samples than all, several draws are averaged.
+    One factor is varied at a time, and all other settings are those of the study. The first setting of each factor is
+    the reference, and dashed lines mark its value in the rows below. Control error is the distance between test
+    accuracy and δ, over all values of δ between the accuracies of the first and the last exit. Accuracy falls short if
+    it is below δ. Large markers are means over systems and seeds with 95 % bootstrap intervals over test samples and
+    seeds, and small dots are the systems. The intervals of control errors are corrected for the amount by which
+    resampling increases a distance. Policies were fitted on validation data. If only a part of the validation samples
+    is used, results are averaged over several draws.
 
     Parameters
     ----------
     files : sequence of one path
-        What `offramp sensitivity` wrote.
+        The table that `offramp sensitivity` wrote.
     """
     (table,) = read_tables(files, "sensitivity")
     table = table.astype({"setting": str})

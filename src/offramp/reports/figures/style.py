@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, colours, and a fixed look for each policy."""
+"""The style of all figures: sizes, colours, and a fixed look for each policy."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,21 +19,21 @@ from matplotlib.ticker import LogLocator, NullLocator
 from offramp._io.writing import whole_file
 from offramp.reports.labels import FRONT_NAMES, in_order, policy_name
 
-ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches, widths of a journal page
+ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # widths on a journal page, in inches
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart
+# The colours of Okabe and Ito, which colour-blind readers can distinguish
 BLACK, GREY, ORANGE, SKY, GREEN = "#000000", "#7F7F7F", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 PALE = "#E8E8E8"
 
 RC = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # included in Matplotlib, so figures look the same on every machine
     "axes.edgecolor": BLACK,
     "grid.color": "#E0E0E0",
     "grid.linewidth": 0.4,
     "figure.titlesize": "medium",
     "lines.markersize": 4,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # TrueType, so that text in the .pdf remains text
     "savefig.dpi": 200,
     **dict.fromkeys(("axes.grid", "figure.constrained_layout.use"), True),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "patch.force_edgecolor"), False),
@@ -46,7 +46,7 @@ _DASHES = {"-": "", "--": (3.7, 1.6), "-.": (6.4, 1.6, 1, 1.6), ":": (1, 1.65)}
 
 @dataclass(frozen=True)
 class Look:
-    """How the line of a policy, a system or a kind of cascade looks."""
+    """The look of the line of a policy, a system or a kind of cascade."""
 
     name: str
     color: str
@@ -55,7 +55,7 @@ class Look:
 
     @property
     def dashes(self) -> str | tuple:
-        """The line style as seaborn takes it."""
+        """The line style in the format of seaborn."""
         return _DASHES[self.linestyle] if isinstance(self.linestyle, str) else self.linestyle[1]
 
 
@@ -77,7 +77,7 @@ _KNOWN = {
     "normalized-entropy": (ORANGE, "^", ":"),
     "hidden-similarity": (PURPLE, "D", ":"),
     "oracle": (BLACK, "*", ":"),
-    "random": (GREY, "X", ":"),  # seaborn mixes no filled markers with x
+    "random": (GREY, "X", ":"),  # seaborn cannot mix filled markers with x
 }
 _REMAINING = [
     (PURPLE, "<", (0, (5, 1, 1, 1, 1, 1))),
@@ -86,7 +86,7 @@ _REMAINING = [
     (ORANGE, ">", (0, (1, 1))),
     (YELLOW, "X", "-"),
 ]
-# Of the fronts of a search
+# Looks of the fronts of a search
 KIND_STYLES = {
     "pair": Look(FRONT_NAMES["pair"], VERMILLION, "o", "-"),
     "triple": Look(FRONT_NAMES["triple"], BLUE, "D", (0, (5, 1.2))),
@@ -96,8 +96,10 @@ KIND_STYLES = {
 
 
 def policy_styles(labels: Iterable[str]) -> dict[str, Look]:
-    """The look of each policy label, in the order of print; those without a look of their own share the remaining
-    ones by turns."""
+    """Return the look of each policy label, in the order in which policies are listed.
+
+    Policies without a look of their own use the remaining looks in turn.
+    """
     remaining = cycle(_REMAINING)
     return {
         label: Look(policy_name(label), *(_KNOWN[label] if label in _KNOWN else next(remaining)))
@@ -106,7 +108,7 @@ def policy_styles(labels: Iterable[str]) -> dict[str, Look]:
 
 
 def looks(styles: Mapping[str, Look], by: str) -> dict:
-    """What seaborn's scatterplot and lineplot take for colours and markers by a column of labels."""
+    """Return the arguments of the scatterplot and lineplot of seaborn for colours and markers by a column of labels."""
     order = list(styles)
     mapped = {"hue": by, "hue_order": order, "palette": {label: look.color for label, look in styles.items()}}
     mapped |= {"style": by, "style_order": order, "markers": {label: look.marker for label, look in styles.items()}}
@@ -116,19 +118,21 @@ def looks(styles: Mapping[str, Look], by: str) -> dict:
 def draw_lines(
     ax: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[str, Look], by: str = "policy", **options
 ) -> dict[str, Line2D]:
-    """seaborn's lineplot, a line a label: means of the rows of equal x, and a band of ± one standard deviation. Where
-    no x comes twice, nothing is averaged.
+    """Draw one line per label with the lineplot of seaborn.
+
+    Lines are means of the rows with equal x, with a band of ± one standard deviation. If every x occurs only once per
+    label, nothing is averaged.
 
     Returns
     -------
     dict of str to Line2D
-        The lines by their labels, in the order of `styles`.
+        The lines by label, in the order of `styles`.
     """
     if table.empty:
         return {}
     before = len(ax.lines)
     if not table.duplicated([by, x]).any():
-        options |= {"estimator": None, "errorbar": None}  # which is faster by far
+        options |= {"estimator": None, "errorbar": None}  # much faster
     options = {"errorbar": "sd", "err_kws": {"alpha": 0.16, "linewidth": 0}, "markeredgewidth": 0.3} | options
     dashes = {label: look.dashes for label, look in styles.items()}
     sns.lineplot(table, x=x, y=y, dashes=dashes, ax=ax, **(looks(styles, by) | options))
@@ -139,14 +143,14 @@ def draw_lines(
 def draw_intervals(
     ax: Axes, rows: pd.DataFrame, number: str, place: pd.Series, look: Look, reference: float, scale: float = 1.0
 ) -> None:
-    """A mark a row with the bar of its interval, which was computed already, and a value carried down the rows."""
+    """Draw a mark and an interval from the table for each row, and a dashed line at the reference value."""
     ax.axvline(scale * reference, color=look.color, linewidth=0.7, linestyle=DASHED, zorder=1)
     ax.hlines(place, scale * rows[f"{number}_low"], scale * rows[f"{number}_high"], color=look.color, linewidth=1.2)
     ax.plot(scale * rows[number], place, look.marker, color=look.color, markersize=3.6, zorder=3)
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Names of rows on the y axis, from top to bottom."""
+    """Write the names of rows on the y axis, from top to bottom."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -154,7 +158,7 @@ def name_rows(ax: Axes, names: Sequence[str]) -> None:
 
 
 def log_scale(axis: Axis, text: str = "{x:g}", subs: Sequence[float] = (1, 2, 5)) -> None:
-    """A logarithmic axis with ticks at 1, 2, 5, 10 and so on, in plain numbers."""
+    """Set a logarithmic axis with ticks at 1, 2, 5, 10 and so on, written as plain numbers."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_minor_locator(NullLocator())
@@ -162,14 +166,16 @@ def log_scale(axis: Axis, text: str = "{x:g}", subs: Sequence[float] = (1, 2, 5)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its axes, row by row. No pyplot, so nothing is kept behind the scenes."""
+    """Return an empty figure and its axes, row by row. Does not use pyplot, which would keep the figure in memory."""
     figure = Figure(figsize=(width, height))
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def grid_of_panels(panels: int, height: float, **options) -> tuple[Figure, list[Axes], int]:
-    """An empty figure of as many panels, each of that height in inches, their axes row by row, and the number of
-    columns."""
+    """Return an empty figure with this number of panels, its axes row by row, and the number of columns.
+
+    `height` is the height of each panel in inches.
+    """
     columns = panels if panels < 4 else 2 if panels == 4 else 3
     rows = -(-panels // columns)
     figure, axes = new_figure(TWO_COLUMNS if columns > 1 else ONE_COLUMN, height * rows + 0.5, rows, columns, **options)
@@ -179,12 +185,12 @@ def grid_of_panels(panels: int, height: float, **options) -> tuple[Figure, list[
 
 
 def entry(label: str, color: str = BLACK, **look) -> Line2D:
-    """A line of the legend."""
+    """Return an entry of the legend."""
     return Line2D([], [], color=color, label=label, **look)
 
 
 def entries(styles: Mapping[str, Look], **changes) -> list[Line2D]:
-    """A line of the legend for each look; changes to all of them."""
+    """Return an entry of the legend for each look. `changes` apply to all of them."""
     return [
         entry(look.name, look.color, **({"linestyle": look.linestyle, "marker": look.marker} | changes))
         for look in styles.values()
@@ -196,13 +202,16 @@ def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> Non
 
 
 def settings():
-    """seaborn's ticks at the sizes of a paper, with the changes above, whatever the user's own configuration says."""
+    """Return a context with the style "ticks" of seaborn at the sizes of a paper, and with `RC`.
+
+    All other settings are the defaults of Matplotlib. The configuration of the user has no effect.
+    """
     defaults = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
     return mpl.rc_context(defaults | sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=0.8) | RC)
 
 
 def save(figure: Figure, out: Path) -> None:
-    """Write OUT.pdf and OUT.png, the same bytes for the same figure, both or none."""
+    """Write OUT.pdf and OUT.png, both or neither. The same figure always gives the same bytes."""
     pictures = {}
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
         buffer = io.BytesIO()

@@ -1,1 +1,1 @@
-"""The tables of a study, a module each; `reports.catalogue` lists them."""
+"""The tables of a study, one module per table. `reports.catalogue` lists them."""

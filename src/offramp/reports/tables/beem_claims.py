@@ -1,4 +1,4 @@
-"""The BEEM paper's claims, and whether they hold here."""
+"""The claims of the BEEM paper, and whether they hold here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,36 +12,38 @@ from offramp.reports.tables import duels
 from offramp.reports.tables.claims import how_often
 from offramp.reports.tables.writing import Table, cells
 
-FASTER = 1.5  # the least speed-up that the paper claims
-NO_LOSS = -0.005  # change of accuracy down to which a loss counts as none: our choice
+FASTER = 1.5  # the smallest speed-up that the paper claims
+NO_LOSS = -0.005  # a change of accuracy above this value counts as no loss; our choice
 BEST = "beem-a"
 _CLAIMS = {
     1: "at least 1.5 times as fast as the full model, in layers, without losing accuracy",
     2: "BEEM-A is the best policy at equal cost (MACs)",
 }
-# Columns for the rivals of claim 2, in the order of the duels' verdicts, and how they read
+# Columns with the rivals of claim 2, in the order of `duels.VERDICTS`, and the text for each
 _RIVALS = {"beaten": "more accurate than", "beaten_by": "less accurate than", "open": "undecided against"}
 
 
 def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.DataFrame:
     """The claims of the BEEM paper, and whether they hold here.
 
-    Judged on test data, thresholds chosen on validation data. Claim 1 (at least 1.5 times as fast as the full model, in
-    layers, without losing accuracy) is about one shared threshold, the cheapest that on validation is no less accurate
-    than the last exit. It holds where the interval of the speed-up lies above 1.5 and that of the change of accuracy
-    against the last exit above −0.5 points and not wholly below 0; it does not hold where either the speed-up's lies
-    below 1.5 or that of the change below 0. Claim 2 (BEEM-A is the best policy at equal cost) is about the rivals that
-    the study names, over nine budgets of average MACs. It holds where every rival's accuracy is lower than BEEM-A's, by
-    intervals of the differences; it does not hold where a rival's is higher. Accuracy is what counts also where the
-    dataset is reported with another metric. Anything else is undecided. Intervals are 95 % bootstraps over test samples
-    and seeds; ± is the standard deviation over seeds.
+    Verdicts are based on test data, with thresholds that were chosen on validation data. Claim 1 (at least 1.5 times as
+    fast as the full model, in layers, without losing accuracy) is tested with one shared threshold: the cheapest
+    threshold with which the policy is at least as accurate as the last exit on validation data. The claim holds if the
+    interval of the speed-up lies above 1.5 and the interval of the change of accuracy, compared with the last exit,
+    lies above −0.5 points and not entirely below 0. It does not hold if the interval of the speed-up lies below 1.5 or
+    the interval of the change of accuracy lies below 0. Claim 2 (BEEM-A is the best policy at equal cost) compares
+    BEEM-A with the rivals that the study names, on average over nine budgets of mean MACs. The claim holds if all
+    rivals are less accurate than BEEM-A, according to the intervals of the differences, and does not hold if any rival
+    is more accurate. The accuracy decides, even if the dataset is reported with another metric. All other cases are
+    undecided. Intervals are 95 % bootstrap intervals over test samples and seeds, and ± is the standard deviation over
+    seeds.
 
     Parameters
     ----------
     files : sequence of paths
-        The speed-up table and the duels of `offramp compare`.
+        The speed-up table and the table of duels that `offramp compare` wrote.
     policies : sequence of str
-        Labels that claim 1 is judged for; beem-c and beem-a where not given. Claim 2 is about beem-a.
+        Labels of the policies for which claim 1 is judged. By default beem-c and beem-a. Claim 2 is about beem-a only.
     """
     speedup, fought = read_tables(files, "speedup", "duels")
     labels = chosen_policies(policies, ("beem-c", "beem-a"), list(speedup["policy"]))
@@ -56,21 +58,21 @@ def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.
 
 
 def verdict_1(speedup_low: float, speedup_high: float, loss_low: float, loss_high: float) -> str:
-    """Of the intervals of the speed-up and of the change of accuracy."""
+    """Return the verdict for the intervals of the speed-up and of the change of accuracy."""
     if speedup_high < FASTER or loss_high < 0:
         return "does not hold"
     return "holds" if speedup_low > FASTER and loss_low > NO_LOSS else "undecided"
 
 
 def verdict_2(beaten_by: int, open_: int) -> str:
-    """Of the number of rivals that are more accurate for sure, and of those that may be."""
+    """Return the verdict for the number of rivals that are more accurate, and of undecided comparisons."""
     if beaten_by:
         return "does not hold"
     return "undecided" if open_ else "holds"
 
 
 def _of_best(fought: pd.DataFrame) -> pd.DataFrame:
-    """The duels of BEEM-A at equal cost, those in which it is the rival turned round."""
+    """Return the duels of BEEM-A at equal cost. Duels in which BEEM-A is the rival are reversed."""
     fought = fought[fought["match"] == duels.BUDGETS]
     turned = fought[fought["rival"] == BEST].rename(columns={"policy": "rival", "rival": "policy"})
     turned = turned.assign(gain_low=-turned["gain_high"], gain_high=-turned["gain_low"])
@@ -121,7 +123,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
-    """A sentence a claim: how often it holds, and where it does not."""
+    """Return one sentence per claim: how often it holds, and where it does not."""
     return how_often(numbers, _CLAIMS, lambda row: system_name(row.system))
 
 

@@ -1,4 +1,4 @@
-"""What calibrating the signal gives: calibration error, control error and cost."""
+"""The effect of calibrating the signal: calibration error, control error and cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +11,20 @@ from offramp.reports.tables.writing import Table, cell, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """Calibration side by side.
+    """Comparison of calibration methods.
 
-    Every signal that claims to be an accuracy, raw or calibrated at each exit on validation data, under the same rule
-    and thresholds δ. Expected calibration error (ECE) on test data, all samples leaving at each exit, mean over exits
-    and one by one; control error (mean distance of test accuracy from δ, over all δ in reach) and average cost over
-    the same δ in % of the full model's, with the change of cost from the baseline, paired. Means over seeds ± standard
-    deviation over seeds, but for ECE and at single exits [95 % bootstrap interval over test samples and seeds].
+    Signals that are estimates of accuracy, either raw or calibrated at each exit on validation data, with the same exit
+    rule and the same thresholds δ. ECE: expected calibration error on test data if all samples leave at one exit, as
+    the mean over exits and for each exit. Mean error: mean control error, which is the distance between test accuracy
+    and δ, over all values of δ between the accuracies of the first and the last exit. Cost: average cost over the same
+    values of δ, in % of the cost of the full model, and its paired change from the baseline. Numbers are means over
+    seeds ± standard deviation over seeds (not shown for single exits). Numbers other than the ECE also have a [95 %
+    bootstrap interval over test samples and seeds].
 
     Parameters
     ----------
     files : sequence of paths
-        The control table of `offramp compare`, and the exits of all runs.
+        The control table that `offramp compare` wrote, and the exit tables of all runs.
     """
     control, exits = read_tables(files, "control", "exits")
     measured = [f"ece_{label}" for label in control["policy"].unique() if f"ece_{label}" in exits]

@@ -19,9 +19,9 @@ _CLAIMS = {
     4: "ensembling raises the highest accuracy and lowers the gain, and temperatures do not cure that",
 }
 _PLAIN = "max-softmax"
-_MEASURES = [(_PLAIN, "margin"), (_PLAIN, "entropy"), ("margin", "entropy")]  # the first should gain more
+_MEASURES = [(_PLAIN, "margin"), (_PLAIN, "entropy"), ("margin", "entropy")]  # the first should reduce cost more
 _ENSEMBLES = ["mean-probability", "temperature-mean-probability"]
-# What is measured, and how it reads: scale, digits, sign; what the number beside it is
+# Measured quantities and their format: scale, digits, sign, and the label of the number in the column `beside`
 _NUMBERS = {
     "reduction": (1, 2, "", "random deferral"),
     "ratio of reductions": (1, 2, "", ""),
@@ -35,23 +35,25 @@ _VALUE = as_shown("value")
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """The claims on cascades of pretrained models, and whether they hold here.
 
-    Cascades are chosen on validation data. A claim holds where the 95 % interval of its number lies wholly on the side
-    of the bound that is named here, does not hold where it lies wholly on the other one, and is undecided elsewhere.
-    Claim 1, on test data: pairs reduce the cost at equal accuracy against the step and the log-interpolated front of
-    single models (arithmetic mean over a band of accuracies above 1; beside it what random deferral reduces it by),
-    triples more than pairs (ratio of the geometric means above 1), and most models of the front but the cheapest are
-    dearer than cascades of their accuracy (share above 50 %). Claim 2, on validation data: over all pairs the rank
-    correlation of the exit rate with the difference in accuracy is below 0 (beside it that with the ratio of costs).
-    Claim 3, on test data: pairs by max softmax reduce the cost more than by margin and by entropy, and those by margin
-    more than by entropy (ratio of the geometric means above 1). Claim 4, on test data: the highest accuracy of pairs
-    that answer with the mean of their probabilities lies above that of pairs without an ensemble, and the ratio of the
-    reductions below 1, with each model's logits scaled by a temperature too. Differences and ratios are of the same
-    test samples, resampled together. What was not measured is left out. ± is the standard deviation over seeds.
+    Cascades are chosen on validation data. A claim holds if the 95 % interval of the measured number lies entirely on
+    the stated side of the bound. It does not hold if the interval lies entirely on the other side, and is undecided
+    otherwise. Claim 1, on test data: pairs reduce the cost at equal accuracy, compared with the step front and the
+    log-interpolated front of single models (the arithmetic mean over a band of accuracies is above 1; the reduction by
+    random deferral is shown next to it). Triples reduce it more than pairs (the ratio of the geometric means is above
+    1). Most models on the front, not counting the cheapest one, cost more than cascades of the same accuracy (the share
+    is above 50 %). Claim 2, on validation data: over all pairs, the rank correlation of the exit rate with the
+    difference in accuracy is below 0 (the correlation with the ratio of costs is shown next to it). Claim 3, on test
+    data: pairs that use max softmax reduce the cost more than pairs that use the margin or the entropy, and pairs that
+    use the margin more than pairs that use the entropy (the ratio of the geometric means is above 1). Claim 4, on test
+    data: if pairs answer with the mean of their probabilities, the highest accuracy of pairs is above that of pairs
+    without an ensemble, but they reduce the cost less (the ratio of the reductions is below 1), both without and with
+    temperature scaling of the logits of each model. Differences and ratios are measured on the same test samples, which
+    are resampled together. Parts that were not measured are left out. ± is the standard deviation over seeds.
 
     Parameters
     ----------
     files : sequence of paths
-        The reductions and measures of `offramp search`.
+        The tables of reductions and measures that `offramp search` wrote.
     """
     reductions, measures = read_tables(files, "reductions", "measures")
     base = reductions["variant"].iloc[0]
@@ -72,7 +74,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def verdict(low: float, high: float, wanted: str, bound: float) -> str:
-    """Of an interval that should lie above the bound, or below it."""
+    """Return the verdict for an interval that should lie above the bound, or below it."""
     above, below = low > bound, high < bound
     holds, fails = (above, below) if wanted == "above" else (below, above)
     return "holds" if holds else "does not hold" if fails else "undecided"
@@ -107,7 +109,7 @@ def _of_measures(measures: pd.DataFrame, base: str) -> Iterator[dict]:
 
 
 def _of_contrasts(measures: pd.DataFrame) -> Iterator[dict]:
-    """One kind or variant against another, on the same samples."""
+    """Yield one row per comparison of two kinds or two variants, on the same samples."""
     for _, row in measures.dropna(subset=["to_variant"]).iterrows():
         sides = row["variant"], row["to_variant"]
         number, band = row["quantity"], {"low": row["low"], "high": row["high"]}
@@ -150,7 +152,7 @@ def _over(row) -> str:
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
-    """A sentence a claim: in how many cases it holds, and where it does not."""
+    """Return one sentence per claim: in how many cases it holds, and where it does not."""
     over = [_over(row) for row in numbers.itertuples()]
     return how_often(numbers.assign(policy=over), _CLAIMS, lambda row: row.part)
 

@@ -1,4 +1,4 @@
-"""The paper's claims, and whether they hold here."""
+"""The claims of the PCEE paper, and whether they hold here."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from offramp.reports.labels import policy_name, system_name
 from offramp.reports.loading import chosen_policies, read_tables, sort
 from offramp.reports.tables.writing import Table, cells
 
-OVER_BUDGET = 1.02  # cost ratio up to which a budget kept on validation data counts as kept on test data: our choice
-UNDERSPENT = 0.9  # below this ratio a policy left the budget unspent, and the costs are not the same
+OVER_BUDGET = 1.02  # up to this cost ratio, a budget that was kept on validation data counts as kept; our choice
+UNDERSPENT = 0.9  # below this cost ratio, too much of the budget is unspent for the costs to count as equal
 VERDICTS = ("holds", "does not hold", "undecided")
 _CLAIMS = {
     1: "a larger system with exits has a lower error than a smaller full one at the same average cost",
@@ -22,20 +22,20 @@ _CLAIMS = {
 def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.DataFrame:
     """The claims of the PCEE paper, and whether they hold here.
 
-    Judged on test data. Claim 1 (a larger system with exits has a lower error than a smaller full one at the same
-    average cost) holds where the interval of the accuracy gain lies above 0 and the mean cost is at most 1.02 of the
-    small one's (the threshold was chosen on validation data to spend that much and no more); it does not hold where
-    the interval lies below 0 and at least 0.9 of the budget was spent. Claim 2 (accuracy follows δ better than with
-    thresholded confidence, the baseline) holds where the interval of the excess control error lies below 0, and does
-    not hold where it lies above 0. Anything else is undecided. Intervals are 95 % bootstraps over test samples and
-    seeds; ± is the standard deviation over seeds.
+    Verdicts are based on test data. Claim 1 (a larger system with exits has a lower error than a smaller full one at
+    the same average cost) holds if the interval of the accuracy gain lies above 0 and the mean cost is at most 1.02
+    times the cost of the smaller system. (The threshold was chosen on validation data to spend as much of this cost as
+    possible without exceeding it.) It does not hold if the interval lies below 0 and at least 0.9 of the budget was
+    spent. Claim 2 (accuracy follows δ better than with thresholded confidence, the baseline) holds if the interval of
+    the excess control error lies below 0, and does not hold if it lies above 0. All other cases are undecided.
+    Intervals are 95 % bootstrap intervals over test samples and seeds, and ± is the standard deviation over seeds.
 
     Parameters
     ----------
     files : sequence of paths
-        The pairs and the control table of `offramp compare`.
+        The table of pairs and the control table that `offramp compare` wrote.
     policies : sequence of str
-        Labels to judge; pcee and pcee-ws where not given.
+        Labels of the policies to judge. By default pcee and pcee-ws.
     """
     pairs, control = read_tables(files, "pairs", "control")
     labels = chosen_policies(policies, ("pcee", "pcee-ws"), list(control["policy"]))
@@ -56,14 +56,14 @@ def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.
 
 
 def verdict_1(low: float, high: float, cost_ratio: float) -> str:
-    """Of the interval of the accuracy gain and the mean cost ratio at equal cost."""
+    """Return the verdict for the interval of the accuracy gain and the mean cost ratio at equal cost."""
     if high < 0 and cost_ratio >= UNDERSPENT:
         return "does not hold"
     return "holds" if low > 0 and cost_ratio <= OVER_BUDGET else "undecided"
 
 
 def verdict_2(low: float, high: float) -> str:
-    """Of the interval of the excess control error."""
+    """Return the verdict for the interval of the excess control error."""
     if low > 0:
         return "does not hold"
     return "holds" if high < 0 else "undecided"
@@ -108,12 +108,12 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
-    """A sentence a claim: how often it holds, and where it does not."""
+    """Return one sentence per claim: how often it holds, and where it does not."""
     return how_often(numbers, _CLAIMS, _where)
 
 
 def how_often(numbers: pd.DataFrame, claims: dict[int, str], where: Callable) -> list[str]:
-    """For each claim in how many cases it holds, in words; `where` names the place of a row."""
+    """Return one sentence per claim on how often it holds. `where` returns the name of the case of a row."""
     sentences = []
     for claim, rows in numbers.groupby("claim"):
         places = {verdict: [] for verdict in VERDICTS}

@@ -1,4 +1,4 @@
-"""How closely accuracy follows δ."""
+"""How closely the accuracy follows δ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,13 @@ from offramp.reports.tables.writing import Table, cells
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Control of accuracy by δ.
 
-    How closely test accuracy follows δ when δ itself is the threshold, over the δ between the test accuracies of the
-    first and the last exit (column δ: how many of the grid's those are, mean over seeds): the mean and the largest
-    control error (the distance of accuracy from δ), the share of δ where accuracy falls short, and the excess of the
-    mean error over the baseline's (below 0: closer than the baseline). Means over seeds [95 % bootstrap interval over
-    test samples and seeds, that of errors corrected for what resampling adds to a distance] ± standard deviation over
-    seeds.
+    How closely the test accuracy follows δ if δ itself is the threshold. All values of δ between the test accuracies of
+    the first and the last exit are used. Column δ: the number of these values in the grid, mean over seeds. Mean error
+    and largest: control error, which is the distance between accuracy and δ. Falls short: share of the values of δ for
+    which the accuracy is below δ. Excess: mean error minus the mean error of the baseline (below 0: accuracy follows δ
+    more closely than with the baseline). Numbers are means over seeds [95 % bootstrap interval over test samples and
+    seeds] ± standard deviation over seeds. The intervals of errors are corrected for the amount by which resampling
+    increases a distance.
     """
     (table,) = read_tables(files, "control")
     return sort(table, ["system"])

@@ -1,4 +1,4 @@
-"""One policy against another on the same system."""
+"""Comparison of two policies on the same system."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +10,24 @@ from offramp.reports.loading import read_tables, sort
 from offramp.reports.tables.writing import Table, cells
 
 VERDICTS = ("better", "worse", "undecided")
-BUDGETS = "budgets"  # the match at equal cost; the others are at an equal loss of accuracy
+BUDGETS = "budgets"  # the match at equal cost; all other matches are at equal loss of accuracy
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """One policy against another.
 
-    Both on the same system and the same test samples, thresholds chosen on validation data, on which the policies were
-    fitted too. Drop: each has the cheapest shared threshold that on validation loses no more accuracy against the last
-    exit than so many points. Budgets: mean over nine average costs (MACs) between the first exit's and the full
-    model's, each spent just so on validation data, where need be by chance between two neighbouring thresholds. Gain:
-    accuracy of the policy minus the rival's; difference of cost: policy minus rival, in points of the full model's
-    MACs. The verdict is on the policy. At a drop it is better where the interval of the difference of cost lies below 0
-    and that of the gain does not, or that of the gain lies above 0 and that of the cost does not; worse where the same
-    is true of the rival. At the budgets the gain's interval alone decides. Anything else is undecided. Speed-up in
-    layers: number of exits over the mean number passed. Means over seeds [95 % bootstrap interval over test samples and
-    seeds] ± standard deviation over seeds.
+    Both policies run on the same system and the same test samples. Thresholds are chosen on the validation data on
+    which the policies were also fitted. Drop: each policy uses its cheapest shared threshold whose loss of validation
+    accuracy, compared with the last exit, is no more than this number of points. Budgets: mean over nine average costs
+    (MACs) between the cost of the first exit and the cost of the full model. Each budget is spent exactly on validation
+    data, if necessary by choosing randomly between two neighbouring thresholds. Gain: accuracy of the policy minus
+    accuracy of the rival. Difference of MACs: policy minus rival, in points of the MACs of the full model. The verdict
+    is about the policy. At a drop, the policy is better if the interval of the difference of MACs lies below 0 and the
+    interval of the gain does not lie below 0, or if the interval of the gain lies above 0 and the interval of the
+    difference does not lie above 0. It is worse if the same is true of the rival. At the budgets, only the interval of
+    the gain decides. All other cases are undecided. Speed-up in layers: number of exits divided by the mean number of
+    exits that a sample passes. Numbers are means over seeds [95 % bootstrap interval over test samples and seeds] ±
+    standard deviation over seeds.
     """
     (table,) = read_tables(files, "duels")
     table = sort(table, ["system", "rival"]).assign(verdict="")
@@ -37,7 +39,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def verdict(gain_low: float, gain_high: float, cost_low: float, cost_high: float, equal_cost: bool) -> str:
-    """Of the intervals of the gain and of the difference of cost; at equal cost of the gain's alone."""
+    """Return the verdict for the intervals of gain and difference of cost, or of the gain only at equal cost."""
     if equal_cost:
         cost_low = cost_high = 0.0
     if (cost_high < 0 <= gain_high) or (gain_low > 0 >= cost_low):
@@ -62,7 +64,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
-    """A sentence a pair: how often the policy is better, at an equal loss of accuracy and at equal cost."""
+    """Return one sentence per pair: how often the policy is better, at equal loss of accuracy and at equal cost."""
     at = (numbers["match"] == BUDGETS).map({False: "at an equal loss of accuracy", True: "at equal cost"})
     sentences = []
     for (policy, rival), rows in numbers.groupby(["policy", "rival"], sort=False):

@@ -1,4 +1,4 @@
-"""Each exit by itself."""
+"""Each exit on its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,19 @@ from offramp.reports.tables.writing import Table, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """Each exit by itself.
+    """Each exit on its own.
 
-    What it would give if all test samples left there: accuracy, the dataset's own metric where it has another,
-    cumulative cost (of texts the mean of all at their own lengths), parameters, overconfidence (mean max softmax −
-    accuracy); agreement is the share of samples answered as by the exit before. The .csv also has the expected
-    calibration error of each policy's signal. Means over seeds ± standard deviation over seeds.
+    Results if all test samples leave at this exit: accuracy; the metric of the dataset, if it is not the accuracy;
+    cumulative cost (for text, the mean over all texts at their own lengths); parameters; overconfidence (mean max
+    softmax minus accuracy). Agreement is the share of samples for which this exit and the previous one give the same
+    answer. The .csv file also contains the expected calibration error of the signal of each policy. Numbers are means
+    over seeds ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "exits")
     others = [name for name in table if name in METRICS or name.startswith("ece_")]
     measured = ["accuracy", "overconfidence", "agreement", *others]
     groups = table.groupby(["system", "exit"], sort=False)
-    same = groups[["cost", "parameters"]].first()  # no matter of the seed
+    same = groups[["cost", "parameters"]].first()  # the same for all seeds
     mean, sd = groups[measured].mean(), groups[measured].std()
     joined = same.assign(seeds=groups["seed"].nunique()).join(mean).join(sd.add_suffix("_sd"))
     order = [name for measure in measured for name in (measure, f"{measure}_sd")]

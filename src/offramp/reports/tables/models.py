@@ -1,4 +1,4 @@
-"""The models that cascades are made of."""
+"""The models of which cascades are made."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,13 @@ from offramp.reports.tables.writing import Table, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """The models that cascades are made of.
+    """The models of which cascades are made.
 
-    Each model alone, by cost: multiply-accumulates a sample, parameters, and accuracy on validation and test data. On
-    the front are those that are more accurate on validation data than all that cost no more; of several seeds it is
-    told in how many. Of one seed test accuracy has its 95 % bootstrap interval over test samples; of several, numbers
-    are means ± standard deviation over seeds.
+    Each model on its own, ordered by cost: multiply-accumulates (MACs) per sample, parameters, and accuracy on
+    validation and test data. A model is on the front if it is more accurate on validation data than all models that
+    cost no more. With one seed, the test accuracy has its 95 % bootstrap interval over test samples. With several
+    seeds, numbers are means ± standard deviation over seeds, and the last column gives the number of seeds in which the
+    model is on the front.
     """
     (models,) = read_tables(files, "models")
     of_model = models.groupby("model", sort=False)

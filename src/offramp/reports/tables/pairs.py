@@ -1,4 +1,4 @@
-"""Larger systems with exits against smaller full ones."""
+"""Larger systems with exits, compared with smaller full ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,12 @@ from offramp.reports.tables.writing import Table, cells
 def at_equal_cost(files: Sequence[Path]) -> pd.DataFrame:
     """Larger with exits against smaller full, at equal cost.
 
-    The threshold of the larger system is the one that spends most of the small one's cost on validation data, and no
-    more (the first exit where none costs so little). The same validation samples fitted the policy. The numbers are of
-    test data. Gain: accuracy of the large minus that of the small; cost ratio: large over small, above 1 where the
-    test cost exceeded the budget. Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard
-    deviation over seeds.
+    The larger system uses the threshold that spends as much of the cost of the smaller system as possible on validation
+    data without exceeding it (the first exit if no threshold is cheap enough). The policy was fitted on the same
+    validation samples. All numbers are measured on test data. Gain: accuracy of the larger system minus accuracy of the
+    smaller one. Cost ratio: cost of the larger system divided by cost of the smaller one, which is above 1 if the test
+    cost exceeds the budget. Numbers are means over seeds [95 % bootstrap interval over test samples and seeds] ±
+    standard deviation over seeds.
     """
     return _matched(files, "equal cost")
 
@@ -25,10 +26,11 @@ def at_equal_cost(files: Sequence[Path]) -> pd.DataFrame:
 def at_equal_accuracy(files: Sequence[Path]) -> pd.DataFrame:
     """Larger with exits against smaller full, at equal accuracy.
 
-    The threshold of the larger system is the cheapest one that is no less accurate on validation data (the full large
-    model where none is). The same validation samples fitted the policy, so it may look better there than it is. The
-    numbers are of test data. Gain: accuracy of the large minus that of the small; cost ratio:
-    large over small, below 1 where the large one is cheaper. Means over seeds [95 % bootstrap interval over test
+    The larger system uses the cheapest threshold with which it is at least as accurate as the smaller system on
+    validation data (the full larger model if there is none). The policy was fitted on the same validation samples, so
+    its accuracy on them may be too optimistic. All numbers are measured on test data. Gain: accuracy of the larger
+    system minus accuracy of the smaller one. Cost ratio: cost of the larger system divided by cost of the smaller one,
+    which is below 1 if the larger system is cheaper. Numbers are means over seeds [95 % bootstrap interval over test
     samples and seeds] ± standard deviation over seeds.
     """
     return _matched(files, "equal accuracy")

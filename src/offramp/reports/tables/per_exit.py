@@ -1,4 +1,4 @@
-"""One threshold for all exits, or one an exit."""
+"""One threshold for all exits, or one threshold per exit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +15,19 @@ _MEASURED = with_interval("speedup", "loss")
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """One threshold for all exits, or one for each.
+    """One threshold for all exits, or one per exit.
 
-    Shared: one threshold for all exits, the cheapest that on validation data is no less accurate than the last exit.
-    Per exit: BEEM's rule, exit by exit on validation data: the lowest threshold at which those who leave there are no
-    more often wrong than the last exit is on all samples (overall), or on the same samples, if at least 10 leave (our
-    choice). The latter can't be less accurate than the policy's last answer on the validation samples that chose it:
-    that column, the least over seeds, is never below 0, but for ZTW, whose last answer is an ensemble's. All else is of
-    test data. Speed-up in layers: the number of exits over the mean number that a sample passes; change: accuracy minus
-    the last exit's on the same samples, in points; worse: in how many % of the seeds it is below 0 (shared, overall,
-    same samples). Means over seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over
-    seeds.
+    Shared: one threshold for all exits, the cheapest with which the policy is at least as accurate as the last exit on
+    validation data. Per exit: the rule of BEEM, applied exit by exit on validation data. It selects the lowest
+    threshold with which the samples that leave at the exit are wrong no more often than the last exit is, either on all
+    samples (overall) or on the same samples, if at least 10 samples leave (our choice). With the same samples as
+    reference, the accuracy cannot be below that of the last answer of the policy on the validation samples that were
+    used for the choice. The column for validation data shows this as the minimum over seeds. It is never below 0,
+    except for ZTW, whose last answer is that of an ensemble. All other numbers are measured on test data. Speed-up in
+    layers: number of exits divided by the mean number of exits that a sample passes. Change: accuracy minus accuracy of
+    the last exit on the same samples, in points. Worse: in how many % of the seeds the change is below 0 (for shared,
+    overall, same samples). Numbers are means over seeds [95 % bootstrap interval over test samples and seeds] ±
+    standard deviation over seeds.
     """
     (table,) = read_tables(files, "speedup")
     places = ["system", "policy"]

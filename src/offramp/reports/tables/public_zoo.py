@@ -1,4 +1,4 @@
-"""Public models on the front, and what a cascade of two of them must do."""
+"""Public models on the front of accuracy and cost, and the exit rate that a cascade of two of them needs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,21 @@ from offramp.cascades.fronts import needed_exit_rate
 from offramp.cascades.public_models import front, read_zoo
 from offramp.reports.tables.writing import Table, cells
 
-REDUCTIONS = (1.0, 1.9, 3.1)  # of cost: as the larger model alone, and the paper's, for 80 to 86 % and above
+REDUCTIONS = (1.0, 1.9, 3.1)  # of cost: none, and those of the paper for accuracies of 80 to 86 % and above 86 %
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """The front of public models, and what pairs of neighbours need.
+    """The front of public models, and exit rates for pairs of neighbours.
 
-    Models that timm published, by top-1 accuracy on ImageNet's validation images, of which each is more accurate than
-    all that cost no more multiply-accumulates (given to two digits, so the smallest are coarse). Image: its height in
-    pixels; a model at two sizes counts as two. Milliseconds an image: on an RTX 3090 the inverse of the throughput of
-    large batches, on a Core i7-12700H one image at a time; a dash where that was not measured. Exit rates are of a
-    cascade with the neighbour, the model in the row above, as the small one: the share of images that must end there
-    for the two to cost as much as the large model alone (1×; this is the ratio of their costs too), or so many times
-    less; a dash where not even all images would be enough. How accurate the cascade is cannot be told from such tables.
+    Models that timm published, by top-1 accuracy on the validation images of ImageNet. The table lists the models that
+    are more accurate than all models with the same or fewer multiply-accumulates (MACs). MACs are given with two
+    decimals, so the values of the smallest models are coarse. Image: height in pixels. A model at two image sizes
+    counts as two models. Milliseconds per image: on an RTX 3090, the inverse of the throughput with large batches; on a
+    Core i7-12700H, one image at a time; a dash means that the time was not measured. The exit rates are for a cascade
+    whose small model is the neighbour, that is, the model in the row above. An exit rate is the share of images that
+    must leave at the small model so that the cascade costs as much as the large model alone (1×; this is also the ratio
+    of their costs), or 1.9 or 3.1 times less. A dash means that an exit rate of 100 % would not suffice. These tables
+    do not contain the accuracy of cascades.
     """
     return pd.concat([_members(read_zoo(path)) for path in files], ignore_index=True)
 
@@ -61,7 +63,11 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
-    """Of each table: how many of the front are on those of measured time too, and what neighbours can reach at all."""
+    """Return one sentence per table.
+
+    It states how many models on the front of MACs are also on the fronts of measured time, and for how many pairs of
+    neighbours an exit rate of at most 100 % suffices for each reduction.
+    """
     sentences = []
     for name, members in numbers.groupby("zoo", sort=False):
         also = [

@@ -1,4 +1,4 @@
-"""How many times less cascades cost than single models, over bands of accuracies."""
+"""Reduction of cost by cascades, compared with single models, over bands of accuracies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from offramp.reports.labels import FRONT_NAMES, band_name, variant_name
 from offramp.reports.loading import of_bands, of_base, read_tables
 from offramp.reports.tables.writing import Table, cells
 
-# The order in print
+# The order of the rows in the tables
 _ORDER = {
     "kind": list(FRONT_NAMES),
     "front": ["step", "interpolated"],
@@ -20,32 +20,35 @@ _BAND = ["low", "high"]
 
 
 def of_kinds(files: Sequence[Path]) -> pd.DataFrame:
-    """How many times less cascades cost, at equal accuracy.
+    """Reduction of cost by cascades at equal accuracy.
 
-    What single models cost over what the cascades cost that were chosen on validation data, mean over a band of
-    accuracies: arithmetic (the paper's), and geometric, in which twice and half the cost make 1. Step: the cheapest
-    single model that is so accurate; interpolated: what a model on the line between neighbours of the front would cost,
-    the logarithm of the cost being linear in accuracy. Pairs are chosen among single models and pairs, triples among
-    all three. Random deferral is the best straight line between a small model and both models of a pair, and decides
-    nothing: what it gains against the step front is the step front's. The oracle defers in hindsight. On validation the
-    cascades were chosen, so that what they gain there is too much. Accuracies: at how many of the band's grid both
-    costs are known, on validation and test. The first variant is shown. Means over seeds [95 % bootstrap interval over
-    samples and seeds] ± standard deviation over seeds.
+    The cost of single models divided by the cost of the cascades that were chosen on validation data, at equal
+    accuracy, averaged over a band of accuracies. Arithmetic: arithmetic mean, as in the paper. Geometric: geometric
+    mean, in which half the cost and twice the cost average to 1. Step: the cost of the cheapest single model that is at
+    least as accurate. Interpolated: the cost of a model on the line between neighbours on the front, on which the
+    logarithm of the cost is linear in accuracy. Pairs are chosen among single models and pairs, and triples among
+    single models, pairs and triples. Random deferral is the best straight line between a small model and both models of
+    a pair. It treats all samples alike, so its reduction against the step front is caused by the step front. The oracle
+    defers in hindsight. Reductions on validation data are too optimistic, because the cascades were chosen on these
+    data. Accuracies: the number of accuracies in the grid of the band for which both costs are known, on validation and
+    on test data. The first variant is shown. Numbers are means over seeds [95 % bootstrap interval over samples and
+    seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "reductions")
     return _sort(of_bands(of_base(table)), [*_BAND, *_ORDER])
 
 
 def of_variants(files: Sequence[Path]) -> pd.DataFrame:
-    """How many times less pairs cost, variant by variant.
+    """Reduction of cost by pairs, for each variant.
 
-    What single models cost over what pairs cost at equal accuracy on test data, means over a band of accuracies; pairs
-    were chosen on validation data, among single models and pairs. The first variant is what the others are to be
-    compared with. Step: the cheapest single model that is so accurate; interpolated: what a model on the line between
-    neighbours of the front would cost, the logarithm of the cost being linear in accuracy. Accuracies: at how many of
-    the band's grid both costs are known. Means over seeds [95 % bootstrap interval over test samples and seeds] ±
-    standard deviation over seeds; all variants have the same samples, so that differences are surer than the intervals
-    of two variants show.
+    The cost of single models divided by the cost of pairs at equal accuracy on test data, averaged over a band of
+    accuracies. Pairs were chosen on validation data, among single models and pairs. The first variant is the reference
+    for the others. Step: the cost of the cheapest single model that is at least as accurate. Interpolated: the cost of
+    a model on the line between neighbours on the front, on which the logarithm of the cost is linear in accuracy.
+    Accuracies: the number of accuracies in the grid of the band for which both costs are known. Numbers are means over
+    seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over seeds. All variants are
+    measured on the same samples, so differences between variants are more certain than their separate intervals
+    suggest.
     """
     (table,) = read_tables(files, "reductions")
     table = of_bands(table)
@@ -60,8 +63,10 @@ def _sort(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _beside(numbers: pd.DataFrame, rows: list[str], columns: list[str]) -> pd.DataFrame:
-    """The reductions, a row for each of `rows` and a column for each of `columns`, in the order they come; in front
-    the band and at how many accuracies."""
+    """Arrange the reductions with one row per combination of `rows` and one column per combination of `columns`.
+
+    Both are in the order in which they appear. The first columns contain the band and the number of accuracies.
+    """
     text = numbers.assign(text=cells(numbers, "reduction", digits=2)).pivot(index=rows, columns=columns, values="text")
     text = text.fillna("–").reindex(
         index=pd.MultiIndex.from_frame(numbers[rows].drop_duplicates()),

@@ -1,4 +1,4 @@
-"""Which cascade replaces each single model of the front."""
+"""The cascade that replaces each single model on the front."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ _STAGES, _THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "thres
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """What replaces each single model of the front.
+    """Cascades that replace the single models on the front.
 
-    For each model on the front of single models, by validation data: the cheapest cascade that is there no less
-    accurate (as accurate), and the most accurate one that costs there no more (as cheap); a dash where nothing is
-    better than the model itself. A sample leaves a stage where its confidence is at least the threshold. The cost
-    ratio, cascade over model, and the change of accuracy, cascade minus model, are of test data, with 95 % bootstrap
-    intervals over test samples: what was chosen for its luck on validation data may be a little less accurate or dearer
-    here.
+    For each model on the front of single models on validation data: the cheapest cascade that is at least as accurate
+    on validation data (goal: as accurate), and the most accurate cascade that costs no more on validation data (goal:
+    as cheap). A dash means that no cascade is better than the model itself. A sample leaves at a stage if its
+    confidence is at least the threshold. The cost ratio (cascade divided by model) and the change of accuracy (cascade
+    minus model) are measured on test data, with 95 % bootstrap intervals over test samples. A cascade that was chosen
+    because of a chance result on validation data may be slightly less accurate or more expensive on test data.
     """
     (table,) = read_tables(files, "replacements")
     order = table["goal"].map(list(_GOALS).index)
@@ -55,7 +55,7 @@ def _names(stages: np.ndarray) -> str:
 
 
 def _thresholds(thresholds: np.ndarray) -> str:
-    """Infinite where none leaves, as an ensemble of all may be best."""
+    """Format thresholds. ∞ means that no sample leaves, which can be best if an ensemble of all models answers."""
     known = [cell(threshold, digits=3) for threshold in thresholds if not np.isnan(threshold)]
     return ", ".join(known).replace("inf", "∞")
 

@@ -1,4 +1,4 @@
-"""What the models of cascades take in seconds."""
+"""The measured time of the models of cascades."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from offramp.reports.tables.writing import Table, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """What the models take, measured.
+    """Measured time of the models.
 
-    Milliseconds a sample until the model's last exit answers, on the machine that ran the study and beside whatever
-    else ran there: the median [quartiles] over batches of test samples, mean over seeds. Unlike all other numbers of a
-    study these are others each time.
+    Milliseconds per sample until the last exit of the model answers, measured on the machine that ran the study,
+    possibly while other programs were running. Numbers are the median [quartiles] over batches of test samples, as
+    means over seeds. Unlike all other numbers of a study, they differ from run to run.
     """
     (table,) = read_tables(files, "seconds")
     last = table[table["exit"] == table.groupby(["system", "seed"])["exit"].transform("max")]

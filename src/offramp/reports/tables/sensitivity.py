@@ -1,4 +1,4 @@
-"""What matters to control and cost, and what does not."""
+"""The effect of each setting on control and cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,23 +12,25 @@ from offramp.reports.tables.writing import Table, cell, cells
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
-    """What matters to control and cost.
+    """Effect of settings on control and cost.
 
-    One factor at a time, all else as in the study; the first setting of each factor is the reference. Mean and largest
-    control error (the distance of test accuracy from δ, over all δ in reach), the share of δ where accuracy falls
-    short, and the average cost in % of the full model's: means over systems and seeds [95 % bootstrap interval over
-    test samples and seeds] ± standard deviation over seeds. Changes are paired differences from the reference; beside
-    that of the error, the least and the greatest among the systems. A smaller error is not always better: with a map
-    of few samples accuracy lies nearer to δ because samples leave too early, and falls short more often. Of fewer
-    validation samples than all, several draws are averaged. Errors' intervals are corrected for what resampling adds to
-    a distance. The intervals that are not shown, and each system's numbers, are in the .csv.
+    One factor is varied at a time, and all other settings are those of the study. The first setting of each factor is
+    the reference. Mean error and largest: control error, which is the distance between test accuracy and δ, over all
+    values of δ between the accuracies of the first and the last exit. Falls short: share of the values of δ for which
+    the accuracy is below δ. Cost: average cost in % of the cost of the full model. Numbers are means over systems and
+    seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over seeds. Changes are paired
+    differences from the reference. The column next to the change of error shows the smallest and the largest change
+    among the systems. A smaller error is not always better: if a map was fitted on few samples, samples leave too
+    early, so the accuracy is closer to δ but falls short more often. If only a part of the validation samples is used,
+    results are averaged over several draws. The intervals of errors are corrected for the amount by which resampling
+    increases a distance. The .csv file also contains the intervals that are not shown and the numbers of each system.
     """
     (table,) = read_tables(files, "sensitivity")
     return table.astype({"setting": str})
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    """A row a setting and policy: the means over systems."""
+    """Return one row per setting and policy, with the means over systems."""
     places = ["factor", "setting", "policy"]
     excess = numbers[numbers["system"] != ALL].groupby(places)["excess"]
     pooled = numbers[numbers["system"] == ALL].set_index(places).assign(least=excess.min(), most=excess.max())

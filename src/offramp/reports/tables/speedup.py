@@ -13,15 +13,16 @@ from offramp.reports.tables.writing import Table, cell, cells
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Speed-up at matched accuracy.
 
-    All thresholds are chosen on validation data, on which the policies were fitted too; the numbers are of test data.
-    Shared: one threshold for all exits, the cheapest that on validation loses no more accuracy against the last exit
-    than is allowed (in points). Per exit: each exit's own, the lowest at which those who leave there, at least 10, are
-    no more often wrong than the last exit is on all validation samples (overall) or on the same samples. Speed-up: the
-    number of exits over the mean number that a sample passes, as the BEEM paper counts; cost: mean MACs in % of the
-    full model's. Change of accuracy: that of the policy minus that of the last exit on the same samples; worse: in how
-    many % of the seeds it is below 0. Change of the metric: the same of the dataset's own (F1, Matthews), where it has
-    one; thresholds are chosen on accuracy all the same. Means over seeds [95 % bootstrap interval over test samples and
-    seeds] ± standard deviation over seeds.
+    Thresholds are chosen on the validation data on which the policies were also fitted, and all numbers are measured on
+    test data. Shared: one threshold for all exits, the cheapest whose loss of validation accuracy, compared with the
+    last exit, is no more than the allowed drop (in points). Per exit: one threshold for each exit, the lowest with
+    which the samples that leave there (at least 10) are wrong no more often than the last exit is on all validation
+    samples (overall) or on the same samples. Speed-up: number of exits divided by the mean number of exits that a
+    sample passes, as in the BEEM paper. Cost: mean MACs in % of the MACs of the full model. Change of accuracy:
+    accuracy of the policy minus accuracy of the last exit on the same samples. Worse: in how many % of the seeds this
+    change is below 0. Change of the metric: the same for the metric of the dataset (F1, Matthews), if it is not the
+    accuracy; thresholds are chosen by accuracy in this case too. Numbers are means over seeds [95 % bootstrap interval
+    over test samples and seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "speedup")
     return sort(table, ["system", "drop", "choice"])

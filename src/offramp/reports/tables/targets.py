@@ -1,4 +1,4 @@
-"""What a user gets who asks for an accuracy."""
+"""Accuracy and cost for a requested accuracy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ _CHOICES = {"direct": "δ itself", "validation": "on validation"}
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Accuracy and cost at a given δ.
 
-    Test accuracy and average cost when accuracy δ is asked for. The threshold is δ itself, for policies whose signal
-    claims to be an accuracy, or the cheapest one that reaches δ on validation data (the full model where none does).
-    The same validation samples fitted the policy, so it may look better there than it is. Means over seeds [95 %
-    bootstrap interval over test samples and seeds] ± standard deviation over seeds; saved: share of the
-    full model's cost.
+    Test accuracy and average cost if an accuracy of δ is requested. The threshold is either δ itself, for policies
+    whose signal is an estimate of accuracy, or the cheapest threshold that reaches an accuracy of δ on validation data
+    (the full model if there is none). The policy was fitted on the same validation samples, so its accuracy on them may
+    be too optimistic. Saved: share of the cost of the full model. Numbers are means over seeds [95 % bootstrap interval
+    over test samples and seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "targets")
     return sort(table, ["system", "target", "choice"])

@@ -16,16 +16,16 @@ from offramp.reports.labels import title_and_caption
 
 @dataclass(frozen=True)
 class Table:
-    """What makes a table.
+    """The functions that make a table.
 
     Attributes
     ----------
     numbers : function of the input files
-        Gives the tidy numbers at full precision; its docstring is the table's title and caption.
+        Returns the numbers as tidy data at full precision. Its docstring is the title and the caption of the table.
     readable : function of the numbers
-        Gives the same rows, or what is worth reading of them, as text.
+        Returns the rows that are worth showing as text.
     findings : function of the numbers
-        Gives sentences that say what the table shows; none by default.
+        Returns sentences that state what the table shows. By default there are none.
     """
 
     numbers: Callable[..., pd.DataFrame]
@@ -33,14 +33,14 @@ class Table:
     findings: Callable[[pd.DataFrame], list[str]] = lambda numbers: []
 
     def write(self, numbers: pd.DataFrame, out: Path) -> None:
-        """Write OUT.csv, OUT.md and OUT.tex, each whole or not at all."""
+        """Write OUT.csv, OUT.md and OUT.tex. Each file is written completely or not at all."""
         text = self.readable(numbers)
         write_table(numbers, f"{out}.csv")
         write_text(f"{out}.md", self.markdown(numbers, text))
         write_text(f"{out}.tex", _latex(text, self.about))
 
     def markdown(self, numbers: pd.DataFrame, text: pd.DataFrame) -> str:
-        """What OUT.md holds; `text` is what is readable of the numbers."""
+        """Return the content of OUT.md. `text` is the readable form of the numbers."""
         return _markdown(text, self.findings(numbers), self.about)
 
     @property
@@ -49,7 +49,7 @@ class Table:
 
 
 def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np.nan, *, digits: int, sign: str = ""):
-    """`mean [low, high] ± sd` with typographic minus signs; what is NaN is left out, a NaN mean is a dash."""
+    """Format `mean [low, high] ± sd` with typographic minus signs. Parts that are NaN are left out; a NaN mean is –."""
     if np.isnan(value):
         return "–"
 
@@ -66,18 +66,18 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np
 
 
 def as_shown(name: str) -> list[str]:
-    """The columns of a number with its interval and deviation, in the order of `cell`."""
+    """Return the columns of a number, its interval and its standard deviation, in the order of `cell`."""
     return [name, f"{name}_low", f"{name}_high", f"{name}_sd"]
 
 
 def cells(table: pd.DataFrame, name: str, *, scale: float = 1.0, digits: int, sign: str = "") -> list[str]:
-    """One text a row of the number `name` with its interval and its standard deviation over seeds, as far as known."""
+    """Format the number `name` of each row, with its interval and its standard deviation over seeds if known."""
     values = table.reindex(columns=as_shown(name)).to_numpy(np.float64) * scale  # (rows, 4)
     return [cell(*row, digits=digits, sign=sign) for row in values]
 
 
 def is_numeric(column: Sequence[str]) -> bool:
-    """Are all texts of a column numbers, perhaps with an interval or a spread? They are aligned to the right then."""
+    """Return whether all texts of a column are numbers, possibly with an interval or spread (then right-aligned)."""
     return all(re.fullmatch(r"[+−]?[\d.]+( [\[±].*)?|–|baseline|reference", text) for text in column)
 
 
@@ -85,7 +85,7 @@ def _markdown(text: pd.DataFrame, findings: Sequence[str], caption: str) -> str:
     return "\n\n".join([*findings, _tabulate(text, "pipe"), caption]) + "\n"
 
 
-_LONG = 45  # rows that fit on a page
+_LONG = 45  # number of rows that fit on a page
 _TEX = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -97,7 +97,7 @@ _TEX = str.maketrans(
 
 
 def _latex(text: pd.DataFrame, caption: str) -> str:
-    """Plain LaTeX, without booktabs; a table of more than a page is a longtable."""
+    """Return plain LaTeX without booktabs. A table that is longer than a page is a longtable."""
     escaped = text.rename(columns=lambda name: name.translate(_TEX)).map(lambda value: value.translate(_TEX))
     body = _tabulate(escaped, "latex_raw", [is_numeric(text[name]) for name in text])
     notes = [f"% {caption.translate(_TEX)}"]
