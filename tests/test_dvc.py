@@ -105,6 +105,7 @@ CHANGES = {
     "training.batch_size": 32,
     "training.learning_rate": 0.2,
     "training.threads": 2,
+    "training.portable": False,
     "models.net-small.exits": 3,
     "models.net-small.channels": 6,
     "models.net-small.growth": 3,
