@@ -1,4 +1,4 @@
-"""Where numbers come from: the machine and the versions of what they were computed with."""
+"""Hardware and software versions with which results were computed."""
 
 import os
 import platform
@@ -13,9 +13,10 @@ PACKAGES = ("offramp", "numpy", "scipy", "torch", "timm", "snakemake")
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on, as JSON values: processor, cores, memory_gib, gpus, system, python, packages.
+    """Return the hardware and the software versions of this process, as JSON values.
 
-    `cores` are those that this process may use. What cannot be found out is left out, or empty.
+    Keys: processor, cores (that this process may use), memory_gib, gpus, system, python, packages. Packages that are
+    not installed are left out.
     """
     return {
         "processor": _processor(),
@@ -36,7 +37,7 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
-    """By NVIDIA's own tool: asking torch would take seconds."""
+    """Return the names of GPUs from nvidia-smi, because importing torch takes seconds."""
     try:
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()

@@ -1,4 +1,4 @@
-"""The few numbers of a study that are worth following from version to version."""
+"""Summary of a study in a few numbers, which DVC compares between versions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +7,22 @@ from offramp.reports.loading import read_tables
 
 
 def summarise(files: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """What `dvc metrics` shows: means over the study's systems and seeds, of test data.
+    """Return the numbers that `dvc metrics` shows: means over the systems and seeds of a study, on test data.
 
     Parameters
     ----------
     files : sequence of paths
-        What `offramp compare` wrote as speedup and control.
+        Tables that `offramp compare` wrote with `--speedup-out` and `--control-out`.
 
     Returns
     -------
     dict
-        "full_accuracy" of each system. Of each policy, at the cheapest threshold that on validation data is no less
-        accurate than the last exit: "speedup", in layers, and "accuracy_change", from the last exit's. "control_error":
-        how far, on average over δ, the accuracy is from δ, of policies whose δ claims to be one. Six decimals.
+        - "full_accuracy": accuracy of the last exit, for each system;
+        - "speedup" (in layers) and "accuracy_change" (relative to the last exit), for each policy, at the cheapest
+          threshold that is at least as accurate on validation data as the last exit;
+        - "control_error": mean distance between accuracy and δ, for each policy whose δ is an accuracy.
+
+        Numbers are rounded to six decimals.
 
     Raises
     ------
