@@ -1,4 +1,4 @@
-"""Exit policies: decide, input by input, when a model that answers in stages has computed enough."""
+"""Early-exit policies: decide, for each input, at which stage a model with several stages has computed enough."""
 
 from offramp.cascades import cascade
 from offramp.evaluation import choose_threshold, decide, evaluate, frontier

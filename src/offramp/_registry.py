@@ -1,4 +1,4 @@
-"""What every registry of names does: find an entry, import it when it is needed, and check its options."""
+"""Functions that all registries use: find an entry by name, import it when it is needed, and check its options."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
@@ -8,12 +8,12 @@ Entry = TypeVar("Entry")
 
 
 def find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
-    """The entry of that name.
+    """Return the entry of a registry. `kind` is used in the error message.
 
     Raises
     ------
     ValueError
-        If there is none; the message lists the known names.
+        If the name is unknown. The message lists the known names.
     """
     if name not in registry:
         raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(registry)}")
@@ -21,7 +21,7 @@ def find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
 
 
 def load(entry: str | Callable, package: str) -> Any:
-    """What an entry "module:name" of a package's registry stands for. A callable stands for itself."""
+    """Import the object of an entry "module:name", relative to a package. Callables are returned unchanged."""
     if callable(entry):
         return entry
     module, _, name = entry.partition(":")
@@ -29,7 +29,13 @@ def load(entry: str | Callable, package: str) -> Any:
 
 
 def check_options(owner: str, given: Iterable[str], known: Collection[str], required: Iterable[str] = ()) -> None:
-    """Raise ValueError if an option is unknown (the message lists the known ones) or a required one is missing."""
+    """Check the names of options.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown (the message lists the known ones), or if a required option is missing.
+    """
     given = list(given)
     if unknown := [option for option in given if option not in known]:
         expected = f"some of {', '.join(known)}" if known else "none"

@@ -1,4 +1,4 @@
-"""Figures, tables and the page of a study; displays of a record."""
+"""Figures, tables and the report page of a study, and displays of a record."""
 
 from offramp.reports.displays import ControlDisplay, FrontierDisplay, ReliabilityDisplay
 

@@ -1,4 +1,4 @@
-"""The figures and tables of a report. A new one is a module in `figures` or `tables`, and a line here."""
+"""The figures and tables of a report. To add one, write a module in `figures` or `tables` and list it here."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,18 +21,19 @@ class Entry:
     ----------
     kind : {"figure", "table"}
     name : str
-        Its name on the command line; its files have this name, or begin with it.
+        Name on the command line. The names of its files begin with it.
     reads : tuple of str
-        The kinds of files that it is made from: keys of `loading.KINDS`.
+        Kinds of files from which it is made: keys of `loading.KINDS` and `loading.OTHERS`.
     options : tuple of str
-        What the study may set for it, for example the exits to show. Passed on under the same names.
+        Settings of the study that are passed to it as options of the same names, for example the exits to show.
     judges : tuple of str
-        The policies (by their registered names) that it is about. Their labels in the study are passed as `policies`.
+        Registered names of the policies that it is about. Their labels in the study are passed as the option
+        `policies`.
     needs : tuple of str
-        What the study must set, or else the entry is left out.
+        Settings that the study must contain. Otherwise, the entry is left out.
     source : str
-        Module and name, "tables.pairs:EQUAL_COST". By default the module of the entry's name, and in it the function
-        `draw` of a figure, the constant `TABLE` of a table.
+        Module and name, for example "tables.pairs:EQUAL_COST". By default, the module has the name of the entry, and
+        the name in it is `draw` for figures and `TABLE` for tables.
     """
 
     kind: Literal["figure", "table"]
@@ -45,7 +46,7 @@ class Entry:
 
     @property
     def module(self) -> str:
-        """The module below `offramp`."""
+        """Name of the module, relative to `offramp`."""
         return f"reports.{self._source[0]}"
 
     @property
@@ -55,26 +56,37 @@ class Entry:
         return module or usual[0], name or usual[1]
 
     def load(self) -> "Callable | Table":
-        """The function that draws the figure, or the `Table`. Its module is imported only now."""
+        """Import the module, and return the function that draws the figure, or the `Table`."""
         return load(":".join(self._source), __package__)
 
     @property
     def function(self) -> Callable:
-        """What makes a figure, or the numbers of a table, from files and options."""
+        """The function that makes the figure, or the numbers of the table, from files and options."""
         return self.load() if self.kind == "figure" else self.load().numbers
 
     @property
     def headline(self) -> tuple[str, str]:
-        """Title and caption: the docstring of `function`."""
+        """Title and caption, from the docstring of `function`."""
         return title_and_caption(self.function)
 
     def make(self, files: Sequence[Path], options: Mapping[str, Any]):
-        """A matplotlib Figure, or the DataFrame of a table's numbers.
+        """Make the figure or the numbers of the table.
+
+        Parameters
+        ----------
+        files : sequence of paths
+            Input files, in any order.
+        options : mapping
+            Options of `function`, by name.
+
+        Returns
+        -------
+        matplotlib Figure or DataFrame
 
         Raises
         ------
         ValueError
-            If an option is unknown or missing, or an input is missing or another.
+            If an option is unknown or missing, or if a file is missing or of another kind.
         """
         _, *taken = inspect.signature(self.function).parameters.values()
         required = [option.name for option in taken if option.default is option.empty]
@@ -82,9 +94,9 @@ class Entry:
         return self.function(files, **options)
 
     def write(self, files: Sequence[Path], out: Path, **options: Any) -> None:
-        """Draw the figure and write OUT.pdf and OUT.png, or write the table as OUT.csv, OUT.md and OUT.tex.
+        """Write the figure to OUT.pdf and OUT.png, or the table to OUT.csv, OUT.md and OUT.tex.
 
-        The same inputs give the same bytes.
+        The same inputs give identical files.
         """
         if self.kind == "table":
             self.load().write(self.make(files, options), out)
@@ -107,7 +119,7 @@ def _table(name: str, *reads: str, **more: Any) -> Entry:
     return Entry("table", name, reads, **more)
 
 
-# In the order of the page
+# In the order of the report page
 FIGURES = _catalogue(
     _figure("error-cost", "curve", "exits", options=("pairs",), needs=("pairs",)),
     _figure("control", "curve", "exits"),
@@ -150,18 +162,22 @@ TABLES = _catalogue(
 def shown(
     entries: Mapping[str, Entry], files: Collection[str], settings: Mapping[str, Collection], policies: Iterable[str]
 ) -> list[Entry]:
-    """The entries that a study can show.
+    """Select the entries that a study can show.
 
     Parameters
     ----------
     entries : mapping
         `FIGURES` or `TABLES`.
     files : collection of str
-        The kinds of files that the study makes.
+        Kinds of files that the study creates.
     settings : mapping
-        What it sets (pairs, duels, exits); what is empty counts as not set.
+        Settings of the study (pairs, duels, exits). Empty ones count as missing.
     policies : iterable of str
-        Its policies, by their registered names.
+        Registered names of its policies.
+
+    Returns
+    -------
+    list of Entry
     """
     there = set(policies)
     return [

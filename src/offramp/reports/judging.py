@@ -1,4 +1,4 @@
-"""From two records to a report: every policy that they allow, compared, and one recommended."""
+"""Comparison of all policies on two records, with a report and a recommendation (`offramp judge`)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,40 +26,41 @@ from offramp.reports.environment import environment
 from offramp.reports.labels import policy_name
 from offramp.reports.page import write_report
 
-# Every registered policy with its default options, and the other measures of confidence
+# Policies that are fitted in addition to every registered policy with its default options
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "margin": ("confidence", {"score": "margin"}),
     "entropy": ("confidence", {"score": "entropy"}),
     "temperature": ("confidence", {"temperature": "per_exit"}),
 }
-REFERENCES = ("oracle", "random")  # never recommended
-GRID = np.round(np.linspace(0, 1, 201), 12)  # of thresholds that claim to be accuracies
-POINTS = 200  # thresholds of other policies: quantiles of their signal on validation
-TARGETS = (0.0, 0.005, 0.01, 0.02)  # accuracy given up against the last exit, for the table of targets
+REFERENCES = ("oracle", "random")  # baselines that are not recommended
+GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds of policies whose threshold is an accuracy
+POINTS = 200  # number of thresholds of other policies: quantiles of their signal on validation data
+TARGETS = (0.0, 0.005, 0.01, 0.02)  # decrease in accuracy relative to the last exit, for the table of targets
 BINS = 15
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The policy to use, chosen on validation, and what it gives on test.
+    """The recommended policy, chosen on validation data, and its results on test data.
 
     Attributes
     ----------
     policy : str
-        Its label among the fitted policies.
+        Label of the fitted policy.
     threshold : float
     accuracy, accuracy_low, accuracy_high : float
-        On test, with its 95 % bootstrap interval over samples; so are the next.
+        Accuracy on test data, with its 95 % bootstrap interval over samples.
     cost, cost_low, cost_high : float
-        As a share of the full model's.
+        Average cost on test data as a fraction of the cost of the full model, with its interval.
     full_accuracy : float
-        Of the last exit on test.
+        Accuracy of the last exit on test data.
     chosen_on : int
-        Validation samples that chose it.
+        Number of validation samples on which the policy was chosen.
     accuracy_there : float
-        On these samples. If it is much higher than on test, there were too few to choose among so many policies.
+        Accuracy on these samples. If it is much higher than on test data, there were too few of them to choose among so
+        many policies.
     goal : str
-        What was asked for, in words.
+        Description of the target.
     """
 
     policy: str
@@ -97,37 +98,42 @@ def judge(
     command: str = "",
     progress: bool = False,
 ) -> Recommendation:
-    """Fit every policy that the records allow, compare them on test data, and write a report.
+    """Fit all policies that the records allow, compare them on test data, write a report, and recommend a policy.
 
-    Half of `validation` fits the policies; thresholds and the recommended policy are chosen on the other half, because
-    thresholds that are chosen on the samples that fitted a policy look better than they are. All that is reported is
-    of `test`.
+    Policies are fitted on one half of the validation samples. Thresholds and the recommended policy are chosen on the
+    other half, because results of thresholds that are chosen on the samples of the fit are too optimistic. All results
+    in the report are measured on test data.
 
     Parameters
     ----------
     validation, test : ExitRecord
-        Of one system with at least two exits, with labels.
-    out : path
-        Folder for `index.html`, `figures/`, `tables/`, the tables that these are made from (`data/`), the fitted
+        Records of one system with at least two exits, with labels.
+    out : Path
+        Folder for `index.html`, `figures/`, `tables/`, the tables from which these are made (`data/`), the fitted
         policies (`policies.safetensors`) and the recommendation (`recommendation.json`).
     system : str
-        Name of the system, where the metadata of `test` has none.
+        Name of the system, if the metadata of `test` contain none.
     accuracy : float, optional
-        Recommend the policy that costs least on validation at this accuracy there.
+        Recommend the policy with the lowest cost among those that reach this accuracy on validation data.
     cost : float, optional
-        Or: the policy that is most accurate on validation at this mean cost there, in the record's unit. Without
-        either: the cheapest that is no less accurate on validation than the last exit.
+        Alternatively, recommend the policy with the highest accuracy at this average cost on validation data, in the
+        unit of the record. By default, recommend the cheapest policy that is at least as accurate on validation data
+        as the last exit.
     resamples : int
-        Of the bootstrap.
+        Number of bootstrap resamples.
     command : str
-        What makes the report, to be shown in it.
+        Command that creates the report, which is shown in it.
     progress : bool
-        Show a bar on stderr.
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Recommendation
 
     Raises
     ------
     ValueError
-        If the records do not fit each other, have one exit, or no labels; if both `accuracy` and `cost` are given.
+        If the records are not compatible, have a single exit or no labels, or if both `accuracy` and `cost` are given.
     """
     _check(validation, test, accuracy, cost)
     system, seed = str(test.metadata.get("system", system)), int(test.metadata.get("seed", 0))
@@ -141,7 +147,7 @@ def judge(
         bar.update()
         bar.set_description("comparing policies")
         files = _write_tables(run, bootstrap, out / "data")
-        if "max_softmax" in test.measures:  # what the figures of single samples show
+        if "max_softmax" in test.measures:  # input of the figures that show single samples
             test.save(out / "data" / "test.safetensors")
             files["record"] = [out / "data" / "test.safetensors"]
         bar.update()
@@ -180,7 +186,15 @@ def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cos
 
 
 def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
-    """Every policy that the record allows, fitted, by label; and why the others are left out."""
+    """Fit all policies that the record allows.
+
+    Returns
+    -------
+    fitted : dict of str to Policy
+        Fitted policies by label.
+    left_out : dict of str to str
+        Reasons why the other policies cannot be used, by label.
+    """
     fitted, left_out = {}, {}
     for label, (name, options) in {**{name: (name, {}) for name in POLICIES}, **VARIANTS}.items():
         try:
@@ -194,7 +208,7 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
 
 
 def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: float | None) -> Recommendation:
-    """The policy that serves the target best on validation, and what it gives on test."""
+    """Choose the best policy for the target on the validation record of a run, and measure it on the test record."""
     full = float(run.validation.correct[:, -1].mean())
     goal = (
         f"an accuracy of {accuracy:.2%}"
@@ -213,7 +227,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         point = evaluate(policy, run.validation, [threshold]).iloc[0]
         score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
         if cost is not None and point.cost > cost:
-            score = (-np.inf, -point.cost)  # not even the first exit is as cheap
+            score = (-np.inf, -point.cost)  # even the first exit is too expensive
         if score > best:
             best, chosen = score, (label, threshold)
     label, threshold = chosen
@@ -238,16 +252,19 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
 
 
 def thresholds_of(policy: Policy, validation: ExitRecord) -> np.ndarray:
-    """A grid for the curve of a policy: accuracies where δ reads as one, else quantiles of its signal."""
+    """Return the thresholds of a curve: accuracies if δ is an accuracy, otherwise quantiles of the signal."""
     if policy.claims_accuracy:
         return GRID
-    signal = policy.signal(validation)[:, :-1]  # the last exit answers at any threshold
+    signal = policy.signal(validation)[:, :-1]  # the last exit is used at any threshold
     finite = signal[np.isfinite(signal)]
     return np.unique(np.quantile(finite, np.linspace(0, 1, POINTS))) if finite.size else np.zeros(1)
 
 
 def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, list[Path]]:
-    """The tables that figures and tables are made from, as `offramp calibrate`, `evaluate` and `compare` write them."""
+    """Write the tables from which figures and tables are made, and return their paths by kind.
+
+    They are the same as those of `offramp calibrate`, `evaluate` and `compare`.
+    """
     about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
 
     def said_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -280,12 +297,12 @@ def _claiming(policies: Mapping[str, Policy]) -> list[str]:
 
 
 def _write_entries(files: Mapping[str, Sequence[Path]], policies: Mapping[str, Policy], out: Path) -> list[Path]:
-    """Every figure and table of the catalogue that can be made; the files that the page shows."""
+    """Write all figures and tables of the catalogue that can be made, and return the files that the page shows."""
     pages = []
     for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
         for entry in shown(entries, files, {}, [policy.name for policy in policies.values()]):
             if entry.name == "control" and not _claiming(policies):
-                continue  # no threshold reads as an accuracy that could be controlled
+                continue  # there is no policy whose threshold is an accuracy
             inputs = [file for kind in entry.reads for file in files[kind]]
             entry.write(inputs, out / folder / entry.name)
             pages.append(out / folder / f"{entry.name}.{ending}")

@@ -1,4 +1,4 @@
-"""How policies, systems, numbers and captions read, in tables, figures and the report alike."""
+"""Names of policies and systems, units and captions, as shown in tables, figures and reports."""
 
 import inspect
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-# The order in which policies are listed, too.
+# Names of policies, in the order in which they are listed
 _POLICIES = {
     "confidence": "max softmax",
     "margin": "margin",
@@ -30,7 +30,7 @@ _POLICIES = {
     "random": "random",
 }
 _MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
-# Of a search: what fronts are made of, in the order of print, too, and the variants that read otherwise
+# Kinds of fronts of a search, in the order in which they are listed
 FRONT_NAMES = {
     "single": "single models",
     "pair": "pairs",
@@ -43,39 +43,39 @@ _METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
 
 
 def metric_name(metric: str) -> str:
-    """What a dataset's metric is called in print."""
+    """Return the displayed name of a metric."""
     return _METRICS[metric]
 
 
 def policy_name(label: str) -> str:
-    """What a policy is called in print; a label nobody knows stays as it is."""
+    """Return the displayed name of a policy. Unknown labels are returned unchanged."""
     return _POLICIES.get(label, label)
 
 
 def system_name(label: str) -> str:
-    """msdnet-small becomes MSDNet small."""
+    """Return the displayed name of a system. For example, msdnet-small becomes MSDNet small."""
     model, *rest = label.split("-")
     return " ".join([_MODELS.get(model, model), *rest])
 
 
 def variant_name(label: str) -> str:
-    """max-softmax becomes max softmax."""
+    """Return the displayed name of a variant of a search. For example, max-softmax becomes max softmax."""
     return _VARIANTS.get(label, label.replace("-", " "))
 
 
 def band_name(low: float, high: float) -> str:
-    """A band of accuracies, given as fractions, in %."""
+    """Return a range of accuracies in percent. The arguments are fractions."""
     return f"{100 * low:g}–{100 * high:g} %"
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Distinct policy labels in the order of print, those nobody knows last."""
+    """Return the distinct labels of policies in the order in which they are listed. Unknown labels are last."""
     known = list(_POLICIES)
     return sorted(set(labels), key=lambda label: (known.index(label) if label in known else len(known), label))
 
 
 def unit(values: Iterable[float]) -> tuple[float, str]:
-    """A factor and its prefix (k, M, G) that make the largest of some costs or counts readable."""
+    """Return the factor (1, 1e3, 1e6 or 1e9) and its prefix (k, M, G) that suit the largest of some values."""
     largest = max((value for value in values if np.isfinite(value)), default=0.0)
     for factor, prefix in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
         if largest >= factor:
@@ -84,7 +84,9 @@ def unit(values: Iterable[float]) -> tuple[float, str]:
 
 
 def title_and_caption(function: Callable) -> tuple[str, str]:
-    """The docstring of what makes a figure or table: its first line, without the full stop, is the title, what follows
-    up to the parameters the caption."""
+    """Return title and caption of a figure or table, from the docstring of the function that makes it.
+
+    The title is the first line without the full stop. The caption is the text up to the first section (Parameters).
+    """
     title, *rest = re.split(r"\n\w+\n-{3,}", inspect.getdoc(function))[0].split("\n\n")
     return title.rstrip("."), " ".join(" ".join(rest).split())

@@ -1,4 +1,4 @@
-"""Reading what `offramp calibrate`, `evaluate` and `compare` wrote, in any order."""
+"""Reading the tables that `offramp calibrate`, `evaluate`, `compare` and other commands wrote, in any order."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from offramp.reports.labels import in_order
 if TYPE_CHECKING:
     import pandas as pd
 
-# The columns that tell a table from the others, and the option that writes it
+# Columns by which a kind of table is recognised, and the option that writes it
 KINDS = {
     "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
     "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
@@ -32,23 +32,29 @@ KINDS = {
 OTHERS = {
     "record": "record --test",
     "public models": "data/timm",
-}  # files that are no such tables, and where they are from
+}  # other kinds of files, and their origin
 
 
 def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
-    """The files put together by what they are, a table for each kind asked for.
+    """Read tables, and combine the files of each kind into one table.
 
     Parameters
     ----------
     files : sequence of paths
-        .parquet or .csv.
+        .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
             "seconds", "models", "relations", "choices", "reductions", "replacements", "measures"}
+
+    Returns
+    -------
+    list of DataFrame
+        One table per kind.
 
     Raises
     ------
     ValueError
-        If a file is unreadable or of another kind, does not say of which run it is, or a kind has no file.
+        If a file is not readable or of another kind, if it does not contain its system or seed, or if a kind has no
+        file.
     """
     import pandas as pd
 
@@ -70,12 +76,15 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
 
 
 def describe(kind: str) -> str:
-    """A kind of file, in words for the help: what it is and which option writes it."""
+    """Describe a kind of file for help texts, with the option that writes it."""
     return f"{kind} ({OTHERS[kind] if kind in OTHERS else KINDS[kind][1]})"
 
 
 def sort(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
-    """The rows grouped by columns, groups as they first come, policies of a group in the order of print."""
+    """Sort the rows of a table by groups, in the order of their first rows, and by policy inside each group.
+
+    Policies are in the order of `labels.in_order`.
+    """
     import pandas as pd
 
     order = in_order(table["policy"])
@@ -85,22 +94,31 @@ def sort(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
 
 
 def of_base(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a search's base: its first variant, which the others are compared with."""
+    """Select the rows of the first variant of a search, which is the reference for the others."""
     return table[table["variant"] == table["variant"].iloc[0]]
 
 
 def of_bands(reductions: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a search's reductions that are means over a band of accuracies; the others are at one accuracy."""
+    """Select the reductions that are means over a range of accuracy. The other rows are for a single accuracy."""
     return reductions[reductions["low"] < reductions["high"]]
 
 
 def chosen_policies(asked: Sequence[str] | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The policies asked for; if nobody asked, those of the default that are known, or all if none of them is.
+    """Return the labels of the policies to show.
+
+    Parameters
+    ----------
+    asked : sequence of str or None
+        Labels that were requested.
+    default : sequence of str
+        Labels to use if none were requested, as far as they are known. If none is known, all known labels are used.
+    known : sequence of str
+        Labels in the files.
 
     Raises
     ------
     ValueError
-        If a policy asked for is not in the files.
+        If a requested policy is not in the files.
     """
     if asked is None:
         return [label for label in default if label in known] or list(known)
@@ -110,7 +128,13 @@ def chosen_policies(asked: Sequence[str] | None, default: Sequence[str], known: 
 
 
 def only_file(files: Sequence[Path], what: str) -> Path:
-    """The one file that something is made of."""
+    """Return the only file.
+
+    Raises
+    ------
+    ValueError
+        If there are several files. The message begins with `what`.
+    """
     if len(files) != 1:
         raise ValueError(f"{what} one test record, got {len(files)} files")
     return files[0]

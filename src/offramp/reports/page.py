@@ -1,4 +1,4 @@
-"""The report of a study: one HTML page that needs no other file."""
+"""The report of a study: a single HTML page that contains all figures and tables."""
 
 import base64
 import json
@@ -23,6 +23,8 @@ _LOOKS = {"holds": "holds", "better": "holds", "does not hold": "fails", "worse"
 
 @dataclass(frozen=True)
 class FigureBlock:
+    """A figure on the page."""
+
     id: str
     title: str
     caption: str
@@ -33,6 +35,8 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class TableBlock:
+    """A table on the page."""
+
     id: str
     title: str
     caption: str
@@ -56,21 +60,22 @@ def write_report(
     Parameters
     ----------
     files : sequence of paths
-        Figures (STEM.png, with STEM.pdf beside it) and tables (STEM.csv, with STEM.tex), in the order in which they
-        are to appear. A stem is the name of a figure or table, or begins with it: reliability-vit.
+        Figures (STEM.png, with STEM.pdf in the same folder) and tables (STEM.csv, with STEM.tex), in the order in which
+        they are shown. A stem is the name of a figure or table, or begins with it, for example reliability-vit.
     title : str
     parameters : mapping
-        What the study is, as JSON values. `notes`, a text or a list of texts, is set apart from the rest.
+        Settings of the study, as JSON values. `notes`, a text or a list of texts, is shown separately.
     environment : mapping
-        Machine and versions, as `environment.environment` gives them.
+        Hardware and software versions from `environment.environment`.
     command : str
-        What makes the report.
+        Command that creates the report.
     out : path
+        HTML file to write.
 
     Raises
     ------
     ValueError
-        If a file is neither a figure nor a table that is known.
+        If a file is not a known figure or table, or if it is damaged.
     """
     parameters = dict(parameters)
     notes = parameters.pop("notes", [])
@@ -95,7 +100,13 @@ def write_report(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file: a study's parameters, an environment."""
+    """Read a JSON object from a file, for example the settings of a study.
+
+    Raises
+    ------
+    ValueError
+        If the file is not valid JSON, or is not an object.
+    """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -117,10 +128,10 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
         picture, pdf = path.read_bytes(), link(".pdf")
         try:
             Image.open(path).verify()
-        except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken one
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG files
             raise ValueError(f"{path}: not a readable picture ({error}); if damaged, {AGAIN}") from None
         image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-        width = int(0.7 * int.from_bytes(picture[16:20]))  # the header has it there; 200 dpi are too large for a screen
+        width = int(0.7 * int.from_bytes(picture[16:20]))  # from the PNG header; 200 dpi is too large
         return FigureBlock(f"figure-{path.stem}", *_headline(path, FIGURES[name]), image, width, pdf)
     if path.suffix == ".csv":
         name = _registered(path, TABLES)
@@ -128,7 +139,7 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
         try:
             text = table.readable(numbers)
             markdown = table.markdown(numbers, text)
-        except Exception as error:  # whatever a damaged table leads to
+        except Exception as error:  # damaged tables lead to various errors
             raise ValueError(f"{path}: not a table of {name} ({error!r}); if damaged, {AGAIN}") from None
         readable = path.with_suffix(".md")
         if readable.exists() and readable.read_text(encoding="utf-8", errors="replace") != markdown:
@@ -146,7 +157,7 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
 
 
 def _registered(path: Path, registry: Mapping[str, Any]) -> str:
-    """The longest registered name that the file's name is, or begins with."""
+    """Return the longest registered name with which the name of the file begins."""
     fits = [name for name in registry if f"{path.stem}-".startswith(f"{name}-")]
     if not fits:
         raise ValueError(f"{path}: its name must begin with one of {', '.join(registry)}")

@@ -1,4 +1,4 @@
-"""A finished report held against a reference: which numbers are equal, which agree, which verdicts changed."""
+"""Comparison of a report with a reference report of the same study (`offramp verify`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import pandas as pd
 from offramp._io.tables import read_table
 from offramp.reports.page import read_json
 
-# Columns that say what a row is about; all others are numbers or text that follows from them
+# Columns that identify a row. All other columns are numbers, or text that is derived from numbers
 KEYS = (
     *("dataset", "claim", "part", "small", "large", "system", "policy", "rival", "baseline", "match", "choice", "drop"),
     *("target", "exit", "factor", "setting", "variant", "kind", "front", "low", "high", "mean", "scored_on", "model"),
@@ -18,25 +18,25 @@ KEYS = (
 )
 VERDICT = "verdict"
 OF_THE_MACHINE = ("seconds",)  # tables of measured times, which are not compared
-SHOWN = 10  # findings that are printed one by one, of each kind
+SHOWN = 10  # maximum number of findings of each kind that are printed
 
 
 @dataclass
 class Comparison:
-    """What came of one table.
+    """Result of the comparison of one table.
 
     Attributes
     ----------
     equal, agreeing : int
-        Numbers that are equal, and numbers that differ but whose intervals overlap.
+        Number of values that are equal, and of values that differ but have overlapping intervals.
     apart : list of str
-        Numbers whose intervals do not overlap, in words.
+        Descriptions of values whose intervals do not overlap.
     without_interval : int
-        Numbers that differ and have no interval, so that nothing can be said of them.
+        Number of values that differ and have no interval. They do not count as disagreement.
     verdicts : int
-        Verdicts compared.
+        Number of verdicts that were compared.
     changed : list of str
-        Verdicts that changed, rows and tables that are missing, in words.
+        Descriptions of verdicts that changed, and of missing rows and tables.
     """
 
     equal: int = 0
@@ -48,26 +48,27 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
+        """Whether all intervals overlap and no verdict changed."""
         return not self.apart and not self.changed
 
 
 def verify(report: Path, reference: Path) -> dict[str, Comparison]:
-    """Compare the tables of two reports of a study.
+    """Compare the tables of two reports of the same study.
 
     Parameters
     ----------
     report, reference : path
-        Folders with `tables/*.csv` and `parameters.json`, as the workflow writes them.
+        Folders with `tables/*.csv` and `parameters.json`, as written by the workflow.
 
     Returns
     -------
     dict
-        A `Comparison` for each table of the reference, by its name; measured times are left out.
+        A `Comparison` for each table of the reference, by its name. Tables of measured times are left out.
 
     Raises
     ------
     ValueError
-        If a folder has no tables, or the reports were made with different parameters.
+        If a folder contains no tables, or if the reports were created with different parameters.
     """
     for folder in (report, reference):
         if not any(folder.glob("tables/*.csv")):
@@ -109,7 +110,7 @@ def _compare(own: pd.DataFrame, reference: pd.DataFrame) -> Comparison:
 
 
 def _rows(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple, dict]]:
-    """Each row with its key; rows of one key are counted, so that every key is there once."""
+    """Yield each row with its key. Rows with the same key are numbered, so that every key is unique."""
     named = table[keys].astype(object).where(table[keys].notna(), "")
     count = named.groupby(keys, dropna=False).cumcount() if keys else pd.Series(range(len(table)))
     for key, number, row in zip(named.itertuples(index=False, name=None), count, table.to_dict("records")):
@@ -117,7 +118,7 @@ def _rows(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple, dict]]:
 
 
 def _numbers(table: pd.DataFrame, keys: list[str]) -> list[str]:
-    """The columns of numbers that are compared: intervals and deviations belong to their numbers."""
+    """Return the numeric columns to compare, without the columns of intervals and standard deviations."""
     endings = ("_low", "_high", "_sd")
     return [
         name
@@ -147,7 +148,7 @@ def _compare_number(result: Comparison, name: str, column: str, row: dict, expec
 
 
 def readable(found: dict[str, Comparison]) -> str:
-    """A short table with one row per table of the report, and below it what does not agree."""
+    """Format the result: a table with one row per table of the report, followed by what does not agree."""
     rows = [
         {
             "table": name,

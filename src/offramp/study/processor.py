@@ -5,27 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # Each of these libraries chooses its kernels by the processor, and kernels of different vector widths round
-# differently. AVX2 is what all x86-64 processors of the last ten years have. The variables are read at import.
+# differently. All x86-64 processors of the last ten years support AVX2. The variables are read at import.
 AVX2 = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
     "OPENBLAS_CORETYPE": "Haswell",
     "NUMBA_CPU_NAME": "haswell",
-    "NUMBA_CPU_FEATURES": "",  # without it Numba adds the features of the host
+    "NUMBA_CPU_FEATURES": "",  # otherwise, Numba adds the features of the host
 }
 
 
 def same_on_every_processor(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set for the jobs of a study, those that are set already excepted.
+    """Return the variables to set for the jobs of a study, except those that are already set.
 
     Parameters
     ----------
     environment : mapping
-        The variables that are set.
+        Environment variables that are set.
 
     Returns
     -------
     dict
-        Empty on other processors than x86-64 ones with AVX2, which would not run such kernels.
+        Empty if the processor is not an x86-64 processor with AVX2.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not _has_avx2():
         return {}
