@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verify reference test lint bench lock environment unlock clean
+.PHONY: help reproduce verify reference test test-all lint bench lock environment unlock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 environment: $(STAMP) ## create .venv from requirements.lock
 
@@ -40,8 +40,14 @@ reference: $(STAMP) ## make a finished report the committed one (STUDY=digits)
 	mkdir -p reports/reference/$(STUDY)
 	cd reports/$(STUDY) && cp -r figures tables *.json ../reference/$(STUDY)
 
-test: $(STAMP) ## run the tests
-	pytest
+# Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.
+PYTEST := pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: $(STAMP) ## run the tests that take seconds: 10 minutes on two cores
+	$(PYTEST)
+
+test-all: $(STAMP) ## run all tests: an hour; those of Slurm need root and Debian's slurm-wlm and munge, else they are skipped
+	$(PYTEST) -m "" --hypothesis-profile many -rs
 
 lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	ruff check .

@@ -2,13 +2,17 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import yaml
+
+import listing
 
 ROOT = Path(__file__).parents[1]
 # As in an activated environment
@@ -58,6 +62,27 @@ TINY = {
 }  # fmt: skip
 
 
+# With single models, cascades of them and a search: the study that is run to its end once, for all tests
+RESNET = {"model": "timm", "backbone": "test_resnet"}
+RESNET |= {"training": {"epochs": 4, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.002}}
+WHOLE = {
+    **TINY,
+    "models": {
+        **TINY["models"],
+        "resnet-4": {**RESNET, "image_size": 4},
+        "resnet-8": RESNET,
+        "resnet-12": {**RESNET, "image_size": 12},
+    },
+    "cascades": {"two": ["resnet-4", "resnet-12"], "three": ["resnet-4", "resnet-8", "resnet-12"]},
+    "search": {
+        "bands": [[0.4, 0.6]],
+        "step": 0.02,
+        "variants": {"max-softmax": {}, "margin": {"measure": "margin"}, "geometric": {"ensemble": "geometric"}},
+    },
+    "report": {**TINY["report"], "oracle": "three"},
+}
+
+
 def told_jobs(output: str) -> Iterator[tuple[str, str, str]]:
     """Of each job that Snakemake printed: its rule, its system ("" if it is for all), and all that it printed of it."""
     for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
@@ -102,13 +127,25 @@ class Checkout:
         """Run Snakemake there."""
         return self.call("snakemake", "--nocolor", *arguments)
 
+    def run_here(self, *targets: str) -> None:
+        """Run the commands of all jobs for these targets in this process, which saves their starts."""
+        from offramp.cli import cli
+
+        with chdir(self.folder):
+            for job in listing.jobs(self.folder, "--forceall", *targets):
+                for file in (*job.output, *job.log):
+                    Path(file).parent.mkdir(parents=True, exist_ok=True)
+                command, piped, _ = job.shell.partition(" 2>&1 | tee ")
+                if piped:
+                    cli(shlex.split(command)[1:], standalone_mode=False)
+                else:
+                    subprocess.run(command, shell=True, env=ENVIRONMENT, check=True)
+
     def would_run(self) -> dict[str, set[str]]:
         """Rules that a dry run lists, each with the systems that its jobs are for."""
-        dry = self.run("-n")
-        assert dry.returncode == 0, dry.stderr
         jobs: dict[str, set[str]] = {}
-        for rule, system, _ in told_jobs(dry.stdout + dry.stderr):
-            jobs.setdefault(rule, set()).add(system)
+        for job in listing.jobs(self.folder):
+            jobs.setdefault(job.rule, set()).add(job.system)
         return jobs
 
     def artifacts(self) -> dict[str, bytes]:

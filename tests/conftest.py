@@ -1,14 +1,51 @@
-"""What several test files share."""
+"""What several test files share: the finished study, and the order of the tests."""
 
+import fcntl
+import os
+
+import hypothesis
 import pytest
 
-from checkout import Checkout
+from checkout import WHOLE, Checkout
+
+# Random examples a property: `make test` tries a few of them every time, `make test-all` many
+hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("many", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("few")
+
+# Files and groups that take longest. They begin first, so that the two processes of `make test` end together.
+LONG = ("study", "kill", "dvc", "interruptions")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one process, unless they name a group, and let the long ones begin."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem.removeprefix("test_")))
+
+    def place(item):
+        group = item.get_closest_marker("xdist_group").args[0]
+        return LONG.index(group) if group in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Checkout:
-    """The tiny study, run to its end. Tests leave it as it is, or work on a `copy`."""
-    checkout = Checkout(tmp_path_factory.mktemp("study"))
-    done = checkout.run("--cores", "2")
-    assert done.returncode == 0, done.stderr
-    return checkout
+    """The study `WHOLE`, run to its end once for all processes. Tests read it, or work on a `copy`."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent  # of all processes of this run
+    study, failure = folder / "finished", folder / "failure.txt"
+    with (folder / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not study.exists():
+            study.mkdir()
+            checkout = Checkout(study)
+            checkout.write(WHOLE)
+            done = checkout.run("--cores", "2")
+            if done.returncode:
+                failure.write_text(done.stdout + done.stderr)
+    assert not failure.exists(), failure.read_text()
+    return Checkout.at(study)

@@ -48,13 +48,15 @@ def half_done(checkout: Checkout) -> list[str]:
     return sorted(path.name for pattern in LEFT_BEHIND for path in checkout.folder.rglob(pattern))
 
 
-def run_and_kill(checkout: Checkout, kills: int, chance: random.Random, longest: float) -> Iterator[Kill]:
+def run_and_kill(
+    checkout: Checkout, kills: int, chance: random.Random, longest: float, cores: int = 2
+) -> Iterator[Kill]:
     """Run the study to its end, killed up to this number of times. Yield each kill after the next run."""
     kill, output = None, checkout.folder / "output.txt"
     while True:
         with output.open("w") as file:
             process = subprocess.Popen(
-                ["snakemake", "--nocolor", "--cores", "2"],
+                ["snakemake", "--nocolor", "--cores", str(cores)],
                 cwd=checkout.folder,
                 env=ENVIRONMENT,
                 stdout=file,

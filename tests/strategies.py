@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from offramp import ExitRecord, Policy
 
-quick = settings(max_examples=50, deadline=None)
+quick = settings(deadline=None)
 
 TINY, MAX = np.finfo(np.float64).smallest_subnormal, np.finfo(np.float64).max
 EDGES = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, float(np.nextafter(np.float32(0.5), np.float32(1)))]

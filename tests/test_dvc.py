@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from checkout import SHARED, TINY, Checkout
+import listing
+from checkout import ENVIRONMENT, ROOT, SHARED, WHOLE, Checkout
 
 pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
 
@@ -23,6 +23,33 @@ IN_GIT = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME
 
 def said(done: subprocess.CompletedProcess) -> str:
     return done.stdout + done.stderr
+
+
+# Figures, tables and the page take most of a study's time, and what they show does not matter here: what is written
+# tells the command and its files apart. All other verbs do what they always do.
+STAND_IN = f"""#!{sys.executable} -I
+import hashlib, os, sys
+verb, *words = sys.argv[1:]
+suffixes = {{"figure": [".pdf", ".png"], "table": [".csv", ".md", ".tex"], "report": [""]}}
+if verb not in suffixes:
+    os.execv({sys.executable!r}, [{sys.executable!r}, "-m", "offramp", verb, *words])
+read = [open(word, "rb").read() for word in words if os.path.isfile(word)]
+content = hashlib.sha256(b"".join([repr(words).encode(), *read])).hexdigest()
+for suffix in suffixes[verb]:
+    with open(words[words.index("--out") + 1] + suffix, "w") as file:
+        file.write(content)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_in(tmp_path_factory):
+    """The stand-in for `offramp`, found before the command itself."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "offramp").write_text(STAND_IN)
+    (folder / "offramp").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PATH", f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}")
+        yield
 
 
 def do(checkout: Checkout, *command: str, **environment: str) -> str:
@@ -56,7 +83,7 @@ def versioned(finished, tmp_path_factory) -> Checkout:
     return checkout
 
 
-# What each parameter is changed to. All of the tiny study's are here, by themselves or with what they belong to.
+# What each parameter is changed to. All of the study's are here, by themselves or with what they belong to.
 CHANGES = {
     "policies.confidence.policy": "isotonic",
     "policies.temperature": {"policy": "isotonic"},
@@ -78,6 +105,7 @@ CHANGES = {
     "training.batch_size": 32,
     "training.learning_rate": 0.2,
     "training.threads": 2,
+    "training.portable": False,
     "models.net-small.exits": 3,
     "models.net-small.channels": 6,
     "models.net-small.growth": 3,
@@ -94,7 +122,17 @@ CHANGES = {
     "models.vit.num_heads": 4,
     "models.vit.training.optimizer": "sgd",
     "models.vit.training.learning_rate": 0.004,
-    "cascades": {"both": ["net-small", "vit"]},
+    "models.resnet-4.model": "huggingface",
+    "models.resnet-4.backbone": "lcnet_035",
+    "models.resnet-4.image_size": 5,
+    "models.resnet-4.training.epochs": 5,
+    "models.resnet-4.training.batch_size": 16,
+    "models.resnet-4.training.optimizer": "sgd",
+    "models.resnet-4.training.learning_rate": 0.001,
+    "models.resnet-8": {"model": "timm", "backbone": "test_vit"},
+    "models.resnet-12": {"model": "timm", "backbone": "test_vit"},
+    "cascades.two": ["resnet-4", "resnet-8"],
+    "cascades.three": ["resnet-4", "resnet-8"],
     "calibration.bins": 12,
     "delta.start": 0.3,
     "delta.stop": 0.9,
@@ -109,19 +147,22 @@ CHANGES = {
         {"setting": 300, "policy": "pcee"},
         {"setting": 50, "policy": "pcee", "validation": 50},
     ],
-    "search": {"bands": [[0.3, 0.5]], "step": 0.1},
+    "search.bands": [[0.3, 0.5]],
+    "search.step": 0.1,
+    "search.variants.max-softmax": {"measure": "entropy"},
+    "search.variants.margin.measure": "entropy",
+    "search.variants.geometric.ensemble": "mean_logit",
     "report.oracle": "net-large",
     "report.reliability": "net-small",
     "report.reliability_exits": [1, 2],
 }
-TIMM = {"model": "timm", "backbone": "lcnet_035"}
 # A change that keeps the file as it should be: what must change with it, or in its place
 INSTEAD = {
     "policies.pcee.policy": {"policies.pcee": {"policy": "beem-a"}, "sensitivity": {}},
     "policies.pcee-ws.policy": {"policies.pcee-ws": {"policy": "pcee", "bins": 5}},
     "models.net-small.model": {"models.net-small": {"model": "vit", "depth": 1}},
     "models.vit.model": {"models.vit": {"model": "msdnet", "exits": 2}},
-    "search": {"models.a": TIMM, "models.b": TIMM, "search": {"bands": [[0.3, 0.5]], "step": 0.1}},
+    "models.resnet-4.model": {"models.resnet-4": {"model": "huggingface", "backbone": "minilm-l6"}},
     "resources": {"resources": {"train": {"mem_mb": 5000}}},  # nothing that makes a result
 }
 
@@ -135,7 +176,7 @@ def leaves(tree: dict, path: str = "") -> list[str]:
 
 def test_every_parameter_is_changed_in_turn():
     covered = [f"{key}." for key in CHANGES]
-    missing = [leaf for leaf in leaves({**SHARED, **TINY}) if not any(f"{leaf}.".startswith(key) for key in covered)]
+    missing = [leaf for leaf in leaves({**SHARED, **WHOLE}) if not any(f"{leaf}.".startswith(key) for key in covered)]
     assert missing == []
 
 
@@ -147,30 +188,31 @@ def untouched(versioned, tmp_path_factory) -> Checkout:
 
 STAGE_OF = {
     rule: path.stem
-    for path in Path(__file__).parents[1].joinpath("workflow/rules").glob("*.smk")
+    for path in ROOT.joinpath("workflow/rules").glob("*.smk")
     for rule in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
 }
 
 
-def stages_of_snakemake(folder: Path) -> set[str]:
-    """The stages of the rules that `snakemake -n` lists; in a fork, for most of its time goes into imports."""
-    from snakemake.cli import main
+def changed(change: str) -> dict:
+    """All settings, with this change."""
+    params = json.loads(json.dumps({**SHARED, **WHOLE}))
+    for path, value in INSTEAD.get(change, {change: CHANGES.get(change)}).items():
+        *way, key = path.split(".")
+        entry = params
+        for part in way:
+            entry = entry[part]
+        assert entry.get(key) != value
+        entry[key] = value
+    return params
 
-    with tempfile.TemporaryFile("w+") as told:
-        child = os.fork()
-        if not child:
-            os.chdir(folder)
-            sys.stdout = sys.stderr = told
-            try:
-                main(["-n"])
-            finally:
-                told.flush()
-                os._exit(0)
-        os.waitpid(child, 0)
-        told.seek(0)
-        text = told.read()
-    assert NOTHING in text or "This was a dry-run" in text, text
-    return {STAGE_OF[rule] for rule in re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE) if rule != "all"}
+
+def write(checkout: Checkout, params: dict) -> None:
+    checkout.write({k: v for k, v in params.items() if k not in SHARED}, {k: params[k] for k in SHARED})
+
+
+def stages_of_snakemake(folder: Path) -> set[str]:
+    """The stages of the rules that `snakemake -n` lists."""
+    return {STAGE_OF[job.rule] for job in listing.jobs(folder)}
 
 
 def stages_of_dvc(folder: Path) -> set[str]:
@@ -185,46 +227,99 @@ def stages_of_dvc(folder: Path) -> set[str]:
     return {stage.name for stage in after} - {"provenance"}
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "resources"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "policies.pcee.bins",
+        "dataset.shift",
+        "seeds",
+        "training.epochs",
+        "models.net-small.channels",
+        "cascades.two",
+        "comparison.targets",
+        "report.oracle",
+        "resources",
+    ],
+)
 def test_both_call_the_same_stages_stale(untouched, change):
-    params = {**SHARED, **TINY}
-    for path, value in INSTEAD.get(change, {change: CHANGES.get(change)}).items():
-        *way, key = path.split(".")
-        params = json.loads(json.dumps(params))
-        entry = params
-        for part in way:
-            entry = entry[part]
-        assert entry.get(key) != value
-        entry[key] = value
-    untouched.write({k: v for k, v in params.items() if k not in SHARED}, {k: params[k] for k in SHARED})
+    """As they say of the files that are there."""
+    write(untouched, changed(change))
     try:
         of_dvc, of_snakemake = stages_of_dvc(untouched.folder), stages_of_snakemake(untouched.folder)
     finally:
-        untouched.write(TINY)
-    if change == "search":
-        of_dvc.discard("calibrate")  # it looks at all models, though those of one exit have no policies to fit
+        untouched.write(WHOLE)
     assert of_dvc == of_snakemake
     assert bool(of_dvc) == (change != "resources")
+
+
+def stages_of_other_jobs(before: list[listing.Job], after: list[listing.Job]) -> set[str]:
+    """The stages of the jobs that have another command or other inputs than before, and of those that come after them.
+    What Snakemake calls stale, where all files are there."""
+    known = {job.output: job for job in before}
+    stale, stages = set(), set()
+    for job in after:
+        if known.get(job.output) != job or stale.intersection(job.input):
+            stale.update(job.output)
+            stages.add(STAGE_OF[job.rule])
+    return stages
+
+
+def stages_that_watch(folder: Path, before: dict, after: dict) -> set[str]:
+    """The stages of dvc.yaml that name a setting which differs, and those that come after them."""
+
+    def setting(params, path):
+        for part in path.removeprefix("studies.${study}.").split("."):
+            params = params.get(part)
+        return params
+
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    stale, found = set(), set()
+    for name in STAGES:
+        stage = stages[name]
+        if any(setting(before, path) != setting(after, path) for path in stage["params"]) or stale & {*stage["deps"]}:
+            found.add(name)
+            stale.update(out for outs in stage["outs"] for out in outs)
+    return found
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> Checkout:
+    """A checkout in which nothing was run."""
+    checkout = Checkout(tmp_path_factory.mktemp("empty"))
+    checkout.write(WHOLE)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def all_jobs(empty) -> list[listing.Job]:
+    return listing.jobs(empty.folder, "--forceall")
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "resources"])
+def test_each_parameter_concerns_the_same_stages_in_both(empty, all_jobs, change):
+    params = changed(change)
+    write(empty, params)
+    of_snakemake = stages_of_other_jobs(all_jobs, listing.jobs(empty.folder, "--forceall"))
+    assert stages_that_watch(empty.folder, {**SHARED, **WHOLE}, params) == of_snakemake
+    assert bool(of_snakemake) == (change != "resources")
 
 
 def test_nothing_is_stale(untouched):
     assert stages_of_dvc(untouched.folder) == stages_of_snakemake(untouched.folder) == set()
 
 
-def test_code_that_a_rule_reads_is_watched_by_its_stage(versioned):
-    dvc = yaml.safe_load((versioned.folder / "dvc.yaml").read_text())["stages"]
-    for path in (versioned.folder / ".snakemake/metadata").rglob("*"):
-        job = json.loads(path.read_text()) if path.is_file() else {"input": []}
-        for file in job["input"]:
-            if file.startswith("src/"):
-                deps = dvc[STAGE_OF[job["rule"]]]["deps"]
-                assert any(f"{file}/".startswith(f"{dep}/") for dep in deps), (job["rule"], file)
-    for stage in STAGES:
-        assert {"workflow/rules/common.smk", f"workflow/rules/{stage}.smk"} <= set(dvc[stage]["deps"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_watches_the_code_that_its_jobs_read(all_jobs, stage):
+    watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    read = {file for job in all_jobs if STAGE_OF[job.rule] == stage for file in job.input if file.startswith("src/")}
+    code = {dep for dep in watched if dep.startswith("src/")}
+    assert {file for file in read if not any(f"{file}/".startswith(f"{dep}/") for dep in code)} == set()
+    assert {dep for dep in code if not any(f"{file}/".startswith(f"{dep}/") for file in read)} == set()  # nor others
+    assert set(watched) - code >= {"workflow/rules/common.smk", f"workflow/rules/{stage}.smk"}
 
 
 def test_an_edit_of_code_runs_the_same_in_both(untouched):
-    for module in ("policies/pcee", "training", "figures/control", "comparison", "models/vit", "datasets/digits"):
+    for module in ("policies/pcee", "training/loop", "reports/figures/control", "comparison/claims", "models/vit"):
         source = untouched.folder / f"src/offramp/{module}.py"
         text = source.read_text()
         source.write_text(text + "\n# an edit\n")
@@ -244,6 +339,7 @@ def test_a_clone_that_pulled_has_nothing_to_run(versioned, tmp_path):
     assert twin.artifacts() == versioned.artifacts()
 
 
+@pytest.mark.nightly
 def test_a_remote_of_s3(versioned, tmp_path, monkeypatch):
     """A real S3 interface, on loopback."""
     moto = pytest.importorskip("moto.server")
@@ -275,7 +371,7 @@ def test_another_window_from_change_to_difference(versioned, tmp_path):
     narrower = {**SHARED["policies"], "pcee-ws": {**SHARED["policies"]["pcee-ws"], "window": 3}}
     study = clone(versioned, tmp_path / "study")
     do(study, "dvc", "pull")
-    study.write(TINY, {**SHARED, "policies": narrower})
+    study.write(WHOLE, {**SHARED, "policies": narrower})
     assert "policies.pcee-ws.window" in do(study, "dvc", "params", "diff")
     told = do(study, "dvc", "repro")
     assert all(f"Stage '{stage}' didn't change" in told for stage in ("data", "train", "record"))
@@ -298,36 +394,33 @@ def test_any_setting_can_be_turned_from_the_command_line(tmp_path):
     """DVC writes the file anew: anchors that studies share would lose a change, or spread it."""
     from dvc.utils.hydra import apply_overrides
 
-    source = Path(__file__).parents[1] / "params.yaml"
-    before = yaml.safe_load(source.read_text())
+    source = ROOT / "params.yaml"
+    expected = yaml.safe_load(source.read_text())
     turned = ["policies.pcee.bins", "policies.pcee-ws.window", "deltas.beem-a.step"]
-    for study in before["studies"]:
+    for study in expected["studies"]:
         turned += [f"studies.{study}.{key}" for key in ("delta.step", "training.epochs", "comparison.resamples")]
-    for path in turned:
-        shutil.copy(source, tmp_path / "params.yaml")
-        apply_overrides(tmp_path / "params.yaml", [f"{path}=77"])
-        after = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    shutil.copy(source, tmp_path / "params.yaml")
+    # All at once, each to a number of its own
+    apply_overrides(tmp_path / "params.yaml", [f"{path}={1000 + i}" for i, path in enumerate(turned)])
+    for i, path in enumerate(turned):
         *way, key = path.split(".")
-        entry = after
+        entry = expected
         for part in way:
             entry = entry[part]
-        assert entry[key] == 77
-        old = before
-        for part in way:
-            old = old[part]
-        entry[key] = old[key]
-        assert after == before
+        assert entry[key] != 1000 + i
+        entry[key] = 1000 + i
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == expected
 
 
 def test_what_is_no_longer_made_is_removed(versioned, tmp_path):
     study = versioned.copy(tmp_path / "study")
-    fewer = {label: options for label, options in TINY["models"].items() if label != "net-large"}
+    fewer = {label: options for label, options in WHOLE["models"].items() if label != "net-large"}
     changed = {
         "models": fewer,
-        "comparison": {**TINY["comparison"], "pairs": []},
-        "report": {"oracle": "vit", "reliability": "net-small", "reliability_exits": [1, 2]},
+        "comparison": {**WHOLE["comparison"], "pairs": []},
+        "report": {"oracle": "three", "reliability": "net-small", "reliability_exits": [1, 2]},
     }
-    study.write({**TINY, **changed})
+    study.write({**WHOLE, **changed})
     do(study, "dvc", "repro")
     assert not [name for name in study.artifacts() if "error-cost" in name]
     weights = "artifacts/tiny/train/net-large-s0.safetensors"
@@ -341,8 +434,8 @@ def test_what_is_no_longer_made_is_removed(versioned, tmp_path):
 def test_after_a_job_that_failed_nothing_old_passes_for_new(versioned, tmp_path):
     """Snakemake forgets that a failed job's output is not there, unless it is named: `all` names everything."""
     study = versioned.copy(tmp_path / "study")
-    models = {**TINY["models"], "vit": {**TINY["models"]["vit"], "num_heads": 3}}  # 16 is no multiple of 3
-    study.write({**TINY, "models": models})
+    models = {**WHOLE["models"], "vit": {**WHOLE["models"]["vit"], "num_heads": 3}}  # 16 is no multiple of 3
+    study.write({**WHOLE, "models": models})
     failed = study.call("dvc", "repro")
     assert failed.returncode != 0
     assert "offramp: error:" in said(failed)

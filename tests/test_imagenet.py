@@ -247,10 +247,11 @@ def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
     }
     study["report"] |= {"oracle": "both", "reliability": "both"}
     checkout.write(study)
-    done = checkout.run("--cores", "2", "records")
-    assert done.returncode == 0, done.stderr
+    checkout.run_here("records")
     folder = checkout.folder / "artifacts/tiny/records"
     small, large, both = (ExitRecord.load(folder / f"{name}-s0/test.safetensors") for name in (*models, "both"))
+    assert (small.n_samples, small.n_exits) == (30, 1)
+    assert small.metadata["parameters"]["training"]["epochs"] == 0  # the weights stay as they came
     np.testing.assert_array_equal(small.index, large.index)
     assert small.cost[0] / large.cost[0] == pytest.approx((160 / 96) ** 2, rel=0.05)  # each at its own size
     np.testing.assert_array_equal(both.prediction, np.hstack([small.prediction, large.prediction]))

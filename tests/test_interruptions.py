@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from checkout import ENVIRONMENT, TINY, Checkout
+from checkout import ENVIRONMENT, WHOLE, Checkout
 from kill_loop import TOLD, differences, half_done, run_and_kill
 from offramp import ExitRecord
 from offramp._io.arrays import open_arrays
@@ -98,9 +99,26 @@ def said(done):
 # Killed
 
 
+@pytest.mark.xdist_group("kill")
+def test_a_study_killed_once_on_one_core_ends_as_on_two_undisturbed(finished, tmp_path):
+    """Of the single models the weights and records are kept: they take longest, and go the way of the others."""
+    study, undisturbed = finished.copy(tmp_path / "study"), finished.artifacts()
+    kept = re.compile(r"artifacts/tiny/(data/.*|(train|records)/resnet-.*)")
+    for name in undisturbed:
+        if not kept.fullmatch(name):
+            (study.folder / name).unlink()
+    kills = list(run_and_kill(study, 1, random.Random(), longest=60, cores=1))
+    assert kills
+    assert differences(study, undisturbed) == [], "\n".join(map(str, kills))
+
+
+@pytest.mark.nightly
+@pytest.mark.xdist_group("kill")
 def test_killed_again_and_again_a_study_ends_as_if_it_were_not(finished, tmp_path):
+    """From its first job on."""
     study = Checkout(tmp_path)
-    kills = list(run_and_kill(study, 3, random.Random(), longest=25))
+    study.write(WHOLE)
+    kills = list(run_and_kill(study, 5, random.Random(), longest=60, cores=1))
     assert kills
     assert differences(study, finished.artifacts()) == [], "\n".join(map(str, kills))
 
@@ -108,13 +126,13 @@ def test_killed_again_and_again_a_study_ends_as_if_it_were_not(finished, tmp_pat
 def test_a_job_that_outlives_its_snakemake_keeps_others_from_its_files(study):
     """Only the main process is killed: the training goes on, under settings that may no longer be those."""
     undisturbed = {name: study.artifacts()[name] for name in (WEIGHTS, HISTORY)}
-    study.write({**TINY, "training": {**TINY["training"], "epochs": 60}})
+    study.write({**WHOLE, "training": {**WHOLE["training"], "epochs": 60}})
     with started(study, "--cores", "1", WEIGHTS) as process:
         wait_for((study.folder / f"{WEIGHTS}.checkpoint").exists)
         process.kill()
         process.wait()
         assert with_group(process, signal.SIGSTOP)  # the orphan is there; it waits, so that this is no race
-        study.write(TINY)
+        study.write(WHOLE)
         locked = study.run("--cores", "1", WEIGHTS)
         assert locked.returncode != 0
         assert TOLD in said(locked)
@@ -179,7 +197,7 @@ def writer(folder):
     """Another process that has begun to write a table there, and ends when told."""
     code = """
 import sys
-from offramp.files import whole_file
+from offramp._io.writing import whole_file
 with whole_file("table.csv") as partial:
     partial.write_text("a\\n" * 1000)
     print("begun", flush=True)

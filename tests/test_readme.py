@@ -193,8 +193,9 @@ def test_tree_of_the_source():
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_table_of_policies(name):
     row = next(line for line in POLICIES_PAGE.split("\n") if line.startswith(f"| `{name}` |"))
-    *_, needs, options = [cell.strip() for cell in row.split("|")[1:-1]]
+    _, rule, paper, needs, options = [cell.strip() for cell in row.split("|")[1:-1]]
     policy = make_policy(name)
+    assert (rule, paper) == (policy.rule, policy.paper)
     known = set(re.findall(r"`([a-z_]+)`", options))
     assert known <= policy.options.keys()
     assert bool(known) == bool(policy.options)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from checkout import ENVIRONMENT, ROOT, TINY, Checkout
+from checkout import ENVIRONMENT, ROOT, TINY, WHOLE, Checkout
 from offramp._io.arrays import open_arrays
 from offramp.training.checkpoints import CHECKPOINT
 
@@ -59,6 +59,11 @@ def trained(tmp_path_factory) -> Checkout:
     done = checkout.run("--cores", "2", "models")
     assert done.returncode == 0, done.stderr
     return checkout
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 class Run:
@@ -132,10 +137,12 @@ def test_without_a_controller_a_dry_run_tells_what_jobs_ask_for(tmp_path, how):
     environment = {} if how == "option" else {"SNAKEMAKE_PROFILE": PROFILE}
     dry = study.call("snakemake", "--nocolor", *options, "-n", "--forceall", "--attempt", "2", **environment)
     assert dry.returncode == 0, dry.stderr
+    if how == "option":
+        assert f"Using workflow specific profile {PROFILE}" in dry.stdout + dry.stderr
     jobs = dict(re.findall(r"\n *rule (\w+):.*?resources: (.*?)\n", dry.stdout + dry.stderr, re.DOTALL))
     assert {"mem_mb=60000", "runtime=2880", "gpu=2"} <= set(jobs["train"].split(", "))  # of the second attempt
     assert {"mem_mb=8000", "runtime=30"} <= set(jobs["compare"].split(", "))
-    assert {"mem_mb=4000", "runtime=5", "lane=1"} <= set(jobs["figure_control"].split(", "))
+    assert {"mem_mb=4000", "runtime=5", "lane=1"} <= set(jobs["figure"].split(", "))
 
 
 def test_small_jobs_are_in_groups():
@@ -147,7 +154,7 @@ def test_small_jobs_are_in_groups():
 
 def test_other_resources_make_nothing_stale(finished, tmp_path):
     study = finished.copy(tmp_path / "study")
-    study.write({**TINY, "resources": {name: {"mem_mb": 9000, "runtime": 9} for name in ("data", "train", "compare")}})
+    study.write({**WHOLE, "resources": {name: {"mem_mb": 9000, "runtime": 9} for name in ("data", "train", "compare")}})
     assert study.would_run() == {}
 
 
@@ -159,13 +166,17 @@ def test_resources_of_an_unknown_rule_are_refused(tmp_path):
     assert "studies.tiny.resources is 'trian': expected one of data, train" in refused.stdout + refused.stderr
 
 
-def test_a_study_ends_with_the_same_bytes_though_its_node_died(slurm, finished, tmp_path):
-    study = Checkout(tmp_path)
+@pytest.mark.nightly
+@pytest.mark.slurm
+def test_a_study_ends_with_the_same_bytes_though_its_node_died(slurm, tmp_path):
+    calm, study = (Checkout(make_folder(tmp_path / name)) for name in ("calm", "study"))
+    done = calm.run("--cores", "2")
+    assert done.returncode == 0, done.stderr
     run = Run(study, "--workflow-profile", PROFILE, "--profile", str(FOLDER / "profile"))
     run.until(lambda: (study.folder / WEIGHTS).exists() and queue("jobid", "--states=running"))
     kill_node(run)
     run.end()
-    assert study.artifacts() == finished.artifacts()
+    assert study.artifacts() == calm.artifacts()
     assert study.would_run() == {}
     jobs = sorted(comment.split("_")[1] for comment in queue("comment", "--states=all", f"--name={run.name()}"))
     assert jobs == ["compare", "data", "policies", *["record"] * 3, "report", "sensitivity", *["train"] * 3]
@@ -182,6 +193,8 @@ def snakemake_died(run: Run) -> None:
     subprocess.run(["scancel", f"--name={run.name()}"], check=True)
 
 
+@pytest.mark.nightly
+@pytest.mark.slurm
 @pytest.mark.parametrize(
     ("disturb", "memory"), [(cancelled, ["1500M", "3000M"]), (kill_node, ["1500M"]), (snakemake_died, ["1500M"])]
 )

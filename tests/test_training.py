@@ -426,7 +426,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_training import *
 
-from offramp.processes import joined
+from offramp.training.distributed import joined
 
 still = load_dataset("digits", shift=0)
 moving = load_dataset("digits")
@@ -468,7 +468,7 @@ def test_more_processes_than_samples_in_a_batch_are_refused(run, monkeypatch):
         run("too many")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_one_model(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)

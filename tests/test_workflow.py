@@ -1,17 +1,30 @@
 """The workflow end to end, on a tiny study, as a user runs it."""
 
+import pandas as pd
 import pytest
 import yaml
 
-from checkout import ROOT, SHARED, TINY, Checkout
+import listing
+from checkout import ROOT, SHARED, TINY, WHOLE, Checkout
 from offramp import ExitRecord
+from offramp.study.params import systems_of
 
-SYSTEMS = list(TINY["models"])
+SYSTEMS = set(systems_of(WHOLE))
+
+
+def said(done) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def study(finished, tmp_path_factory) -> Checkout:
+    """A copy of the finished study. Tests that change it put it back."""
+    return finished.copy(tmp_path_factory.mktemp("workflow") / "study")
 
 
 def test_ends_with_a_report_of_everything(finished):
-    folder = finished.folder
-    page = (folder / "reports/tiny/index.html").read_text()
+    folder = finished.folder / "reports/tiny"
+    page = (folder / "index.html").read_text()
     figures = [
         "error-cost",
         "control",
@@ -19,24 +32,29 @@ def test_ends_with_a_report_of_everything(finished):
         "exit-histogram",
         "agreement",
         "reliability-net-large",
-        "overconfidence-vit",
-        "oracle-heatmap-vit",
+        "overconfidence-three",
+        "oracle-heatmap-three",
         "sensitivity",
+        "cascades-front",
+        "cascade-relation",
+        "cascade-reduction",
+        "cascade-variants",
     ]
+    assert {path.stem for path in (folder / "figures").iterdir()} == set(figures)
     for name in figures:
-        assert (folder / f"reports/tiny/figures/{name}.png").stat().st_size > 1000
-        assert (folder / f"reports/tiny/figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"figures/{name}.png").stat().st_size > 1000
+        assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
-    tables += ["speedup", "per-exit"]
+    tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
+    tables += ["seconds"]
+    assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
-        assert all((folder / f"reports/tiny/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
-    assert page.count("data:image/png;base64") == 9
+        assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
+    assert page.count("data:image/png;base64") == len(figures)
     assert "PCEE-WS" in page
 
 
 def test_records_are_of_the_written_splits(finished):
-    import pandas as pd
-
     splits = pd.read_csv(finished.folder / "artifacts/tiny/data/splits.csv")
     for split, size in (("validation", 300), ("test", 900)):
         record = ExitRecord.load(finished.folder / f"artifacts/tiny/records/net-large-s0/{split}.safetensors")
@@ -44,70 +62,65 @@ def test_records_are_of_the_written_splits(finished):
         assert (record.n_samples, record.n_exits) == (size, 3)
 
 
-def test_second_run_does_nothing(finished):
-    again = finished.run("--cores", "2")
-    assert again.returncode == 0
-    assert "Nothing to be done" in again.stdout + again.stderr
-
-
 def test_leaves_nothing_half_done(finished):
     assert not list(finished.folder.glob("artifacts/**/.*.partial"))
     assert not list(finished.folder.glob("artifacts/**/*.checkpoint"))
 
 
-def test_another_grid_evaluates_anew_and_trains_nothing(finished):
-    finished.write({**TINY, "delta": {"start": 0.2, "stop": 1.0, "step": 0.1}})
+def test_a_second_run_does_nothing_and_takes_its_settings_from_the_default_profile(study):
+    again = study.run()  # without --cores, which only the profile then gives
+    assert again.returncode == 0
+    assert "Using workflow specific profile profiles/default" in said(again)
+    assert "Nothing to be done" in said(again)
+    code, text = listing.snakemake(study.folder, "--workflow-profile", "none")
+    assert code != 0
+    assert "specify the maximum number of CPU cores" in " ".join(text.split())
+
+
+def test_another_grid_evaluates_anew_and_trains_nothing(study):
+    study.write({**WHOLE, "delta": {"start": 0.2, "stop": 1.0, "step": 0.1}})
     try:
-        jobs = finished.would_run()
+        jobs = study.would_run()
     finally:
-        finished.write(TINY)
-    assert jobs["evaluate"] == set(SYSTEMS)
+        study.write(WHOLE)
+    assert jobs["evaluate"] == SYSTEMS
     assert "compare" in jobs
     assert not jobs.keys() & {"data", "train", "record", "calibrate"}
 
 
-def test_one_target_makes_the_tables_of_what_is_open(finished):
-    folder = finished.folder / "reports/tiny"
+def test_one_target_makes_the_tables_of_what_is_open(study):
+    folder = study.folder / "reports/tiny"
     made = [folder / f"tables/{table}.{ending}" for table in ("calibration", "sensitivity") for ending in ("csv", "md")]
     before = [path.read_bytes() for path in made]
-    for path in [*made, finished.folder / "artifacts/tiny/evaluate/sensitivity.parquet"]:
+    for path in [*made, study.folder / "artifacts/tiny/evaluate/sensitivity.parquet"]:
         path.unlink()
-    again = finished.run("--cores", "2", "choices")
+    again = study.run("--cores", "2", "choices")
     assert again.returncode == 0, again.stderr
     assert [path.read_bytes() for path in made] == before
 
 
-def test_another_width_trains_that_model_alone(finished):
-    models = {**TINY["models"], "net-small": {**TINY["models"]["net-small"], "channels": 6}}
-    finished.write({**TINY, "models": models})
+def test_another_width_trains_that_model_alone(study):
+    models = {**WHOLE["models"], "net-small": {**WHOLE["models"]["net-small"], "channels": 6}}
+    study.write({**WHOLE, "models": models})
     try:
-        jobs = finished.would_run()
+        jobs = study.would_run()
     finally:
-        finished.write(TINY)
+        study.write(WHOLE)
     for rule in ("train", "record", "calibrate", "evaluate"):
         assert jobs[rule] == {"net-small"}
     assert "data" not in jobs
 
 
-def test_code_of_a_policy_fits_anew_and_trains_nothing(finished):
-    module = finished.folder / "src/offramp/policies/pcee.py"
+def test_code_of_a_policy_fits_anew_and_trains_nothing(study):
+    module = study.folder / "src/offramp/policies/pcee.py"
     text = module.read_text()
     module.write_text(text + "\n# an edit\n")
     try:
-        jobs = finished.would_run()
+        jobs = study.would_run()
     finally:
         module.write_text(text)
-    assert jobs["calibrate"] == set(SYSTEMS)
+    assert jobs["calibrate"] == SYSTEMS
     assert not jobs.keys() & {"data", "train", "record"}
-
-
-def test_one_core_gives_the_same_bytes_as_two(finished, tmp_path):
-    alone = Checkout(tmp_path)
-    done = alone.run("--cores", "1")
-    assert done.returncode == 0, done.stderr
-    assert alone.artifacts().keys() == finished.artifacts().keys()
-    differ = [name for name, content in alone.artifacts().items() if content != finished.artifacts()[name]]
-    assert differ == []
 
 
 @pytest.mark.parametrize(
@@ -124,9 +137,9 @@ def test_one_core_gives_the_same_bytes_as_two(finished, tmp_path):
 def test_bad_settings_stop_before_any_job(tmp_path, change, message):
     checkout = Checkout(tmp_path)
     checkout.write({**TINY, **change})
-    stopped = checkout.run("--cores", "1")
-    assert stopped.returncode != 0
-    assert message in stopped.stderr
+    code, text = listing.snakemake(tmp_path, "--cores", "1")
+    assert code != 0
+    assert message in text
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -135,28 +148,50 @@ def test_a_failed_job_says_why_and_leaves_no_output(tmp_path):
     checkout.write({**TINY, "splits": {"validation": 300, "test": 1500, "seed": 0}})
     stopped = checkout.run("--cores", "1")
     assert stopped.returncode != 0
-    assert "offramp: error:" in stopped.stdout + stopped.stderr
+    assert "offramp: error:" in said(stopped)
     assert not (tmp_path / "artifacts/tiny/data/splits.csv").exists()
 
 
-def test_text_from_the_registry_to_the_report(tmp_path):
-    import pandas as pd
-
-    checkout = Checkout(tmp_path)
+def reviews(folder, **splits) -> Checkout:
+    """The study of a few review sentences, with these splits."""
+    checkout = Checkout(folder)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    checkout.write(params["studies"]["reviews_small"], {key: params[key] for key in SHARED})
-    done = checkout.run("--cores", "2")
-    assert done.returncode == 0, done.stderr
-    record = ExitRecord.load(tmp_path / "artifacts/tiny/records/minilm-s0/test.safetensors")
-    assert (record.n_samples, record.n_exits, record.sample_cost.shape) == (400, 3, (400, 3))
-    assert record.correct[:, -1].mean() > 0.55  # it has learnt something
+    study = params["studies"]["reviews_small"]
+    checkout.write({**study, "splits": {**study["splits"], **splits}}, {key: params[key] for key in SHARED})
+    return checkout
+
+
+def check_reviews(checkout: Checkout, samples: int) -> ExitRecord:
+    """The report of such a study shows what it should; the record of its test samples."""
+    record = ExitRecord.load(checkout.folder / "artifacts/tiny/records/minilm-s0/test.safetensors")
+    assert (record.n_samples, record.n_exits, record.sample_cost.shape) == (samples, 3, (samples, 3))
     assert record.confidence("similarity").max() <= 1 + 1e-6
-    tables = tmp_path / "reports/tiny/tables"
+    tables = checkout.folder / "reports/tiny/tables"
     speedup = pd.read_csv(tables / "speedup.csv")
     assert {"beem-a", "beem-c", "patience", "hidden-similarity", "ztw", "pcee"} <= set(speedup["policy"])
     same_samples = speedup[(speedup["choice"] == "per exit, same samples") & (speedup["policy"] != "ztw")]
     assert (same_samples["validation_loss"] >= 0).all()
     assert pd.read_csv(tables / "duels.csv")["policy"].isin(["beem-a", "beem-c", "pcee-ws"]).all()
-    page = (tmp_path / "reports/tiny/index.html").read_text()
+    page = (checkout.folder / "reports/tiny/index.html").read_text()
     assert "BEEM-A" in page
-    assert page.count("data:image/png;base64") == len(list((tmp_path / "reports/tiny/figures").glob("*.png")))
+    figures = checkout.folder / "reports/tiny/figures"
+    assert page.count("data:image/png;base64") == len(list(figures.glob("*.png")))
+    return record
+
+
+@pytest.mark.xdist_group("reviews")
+def test_text_from_the_registry_to_the_report(tmp_path):
+    """All commands of the study, in this process and on fewer sentences."""
+    checkout = reviews(tmp_path, validation=80, test=80, train=64)
+    checkout.run_here()
+    check_reviews(checkout, 80)
+
+
+@pytest.mark.nightly
+@pytest.mark.xdist_group("reviews")
+def test_the_small_study_of_text_learns(tmp_path):
+    checkout = reviews(tmp_path)
+    done = checkout.run("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    record = check_reviews(checkout, 400)
+    assert record.correct[:, -1].mean() > 0.55

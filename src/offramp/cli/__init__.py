@@ -1,7 +1,7 @@
-"""`offramp VERB`: what every rule of the workflow calls, and a person can type.
+"""The command line, `offramp VERB`. Users and the rules of the workflow call the same commands.
 
-A verb reads files, calls one module, writes files. What it needs is imported inside, so that `--help` and the
-verbs right of the record start at once.
+Each command reads files, calls one module, and writes files. It imports what it needs when it is called, so that
+`--help` and the commands that only read records start quickly.
 """
 
 from offramp.cli.main import cli, main

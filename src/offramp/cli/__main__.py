@@ -1,4 +1,4 @@
-"""`python -m offramp.cli`: the command `offramp`."""
+"""Entry point for `python -m offramp.cli`."""
 
 from offramp.cli.main import main
 

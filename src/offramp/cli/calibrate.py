@@ -1,4 +1,4 @@
-"""`offramp calibrate`, `policies`: policies fitted on validation data, and the list of them."""
+"""The commands `offramp calibrate` and `offramp policies`."""
 
 import click
 
@@ -25,13 +25,24 @@ from offramp.records import ExitRecord
     multiple=True,
     required=True,
     callback=labelled,
-    help="Repeat for several.",
+    help="Policy to fit, for example pcee:bins=20. Repeat this option for several policies.",
 )
-@click.option("--bins", type=click.IntRange(1), default=15, show_default=True, help="Bins of the reliability diagrams.")
-@click.option("--out", type=OUT, required=True, help="Fitted policies, .safetensors.")
-@click.option("--reliability", type=TABLE, help="The diagrams' bins, .parquet or .csv.")
+@click.option("--bins", type=click.IntRange(1), default=15, show_default=True, help="Number of bins per diagram.")
+@click.option("--out", type=OUT, required=True, help="Output: fitted policies, .safetensors.")
+@click.option("--reliability", type=TABLE, help="Output: bins of the reliability diagrams, .parquet or .csv.")
 def calibrate(validation, policies, bins, out, reliability) -> None:
-    """Fit policies on a VALIDATION record, and draw up its reliability diagrams."""
+    """Fit policies on a VALIDATION record, and compute its reliability diagrams.
+
+    The fitted policies are stored in one file, which `offramp evaluate --policies` and `offramp.load_policies` read.
+    The reliability diagrams contain the accuracy of samples with similar max softmax, per exit.
+
+    A policy is written as NAME:option=value,… (`offramp policies` lists names and options). To fit several versions of
+    a policy, give each of them a label: LABEL=NAME:option=value,…
+
+    \b
+    For example:
+      offramp calibrate validation.safetensors --policy pcee --policy coarse=pcee:bins=10 --out policies.safetensors
+    """
     from offramp.evaluation.exits import reliability_table
 
     record = ExitRecord.load(validation)
@@ -44,7 +55,11 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
 
 @click.command(cls=Verb)
 def policies() -> None:
-    """List the exit policies, their rules and options."""
+    """List all exit policies with their rules and options.
+
+    The rule is the condition under which a sample leaves at an exit, where δ is the threshold. The options are shown
+    with their default values; `--policy NAME:option=value,…` of other commands sets them.
+    """
     for name, policy in POLICIES.items():
         options = ", ".join(f"{key}={value}" for key, value in make_policy(name).options.items())
-        click.echo(f"{name}\n    leaves where {policy.rule}\n    options: {options or 'none'}\n    {policy.paper}")
+        click.echo(f"{name}\n    rule: {policy.rule}\n    options: {options or 'none'}\n    source: {policy.paper}")

@@ -1,4 +1,4 @@
-"""`offramp evaluate`, `compare`, `sensitivity`, `search`: what policies and cascades give on test data."""
+"""The commands `offramp evaluate`, `compare`, `sensitivity` and `search`, which report results on test data."""
 
 import click
 
@@ -30,34 +30,51 @@ from offramp.records import ExitRecord
     type=PolicySpec(),
     multiple=True,
     callback=labelled,
-    help="Fitted on --validation. Repeat for several.",
+    help="Policy, for example pcee:bins=20, which is fitted on --validation. Repeat this option for several policies.",
 )
-@click.option("--policies", type=EXISTING, help="Or: policies that `offramp calibrate` has fitted.")
-@click.option("--validation", type=EXISTING, help="Record to fit on; not needed for what learns nothing.")
-@click.option("--test", type=EXISTING, required=True, help="Record to report on.")
+@click.option(
+    "--policies", type=EXISTING, help="File of fitted policies from `offramp calibrate`, instead of --policy."
+)
+@click.option(
+    "--validation",
+    type=EXISTING,
+    help="Record on which policies are fitted. Not needed for policies that do not learn from data.",
+)
+@click.option("--test", type=EXISTING, required=True, help="Record on which policies are evaluated.")
 @click.option(
     "--thresholds",
     "grids",
     type=LabelledGrid(),
     multiple=True,
-    help="Default: 0:1:0.01. Both ends included. Repeat with LABEL= for a policy whose signal is on another scale.",
+    help="Thresholds δ, including both ends. Default: 0:1:0.01. Repeat this option with LABEL= for policies whose "
+    "signal has another scale.",
 )
 @click.option(
     "--bins",
     type=click.IntRange(1),
     default=15,
     show_default=True,
-    help="Bins of --exits' calibration error.",
+    help="Number of bins of the calibration error in --exits.",
 )
-@click.option("--out", type=TABLE, required=True, help="A row a policy and threshold, .parquet or .csv.")
-@click.option("--frontier", type=TABLE, help="Also every operating point there is, exactly.")
+@click.option("--out", type=TABLE, required=True, help="Output: one row per policy and threshold, .parquet or .csv.")
+@click.option("--frontier", type=TABLE, help="Output: one row per operating point of each policy, .parquet or .csv.")
 @click.option(
     "--exits",
     type=TABLE,
-    help="Also each exit's accuracy, metric, cost, agreement with the one before, calibration error.",
+    help="Output: one row per exit with accuracy, metric, cost, agreement with the exit before, calibration error.",
 )
 def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exits) -> None:
-    """Accuracy, cost and exit shares of policies over a grid of thresholds δ."""
+    """Evaluate policies on a test record, over a grid of thresholds δ.
+
+    Policies are either fitted on a validation record (--policy and --validation), or read from a file (--policies). The
+    output contains the accuracy, the average cost, and the share of samples that leave at each exit. For real results,
+    fit on validation data and evaluate on separate test data.
+
+    \b
+    For example:
+      offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
+      offramp evaluate --policies policies.safetensors --test test.safetensors --thresholds 0.5:1:0.01 --out curve.csv
+    """
     import pandas as pd
 
     from offramp.evaluation.exits import exit_table
@@ -97,38 +114,53 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
 @click.command(cls=Verb)
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option(
-    "--target", "targets", type=float, multiple=True, required=True, help="Accuracy to aim at. Repeat for several."
+    "--target",
+    "targets",
+    type=float,
+    multiple=True,
+    required=True,
+    help="Target accuracy. Repeat this option for several.",
 )
 @click.option(
-    "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: systems to set side by side. Repeat."
+    "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: two systems to compare. Repeat this option."
 )
 @click.option(
     "--duel",
     "chosen_duels",
     nargs=2,
     multiple=True,
-    help="POLICY RIVAL: policies to set side by side, for --duels-out. Repeat.",
+    help="POLICY RIVAL: two policies to compare, for --duels-out. Repeat this option.",
 )
 @click.option(
-    "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
+    "--grid",
+    type=Grid(),
+    default="0:1:0.01",
+    show_default=True,
+    help="Values of δ at which the control error is measured.",
 )
 @click.option(
     "--baseline",
     default="confidence",
     show_default=True,
-    help="Policy that others' control is compared with.",
+    help="Policy with which the control error of other policies is compared.",
 )
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--targets-out", type=TABLE, required=True, help="Accuracy and cost of every policy at the targets.")
-@click.option("--pairs-out", type=TABLE, required=True, help="Large systems with exits against small full ones.")
-@click.option("--control-out", type=TABLE, required=True, help="How closely accuracy follows δ.")
+@click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option(
+    "--targets-out", type=TABLE, required=True, help="Output: accuracy and cost of every policy for each target."
+)
+@click.option(
+    "--pairs-out", type=TABLE, required=True, help="Output: large systems with exits compared with full small systems."
+)
+@click.option("--control-out", type=TABLE, required=True, help="Output: how closely accuracy follows δ.")
 @click.option(
     "--speedup-out",
     type=TABLE,
-    help="Also speed-up of every policy at matched accuracy, with one threshold for all exits and with one an exit.",
+    help="Output: speed-up of every policy at matched accuracy, with one threshold for all exits or one per exit.",
 )
-@click.option("--duels-out", type=TABLE, help="Also each --duel, at matched accuracy and at matched cost.")
+@click.option("--duels-out", type=TABLE, help="Output: each --duel, at matched accuracy and at matched cost.")
 def compare(
     files,
     targets,
@@ -144,10 +176,16 @@ def compare(
     speedup_out,
     duels_out,
 ) -> None:
-    """Put the runs of a study together: means over seeds, an interval with every number.
+    """Compare the runs of a study. Results are means over seeds, with 95 % intervals.
 
-    FILES are the validation and test records of all runs and the policies fitted on them, in any order: each says
-    itself what it is.
+    FILES are the validation and test records of all runs, and the files of policies that were fitted on them. Their
+    order does not matter, because each file contains its system, seed and split. A run is one system with one seed.
+    Thresholds are chosen on validation data, and results are measured on test data.
+
+    \b
+    For example, for the records of two systems:
+      offramp compare small/*.safetensors large/*.safetensors --target 0.9 --pair small large \\
+          --targets-out targets.csv --pairs-out pairs.csv --control-out control.csv
     """
     from offramp.comparison import claims, matched
     from offramp.comparison.bootstrap import Bootstrap
@@ -179,27 +217,41 @@ def compare(
     type=VariantSpec(),
     multiple=True,
     required=True,
-    help="A policy with one setting of a factor. Repeat; of a factor's settings the first is what others are compared "
-    "with. validation=N among the options: fit on so many samples.",
+    help="A policy with one setting of a factor. Repeat this option. The first setting of a factor is the reference "
+    "for the others. The option validation=N limits the number of samples for fitting.",
 )
 @click.option(
-    "--grid", type=Grid(), default="0:1:0.01", show_default=True, help="The δ over which control is measured."
+    "--grid",
+    type=Grid(),
+    default="0:1:0.01",
+    show_default=True,
+    help="Values of δ at which the control error is measured.",
 )
 @click.option(
-    "--draws", type=click.IntRange(1), default=10, show_default=True, help="Of validation samples, where not all."
+    "--draws",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Random draws of each smaller validation set.",
 )
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws and the bootstrap.")
-@click.option("--out", type=TABLE, required=True, help="A row a system and variant, .parquet or .csv.")
+@click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws and of the bootstrap."
+)
+@click.option("--out", type=TABLE, required=True, help="Output: one row per system and variant, .parquet or .csv.")
 def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
-    """Find out what matters: control and cost of policies, one factor at a time.
+    """Measure the effect of single settings on control error and cost, varying one factor at a time.
 
-    FILES are the validation and test records of all runs, in any order: each says itself what it is.
+    FILES are the validation and test records of all runs. Their order does not matter, because each record contains
+    its system, seed and split. Policies are fitted by this command. Only policies whose δ is an accuracy are allowed.
 
     \b
     For example:
-      --variant bins/50=pcee --variant bins/10=pcee:bins=10
-      --variant samples/all=pcee --variant samples/200=pcee:validation=200
+      offramp sensitivity */validation.safetensors */test.safetensors --out sensitivity.csv \\
+          --variant bins/50=pcee --variant bins/10=pcee:bins=10 \\
+          --variant samples/all=pcee --variant samples/200=pcee:validation=200
     """
     from offramp.comparison.bootstrap import Bootstrap
     from offramp.comparison.runs import load_runs
@@ -217,8 +269,9 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     "variants",
     type=Spec(),
     multiple=True,
-    help="NAME:measure=…,temperature=…,ensemble=…, none of which is needed: how cascades defer and answer. Repeat; the "
-    "first is what others are compared with. Default: the confidence measures, temperature, and all ensembles.",
+    help="How cascades defer and predict: NAME:measure=…,temperature=…,ensemble=…, where all options can be left out. "
+    "Repeat this option; the first variant is the reference for the others. Default: nine variants with all confidence "
+    "measures, temperature scaling and all ensembles.",
 )
 @click.option(
     "--band",
@@ -227,27 +280,47 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     nargs=2,
     multiple=True,
     required=True,
-    help="FROM TO: accuracies over which the reduction of compute is averaged. Repeat.",
+    help="FROM TO: range of accuracy over which the reduction of compute is averaged. Repeat this option.",
 )
-@click.option("--step", type=float, default=0.001, show_default=True, help="Between accuracies that are aimed at.")
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--models-out", type=TABLE, required=True, help="The models, and which are on their front.")
-@click.option("--relations-out", type=TABLE, required=True, help="All pairs: exit rate at equal accuracy.")
-@click.option("--choices-out", type=TABLE, required=True, help="The cascade chosen for each accuracy, and its test.")
-@click.option("--reductions-out", type=TABLE, required=True, help="How many times less compute at equal accuracy.")
-@click.option("--replacements-out", type=TABLE, required=True, help="What takes the place of each model of the front.")
-@click.option("--measures-out", type=TABLE, required=True, help="Shares and correlations over all pairs.")
+@click.option("--step", type=float, default=0.001, show_default=True, help="Step between target accuracies.")
+@click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--models-out", type=TABLE, required=True, help="Output: models, and which of them are on the front.")
+@click.option(
+    "--relations-out",
+    type=TABLE,
+    required=True,
+    help="Output: all pairs of models, with the exit rate at equal accuracy.",
+)
+@click.option(
+    "--choices-out",
+    type=TABLE,
+    required=True,
+    help="Output: the cascade chosen for each accuracy, and its test results.",
+)
+@click.option("--reductions-out", type=TABLE, required=True, help="Output: reduction of compute at equal accuracy.")
+@click.option(
+    "--replacements-out", type=TABLE, required=True, help="Output: cascades that can replace each model on the front."
+)
+@click.option("--measures-out", type=TABLE, required=True, help="Output: statistics over all pairs of models.")
 def search(files, variants, bands, step, resamples, seed, **outs) -> None:
-    """Search all cascades of two models, and of three of their Pareto front: every threshold, exactly.
+    """Search all cascades of two models, and of three models on the Pareto front, at every threshold.
 
-    FILES are the validation and test records of models that answer once, in any order: each says itself what it is.
-    Cascades are chosen on validation and scored on test.
+    FILES are the validation and test records of single-exit models. Their order does not matter, because each record
+    contains its system, seed and split. Cascades are chosen on validation data and evaluated on test data.
 
     \b
     For example:
-      --band 0.88 0.9 --variant max-softmax --variant margin:measure=margin
-      --variant temperature:temperature=true --variant ensemble:ensemble=mean_probability
+      offramp search */validation.safetensors */test.safetensors --band 0.88 0.9 --models-out models.csv \\
+          --relations-out relations.csv --choices-out choices.csv --reductions-out reductions.csv \\
+          --replacements-out replacements.csv --measures-out measures.csv
+
+    \b
+    The same with four variants of deferral and prediction:
+          … --variant max-softmax --variant margin:measure=margin \\
+          --variant temperature:temperature=true --variant ensemble:ensemble=mean_probability
     """
     from offramp.comparison.cascades import VARIANTS, Variant, reduction_tables
     from offramp.comparison.runs import load_runs

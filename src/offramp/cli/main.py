@@ -1,4 +1,4 @@
-"""The command `offramp`: its verbs, and how it reports errors."""
+"""The command `offramp`: its subcommands and its error messages."""
 
 import sys
 import warnings
@@ -20,15 +20,23 @@ VERBS = (
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="offramp")
 def cli() -> None:
-    """Decide, input by input, when a model that answers in stages has computed enough.
+    """Early-exit policies: decide for each input at which stage a model has computed enough.
 
     \b
-    With your own model's outputs:
+    To compare policies on the outputs of your own model:
       offramp import outputs.npz validation.safetensors
+      offramp import test_outputs.npz test.safetensors
       offramp judge --validation validation.safetensors --test test.safetensors --out judged/
-    The verbs in the order of the pipeline: data, train, record, cascade, calibrate, evaluate, compare, sensitivity,
-    search, figure, table, summary, environment, report, verify. `offramp policies` lists the rules, `offramp plan`
-    estimates what a study costs.
+
+    \b
+    The commands of the pipeline, in order:
+      data, train, record, cascade     create exit records
+      calibrate, evaluate              fit policies on validation data, and evaluate them on test data
+      compare, sensitivity, search     compare runs, settings and cascades, with intervals
+      figure, table, summary, report   show the results
+
+    `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`
+    explains each command.
     """
 
 
@@ -37,6 +45,7 @@ for verb in VERBS:
 
 
 def main() -> None:
+    """Run the command. Errors in the input are printed as one line, without a traceback."""
     warnings.formatwarning = lambda message, *_: f"offramp: warning: {message}\n"
     try:
         cli(standalone_mode=False)

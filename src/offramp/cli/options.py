@@ -1,4 +1,4 @@
-"""Types of options, and what several verbs share."""
+"""Option types and functions that several commands share."""
 
 import json
 import math
@@ -20,7 +20,7 @@ OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 class TablePath(click.Path):
-    """A table to write; its ending is checked before any work is done."""
+    """Path of a table to write. Its ending is checked before any work is done."""
 
     def convert(self, value, param, ctx):
         path = super().convert(value, param, ctx)
@@ -33,19 +33,19 @@ TABLE = TablePath(dir_okay=False, path_type=Path)
 
 
 class Verb(click.Command):
-    """A command that is the only one to write its files, from its start to its end."""
+    """A command that locks its output files while it runs, so that no other process writes them."""
 
     def invoke(self, ctx):
         files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE)} - {None}
         with ExitStack() as claims:
-            if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first writes
+            if os.environ.get("RANK", "0") == "0":  # only the first process of torchrun writes
                 for path in sorted(files):
                     claims.enter_context(claim(path))
             return super().invoke(ctx)
 
 
 class Spec(click.ParamType):
-    """NAME:option=value,…; values as in JSON, bare words are strings."""
+    """NAME:option=value,… Values are JSON; anything that is not valid JSON is a string."""
 
     name = "NAME[:option=value,…]"
 
@@ -66,7 +66,7 @@ class Spec(click.ParamType):
 
 
 class PolicySpec(Spec):
-    """[LABEL=]NAME:option=value,…; the label names the policy in tables, its own name where there is none."""
+    """[LABEL=]NAME:option=value,… The label is the name of the policy in tables. Default: its registered name."""
 
     name = "[LABEL=]NAME[:option=value,…]"
 
@@ -81,7 +81,7 @@ class PolicySpec(Spec):
 
 
 class VariantSpec(PolicySpec):
-    """FACTOR/SETTING=, then a policy; its option `validation` is how many validation samples to fit it on."""
+    """FACTOR/SETTING= and a policy. Its option `validation` is the number of validation samples for fitting."""
 
     name = "FACTOR/SETTING=[LABEL=]NAME[:option=value,…]"
 
@@ -100,6 +100,7 @@ class VariantSpec(PolicySpec):
 
 
 def labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
+    """Callback of `--policy`: return the policies by label, and raise an error if a label is repeated."""
     labelled = dict(specs)
     if len(labelled) < len(specs):
         raise click.BadParameter("two policies of one name; expected a label for each, LABEL=NAME", ctx, param)
@@ -107,7 +108,7 @@ def labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
 
 
 class LabelledGrid(click.ParamType):
-    """[LABEL=]GRID: for the policy of that label, else for all."""
+    """[LABEL=]GRID: the grid of one policy, or of all policies without a grid of their own."""
 
     name = "[LABEL=]START:STOP:STEP"
 
@@ -119,7 +120,7 @@ class LabelledGrid(click.ParamType):
 
 
 class Grid(click.ParamType):
-    """start:stop:step (both ends included) or numbers with commas."""
+    """START:STOP:STEP, including both ends, or numbers separated by commas."""
 
     name = "START:STOP:STEP or δ,δ,…"
 
@@ -142,16 +143,16 @@ DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
 
 
 def write_all(tables: dict) -> None:
-    """Write tables only once all of them are there: an error leaves none behind."""
+    """Write tables by path. All of them are computed before, so that an error leaves no incomplete output."""
     for path, table in tables.items():
         write_table(table, path)
 
 
 def about(record: ExitRecord, path: Path, table):
-    """Put columns in front of the table that say what it is about: dataset, system and seed.
+    """Insert the columns dataset, system and seed at the beginning of a table.
 
-    A record without a system has the name of its file instead, and one without a seed has seed 0, so that figures can
-    be drawn from the outputs of one's own model.
+    If the record has no system in its metadata, the name of its file is used. If it has no seed, 0 is used. Figures can
+    therefore be drawn from imported outputs without metadata.
     """
     known = {"dataset": None, "system": path.stem, "seed": 0} | record.metadata
     for place, key in enumerate(["dataset", "system", "seed"]):

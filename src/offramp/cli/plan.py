@@ -1,4 +1,4 @@
-"""`offramp plan`: what a study costs."""
+"""The command `offramp plan`."""
 
 import click
 
@@ -8,13 +8,22 @@ from offramp.cli.options import (
 
 
 @click.command(cls=Verb)
-@click.option("--study", "name", help="Default: the one that params.yaml names.")
-@click.option("--cores", type=click.IntRange(1), help="To tell the wall time on. Default: all of this machine.")
+@click.option("--study", "name", help="Name of the study. Default: the one that params.yaml names.")
+@click.option(
+    "--cores",
+    type=click.IntRange(1),
+    help="Number of cores for the estimate of the wall time. Default: all cores of this machine.",
+)
 def plan(name, cores) -> None:
-    """Tell what a study will cost, before anything runs: jobs, CPU-hours, memory, disk and wall time.
+    """Estimate the cost of a study before it runs: jobs, CPU-hours, memory, disk space and wall time.
 
-    For a checkout of the project. Trainings and recordings are probed on this machine, for a minute or so; nothing is
-    downloaded. Where benchmark files of the study are there, what they measured stands beside the estimates.
+    Run this command in a checkout of the project. A few steps of training and inference are timed on this machine,
+    which takes about a minute. Nothing is downloaded. If the study has been run before, the measured CPU time is shown
+    next to the estimates.
+
+    \b
+    For example:
+      offramp plan --study fashion_mnist --cores 2
     """
     from offramp.study.plan import plan
 

@@ -1,4 +1,4 @@
-"""`offramp record`, `cascade`, `import`: the exit records of a model, of a cascade, of other programs."""
+"""The commands `offramp record`, `offramp cascade` and `offramp import`, which create exit records."""
 
 import click
 
@@ -16,24 +16,44 @@ from offramp.records.importing import import_outputs
 
 @click.command(cls=Verb)
 @click.argument("weights", type=EXISTING, required=False)
-@click.option("--dataset", type=Spec(), help="In place of WEIGHTS, with --model: for example imagenet:folder=val.")
+@click.option(
+    "--dataset",
+    type=Spec(),
+    help="Dataset, together with --model, instead of WEIGHTS. For example imagenet:folder=val.",
+)
 @click.option(
     "--model",
     type=Spec(),
-    help="A classifier that somebody else trained, for example timm:backbone=resnet18.a1_in1k,pretrained=true or "
+    help="Pretrained classifier, for example timm:backbone=resnet18.a1_in1k,pretrained=true or "
     "huggingface:backbone=textattack/bert-base-uncased-SST-2,pretrained=true.",
 )
-@click.option("--system", help="What to call that classifier; else its backbone.")
-@click.option("--splits", type=EXISTING, required=True, help="What `offramp data` wrote.")
-@click.option("--validation", type=OUT, help="Record of the validation split to write.")
-@click.option("--test", type=OUT, help="Record of the test split to write.")
-@click.option("--seconds", type=TABLE, help="Also measure how long a sample takes, here and now: a row an exit.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--system", help="Name of the pretrained classifier. Default: its backbone.")
+@click.option("--splits", type=EXISTING, required=True, help="Splits from `offramp data`.")
+@click.option("--validation", type=OUT, help="Output: record of the validation samples, .safetensors.")
+@click.option("--test", type=OUT, help="Output: record of the test samples, .safetensors.")
+@click.option(
+    "--seconds", type=TABLE, help="Output: time per sample up to each exit, measured on this machine, .parquet or .csv."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Number of samples per batch."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Number of processes that prepare batches."
+)
 def record(weights, dataset, model, system, splits, validation, test, seconds, batch_size, threads, workers) -> None:
-    """Run a model over held-out samples and write its exit records: one that `offramp train` trained (WEIGHTS), or any
-    classifier of timm or Hugging Face as it comes (--dataset, --model)."""
+    """Run a model on the validation and test samples, and write its exit records.
+
+    The model is either one that `offramp train` trained (WEIGHTS), or a pretrained classifier of timm or Hugging Face
+    (--dataset and --model). A record contains logits, predictions and confidences of every exit, the labels, and the
+    cumulative cost of each exit in MACs.
+
+    \b
+    For example:
+      offramp record weights.safetensors --splits splits.csv --validation validation.safetensors --test test.safetensors
+      offramp record --dataset imagenet:folder=val --model timm:backbone=resnet18.a1_in1k,pretrained=true \\
+          --splits splits.csv --validation validation.safetensors --test test.safetensors
+    """
     from offramp.datasets.splits import load_splits
     from offramp.recording import load_pretrained, load_trained, record, time_exits
     from offramp.training.checkpoints import digest
@@ -69,31 +89,38 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
 @click.option(
     "--ensemble",
     type=click.Choice(["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]),
-    help="The answer comes from all models that ran; else from the last one.",
+    help="How the predictions of all models that have run are combined. By default, they are not combined.",
 )
 @click.option(
     "--confidence",
     type=click.Choice(["own", "ensemble"]),
     default="own",
     show_default=True,
-    help="Whose confidence decides: the running model's or the ensemble's.",
+    help="Confidence of the exits: that of the model itself, or that of the ensemble.",
 )
-@click.option("--temperature", is_flag=True, help="First scale each stage's logits, fitted on these very samples.")
+@click.option(
+    "--temperature",
+    is_flag=True,
+    help="Divide the logits of each stage by temperatures first, which are fitted on STAGES or taken from --like.",
+)
 @click.option(
     "--like",
     type=EXISTING,
-    help="Take temperatures and weights from this cascade instead: that of the same stages on validation.",
+    help="Take temperatures and weights of an ensemble from this record, which is the same cascade on validation data.",
 )
-@click.option("--system", help="Name of the cascade; else its stages' names, with +.")
-@click.option("--out", type=OUT, required=True, help="The cascade's record, .safetensors.")
+@click.option("--system", help="Name of the cascade. Default: the names of its stages, joined by +.")
+@click.option("--out", type=OUT, required=True, help="Output: record of the cascade, .safetensors.")
 def cascade(stages, ensemble, confidence, temperature, like, system, out) -> None:
-    """Make one record of a cascade of STAGES: the records of models on the same samples, cheaper ones first.
+    """Combine the records of several models into the record of a cascade.
+
+    STAGES are records of the models on the same samples, in the order in which they run: cheaper models first. The
+    costs of the stages are added up. Every policy runs on the resulting record, as on any other record (`offramp
+    judge`, `calibrate`, `evaluate`).
 
     \b
-    A small model first, a large one where it is not sure:
+    For example, a cascade that runs the large model only if the small one is not confident enough:
       offramp cascade small/validation.safetensors large/validation.safetensors --out cascade/validation.safetensors
       offramp cascade small/test.safetensors large/test.safetensors --out cascade/test.safetensors
-    Then every policy runs on it, as on any record: offramp calibrate, evaluate.
     """
     from offramp.cascades import cascade
 
@@ -109,36 +136,44 @@ def cascade(stages, ensemble, confidence, temperature, like, system, out) -> Non
 @click.command(name="import", cls=Verb)
 @click.argument("outputs", type=EXISTING)
 @click.argument("record", type=OUT)
-@click.option("--system", help="Name of the model; `offramp compare` and the figures ask for these four.")
-@click.option("--seed", type=click.IntRange(0))
-@click.option("--split", type=click.Choice(["validation", "test"]))
-@click.option("--dataset")
-@click.option("--metric", type=click.Choice(["f1", "matthews"]), help="Of two classes, beside accuracy.")
-@click.option("--classes", type=click.IntRange(1), help="How many there are, where OUTPUTS has no logits.")
+@click.option("--system", help="Name of the model. `offramp compare` needs system, seed and split.")
+@click.option("--seed", type=click.IntRange(0), help="Seed with which the model was trained.")
+@click.option("--split", type=click.Choice(["validation", "test"]), help="Split from which the samples are.")
+@click.option("--dataset", help="Name of the dataset, for tables.")
+@click.option(
+    "--metric", type=click.Choice(["f1", "matthews"]), help="Metric in addition to accuracy, for two classes."
+)
+@click.option("--classes", type=click.IntRange(1), help="Number of classes, if OUTPUTS contains no logits.")
 @click.option(
     "--cost",
     type=float,
     multiple=True,
-    help="Cumulative cost of an exit, where OUTPUTS has none. Repeat, once an exit.",
+    help="Cumulative cost of an exit, if OUTPUTS contains no costs. Repeat this option for each exit.",
 )
 def import_(outputs, record, cost, **about) -> None:
-    """Make an exit RECORD (.safetensors) of your own model's OUTPUTS (.npz, .csv or .parquet).
+    """Convert the OUTPUTS of your own model (.npz, .csv or .parquet) to an exit RECORD (.safetensors).
 
     \b
-    .npz: arrays of N samples, L exits, C classes
+    .npz files contain arrays, for N samples, L exits and C classes:
       labels (N,)
-      logits (N, L, C), or prediction (N, L) with max_softmax, margin or entropy (N, L)
-      cost (L,), cumulative, or (N, L) where samples differ; or else --cost
+      logits (N, L, C); or prediction (N, L) with max_softmax, margin or entropy (N, L)
+      cost (L,), cumulative, or (N, L) if it differs between samples; otherwise use --cost
 
     \b
-    .csv, .parquet: a row a sample, with the columns
+    .csv and .parquet files contain one row per sample, with the columns:
       label
-      prediction with max_softmax, margin or entropy; or logit_0, logit_1, …
-      cost, cumulative; or else --cost
+      prediction with max_softmax, margin or entropy; or, for a single exit, logit_0, logit_1, …
+      cost, cumulative; otherwise use --cost
 
-    Where there are several exits, their columns are numbered: prediction_1, prediction_2, … (logits are of one exit).
-    Optional: index, the samples' places in their split; similarity, of each exit like the confidences, the cosine of
-    its hidden state with the one before it.
+    If there are several exits, the columns of the exits are numbered: prediction_1, prediction_2, …
+
+    Optional arrays or columns are index (positions of the samples in their split) and, for each exit, similarity
+    (cosine similarity between the hidden state of the exit and that of the exit before it).
+
+    \b
+    For example:
+      offramp import validation.npz validation.safetensors
+      offramp import outputs.csv test.safetensors --cost 1 --cost 2.5
     """
     metadata = {key: value for key, value in about.items() if value is not None}
     two = {"classes": 2} if "metric" in metadata else {}

@@ -1,4 +1,4 @@
-"""`offramp figure`, `table`, `summary`, `report`, `environment`, `verify`, `judge`: what a study shows."""
+"""The commands `offramp figure`, `table`, `summary`, `report`, `environment`, `verify` and `judge`."""
 
 import json
 from collections.abc import Mapping
@@ -18,20 +18,24 @@ from offramp.reports.loading import describe
 
 
 class Listed(Verb):
-    """A verb whose help ends with what the catalogue lists."""
+    """A command whose help ends with a list of the entries of the catalogue."""
 
     entries: Mapping[str, Entry] = {}
 
     def format_epilog(self, ctx, formatter):
-        with formatter.section("Names, and what each is made from"):
+        with formatter.section("Names, and the files that each one needs"):
             formatter.write_dl([(name, "; ".join(map(describe, entry.reads))) for name, entry in self.entries.items()])
 
 
 class FigureVerb(Listed):
+    """Lists all figures."""
+
     entries = FIGURES
 
 
 class TableVerb(Listed):
+    """Lists all tables."""
+
     entries = TABLES
 
 
@@ -41,28 +45,63 @@ STEM = {"type": click.Path(path_type=Path), "metavar": "STEM", "required": True}
 @click.command(cls=FigureVerb)
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--pair", "pairs", nargs=2, multiple=True, help="error-cost: SMALL LARGE, one panel each. Repeat.")
+@click.option(
+    "--pair",
+    "pairs",
+    nargs=2,
+    multiple=True,
+    help="For error-cost: SMALL LARGE, one panel per pair. Repeat this option.",
+)
 @click.option(
     "--policy",
     "policies",
     multiple=True,
-    help="error-cost, control, speedup, exit-histogram: label of a policy to show. Repeat.",
+    help="For error-cost, control, speedup, exit-histogram: label of a policy to show. Repeat this option.",
 )
-@click.option("--exit", "exits", type=int, multiple=True, help="reliability: exit to show, from 1. Repeat.")
-@click.option("--seed", type=click.IntRange(0), help="oracle-heatmap: seed of the choice of samples.")
-@click.option("--out", **STEM, help="Writes STEM.pdf and STEM.png.")
+@click.option(
+    "--exit",
+    "exits",
+    type=int,
+    multiple=True,
+    help="For reliability: exit to show, counted from 1. Repeat this option.",
+)
+@click.option("--seed", type=click.IntRange(0), help="For oracle-heatmap: seed of the random choice of samples.")
+@click.option("--out", **STEM, help="Output: STEM.pdf and STEM.png.")
 def figure(name, files, out, **options) -> None:
-    """Draw figure NAME from FILES, in any order: each file says itself what it is."""
+    """Draw the figure NAME from FILES.
+
+    FILES are outputs of other commands. The list below states which ones each figure needs. Their order does not
+    matter, because each file is recognised by its columns.
+
+    \b
+    For example:
+      offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors \\
+          --out curve.parquet --exits exits.parquet
+      offramp figure control curve.parquet exits.parquet --out control
+    """
     find(FIGURES, "figure", name).write(files, out, **_given(options))
 
 
 @click.command(cls=TableVerb)
 @click.argument("name")
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--policy", "policies", multiple=True, help="claims, beem-claims: label of a policy to judge. Repeat.")
-@click.option("--out", **STEM, help="Writes STEM.csv, STEM.md and STEM.tex.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    help="For claims, beem-claims: label of a policy to test. Repeat this option.",
+)
+@click.option("--out", **STEM, help="Output: STEM.csv, STEM.md and STEM.tex.")
 def table(name, files, out, **options) -> None:
-    """Make table NAME from FILES, in any order: each file says itself what it is."""
+    """Create the table NAME from FILES.
+
+    FILES are outputs of other commands. The list below states which ones each table needs. Their order does not
+    matter, because each file is recognised by its columns. The .csv file contains the numbers at full precision.
+
+    \b
+    For example:
+      offramp table exits exits.parquet --out exits
+    """
     find(TABLES, "table", name).write(files, out, **_given(options))
 
 
@@ -72,10 +111,17 @@ def _given(options: dict) -> dict:
 
 @click.command(cls=Verb)
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--out", type=OUT, required=True, help="JSON.")
+@click.option("--out", type=OUT, required=True, help="Output: JSON file.")
 def summary(files, out) -> None:
-    """Make of FILES, the speed-up and the control table (compare --speedup-out, --control-out), the few numbers that
-    are followed from version to version (`dvc metrics show`)."""
+    """Summarise a study in a few numbers, which `dvc metrics show` displays.
+
+    FILES are the tables that `offramp compare --speedup-out` and `--control-out` wrote. The output contains the
+    accuracy of each full system and, for each policy, the mean speed-up, change of accuracy and control error.
+
+    \b
+    For example:
+      offramp summary speedup.parquet control.parquet --out metrics.json
+    """
     from offramp._io.writing import write_text
     from offramp.reports.summary import summarise
 
@@ -84,13 +130,28 @@ def summary(files, out) -> None:
 
 @click.command(cls=Verb)
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option("--title", required=True)
-@click.option("--parameters", type=EXISTING, required=True, help="JSON: what the study is; its notes are set apart.")
-@click.option("--environment", type=EXISTING, required=True, help="JSON: what `offramp environment` printed.")
-@click.option("--command", required=True, help="What makes the report, to be shown in it.")
-@click.option("--out", type=OUT, required=True, help="HTML page.")
+@click.option("--title", required=True, help="Title of the page.")
+@click.option(
+    "--parameters",
+    type=EXISTING,
+    required=True,
+    help="JSON file with the settings of the study. Its key `notes` is shown separately.",
+)
+@click.option("--environment", type=EXISTING, required=True, help="JSON file with the output of `offramp environment`.")
+@click.option("--command", required=True, help="Command that creates the report, which is shown on the page.")
+@click.option("--out", type=OUT, required=True, help="Output: HTML page.")
 def report(files, title, parameters, environment, command, out) -> None:
-    """Put figures (.png) and tables (.csv) together into one page, in the order of FILES, claims first."""
+    """Combine figures and tables into one HTML page.
+
+    FILES are figures (.png) and tables (.csv) from `offramp figure` and `offramp table`, in the order in which they are
+    shown. Tables with claims are shown first. The other formats (.pdf, .md, .tex) must be next to these files.
+
+    \b
+    For example:
+      offramp environment > environment.json
+      offramp report figures/*.png tables/*.csv --title "My study" --parameters parameters.json \\
+          --environment environment.json --command "make reproduce" --out index.html
+    """
     from offramp.reports.page import read_json, write_report
 
     write_report(files, title, read_json(parameters), read_json(environment), command, out)
@@ -98,7 +159,7 @@ def report(files, title, parameters, environment, command, out) -> None:
 
 @click.command(cls=Verb)
 def environment() -> None:
-    """Print this machine's hardware and the versions installed, as JSON."""
+    """Print the hardware of this machine and the versions of installed packages, as JSON."""
     from offramp.reports.environment import environment
 
     click.echo(json.dumps(environment(), indent=2))
@@ -112,10 +173,15 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("reference", type=FOLDER)
 @click.pass_context
 def verify(ctx, report, reference) -> None:
-    """Compare the tables of a finished REPORT with those of a REFERENCE, both folders of one study.
+    """Compare the tables of a REPORT with those of a REFERENCE.
 
-    Prints how many numbers are equal, how many differ but have overlapping intervals, and which verdicts changed. The
-    exit status is 0 if all verdicts and intervals agree, else 1.
+    Both are folders of finished reports of the same study. The output states how many numbers are equal, how many
+    differ but have overlapping intervals, and which verdicts changed. Measured times are not compared. The exit status
+    is 0 if all verdicts and intervals agree, and 1 otherwise.
+
+    \b
+    For example:
+      offramp verify reports/digits reports/reference/digits
     """
     from offramp.reports import verifying
 
@@ -125,18 +191,31 @@ def verify(ctx, report, reference) -> None:
 
 
 @click.command(cls=Verb)
-@click.option("--validation", type=EXISTING, required=True, help="Record to fit policies and choose thresholds on.")
-@click.option("--test", type=EXISTING, required=True, help="Record to report on.")
-@click.option("--accuracy", type=click.FloatRange(0, 1), help="Recommend the cheapest policy of this accuracy.")
-@click.option("--cost", type=float, help="Or the most accurate policy at this mean cost, in the record's unit.")
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option(
+    "--validation", type=EXISTING, required=True, help="Record on which policies are fitted and thresholds chosen."
+)
+@click.option("--test", type=EXISTING, required=True, help="Record on which results are measured.")
+@click.option("--accuracy", type=click.FloatRange(0, 1), help="Recommend the cheapest policy with this accuracy.")
+@click.option(
+    "--cost", type=float, help="Recommend the most accurate policy with this average cost, in the unit of the record."
+)
+@click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Output: folder for the report and the fitted policies.",
+)
 def judge(validation, test, accuracy, cost, resamples, out) -> None:
-    """From your own outputs to a report: fit every policy that the records allow, compare them, recommend one.
+    """Compare all policies on your own outputs, and recommend one of them with a threshold.
 
-    Writes OUT/index.html with curves, reliability diagrams and the policies at matched accuracy, the fitted policies
-    and the recommended policy with its threshold. Without --accuracy and --cost, the recommended policy is the cheapest
-    that is no less accurate on validation than the last exit.
+    All policies that the records allow are fitted on validation data and compared on test data. One half of the
+    validation samples is used to fit them, the other half to choose thresholds and the recommended policy. The folder
+    OUT contains the report (index.html, with curves, reliability diagrams, and the policies at matched accuracy), the
+    fitted policies (policies.safetensors) and the recommendation (recommendation.json). Without --accuracy and --cost,
+    the recommended policy is the cheapest one that is at least as accurate on validation data as the last exit.
 
     \b
     For example:

@@ -1,4 +1,4 @@
-"""Exit policies by name."""
+"""Exit policies by name. To add one, write a class in a module of this package and list it in `POLICIES`."""
 
 import json
 import os
@@ -29,18 +29,18 @@ FORMAT = "offramp-policies/1"
 
 
 def make_policy(name: str, /, **options: Any) -> Policy:
-    """The policy of that name; options not given have their defaults.
+    """Create the policy called `name`, not fitted. Options that are not given have their default values.
 
     Raises
     ------
     ValueError
-        If the name or an option is unknown (the known ones are listed) or a value is out of its range.
+        If the name or an option is unknown (the message lists the known ones), or if a value is out of range.
     """
     return find(POLICIES, "policy", name)._made_with(options)
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:
-    """NAME:option=value,… as the command line takes it."""
+    """Return a policy, model or dataset and its options in the syntax of the command line, `NAME:option=value,…`."""
     values = ",".join(
         f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
         for key, value in options.items()
@@ -51,14 +51,20 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
 def save_policies(
     policies: Mapping[str, Policy], path: str | os.PathLike, run: Mapping[str, Any] | None = None
 ) -> None:
-    """Write fitted policies, each under a label, to one .safetensors file, whole or not at all.
+    """Write fitted policies to one .safetensors file, atomically.
 
-    `run` says what they were fitted on: the validation record's metadata.
+    Parameters
+    ----------
+    policies : mapping of str to Policy
+        Policies by label. Policies that do not learn from data need not be fitted.
+    path : path
+    run : mapping, optional
+        Metadata of the validation record on which the policies were fitted. JSON values.
 
     Raises
     ------
     NotFittedError
-        If a policy learns and was not fitted.
+        If a policy that learns from data is not fitted.
     """
     arrays, about = {}, {}
     for label, policy in policies.items():
@@ -75,12 +81,19 @@ def save_policies(
 
 
 def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str, Any]]:
-    """Read what `save_policies` wrote: the policies by label, and what they were fitted on.
+    """Read policies from a file written by `save_policies`.
+
+    Returns
+    -------
+    policies : dict of str to Policy
+        Policies by label.
+    run : dict
+        Metadata of the validation record on which they were fitted.
 
     Raises
     ------
     ValueError
-        If the file is damaged or holds something else.
+        If the file is damaged or is of another kind.
     """
     _, stored, metadata = open_arrays(path, FORMAT)
     policies = {}

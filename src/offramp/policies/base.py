@@ -1,4 +1,8 @@
-"""What every exit policy is: a signal, and the rule that a sample leaves at the first exit where it reaches δ."""
+"""Base class of all exit policies.
+
+A policy computes a signal for each sample and exit. A sample leaves at the first exit where the signal is at least the
+threshold δ.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,18 +24,24 @@ class NotFittedError(ValueError, AttributeError):
 
 
 def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """The rule of every policy: the first exit with signal ≥ threshold, else the last.
+    """Return the first exit with signal ≥ threshold, or the last exit if there is none. All policies use this rule.
 
     Parameters
     ----------
     signal : ndarray of shape (N, L)
     threshold : float or ndarray of shape (L − 1,)
-        δ, shared or one an exit. +∞ never exits early, −∞ always at once.
+        Threshold δ, shared by all exits or one per exit. With +∞, no sample leaves early. With −∞, all samples leave at
+        the first exit.
 
     Returns
     -------
     ndarray of shape (N,), int64
-        0-based exits.
+        Exits, counted from 0.
+
+    Raises
+    ------
+    ValueError
+        If the threshold is NaN or has another shape.
     """
     n_samples, n_exits = signal.shape
     threshold = np.asarray(threshold, np.float64)
@@ -46,10 +56,24 @@ def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
 
 
 class Policy(ABC):
-    """An exit policy: options (the dataclass fields of each policy), `fit` on validation, `signal` anywhere.
+    """Base class of exit policies. The options of a policy are its dataclass fields.
 
-    A subclass is a dataclass with a `name`, the `rule` in one line, the `paper`, and `_signal`; one that learns
-    also has `_fit`, which returns what it learnt as named arrays. These are all that a file keeps.
+    A subclass is a dataclass that defines `name`, `rule`, `paper` and `_signal`. If it learns from validation data, it
+    also defines `_fit`, which returns the learned parameters as named arrays. A file of fitted policies contains these
+    arrays and the options.
+
+    Attributes
+    ----------
+    name : str
+        Name in the registry `POLICIES`.
+    rule : str
+        Condition under which a sample leaves, in one line.
+    paper : str
+        Source of the policy.
+    state : dict of str to ndarray, or None
+        Learned parameters; None before `fit`.
+    fitted_exits, fitted_classes : int or None
+        Number of exits and of classes of the record on which the policy was fitted.
     """
 
     name: ClassVar[str]
@@ -67,26 +91,46 @@ class Policy(ABC):
             setattr(self, field.name, _checked_option(what, value, hints[field.name], **field.metadata))
 
     def fit(self, record: ExitRecord) -> "Policy":
-        """Learn from validation data; a policy that learns nothing accepts it too.
+        """Fit the policy on validation data. Policies that do not learn from data accept the call, too.
+
+        Parameters
+        ----------
+        record : ExitRecord
+            Validation record.
+
+        Returns
+        -------
+        Policy
+            This policy.
 
         Raises
         ------
         ValueError
-            If the record lacks what the policy learns from, for most policies the labels.
+            If the record lacks data that the policy learns from. Most policies need labels.
         """
         self.state = self._fit(record)
         self.fitted_exits, self.fitted_classes = record.n_exits, record.n_classes
         return self
 
     def signal(self, record: ExitRecord) -> np.ndarray:
-        """S, float64 (N, L): the larger, the sooner a sample leaves. It does not depend on any threshold.
+        """Compute the signal S. It does not depend on a threshold; samples with a larger signal leave earlier.
+
+        Parameters
+        ----------
+        record : ExitRecord
+            Labels are not used (except by `Oracle` with `target="label"`), and may be missing.
+
+        Returns
+        -------
+        ndarray of shape (N, L), float64
 
         Raises
         ------
         NotFittedError
-            If the policy learns and was not fitted.
+            If the policy learns from data and was not fitted.
         ValueError
-            If the record has other exits or classes than the fit, or the signal is not a number somewhere.
+            If the numbers of exits or classes differ from those of the record of the fit, if the record lacks data that
+            the policy needs, or if the signal contains NaN.
         """
         self._check_fits(record)
         signal = np.asarray(self._signal(record), np.float64)
@@ -110,10 +154,11 @@ class Policy(ABC):
         return self.options
 
     def set_params(self, **params: Any) -> "Policy":
-        """Set some options of this policy; the values are validated as by the constructor.
+        """Set options of this policy. The values are validated as in the constructor.
 
-        If the value of any option changes, a fitted policy becomes unfitted. (scikit-learn would keep the fitted
-        state.) What was learnt with other options does not fit the new ones, and `save_policies` writes both together.
+        If the value of an option changes, a fitted policy becomes unfitted. (scikit-learn would keep the fitted state.)
+        The reason is that parameters learned with other options do not match the new ones, and `save_policies` stores
+        both together.
 
         Parameters
         ----------
@@ -128,8 +173,8 @@ class Policy(ABC):
         Raises
         ------
         ValueError
-            If an option is unknown (the known ones are listed) or a value is out of its range. The policy is then left
-            as it was.
+            If an option is unknown (the message lists the known ones) or a value is out of range. The policy is then
+            not changed.
         """
         before = self.options
         after = self._made_with(before | params).options
@@ -141,27 +186,46 @@ class Policy(ABC):
 
     @classmethod
     def _made_with(cls, options: Mapping[str, Any]) -> "Policy":
-        """A new policy with these options; ValueError lists the known options where one is unknown."""
+        """Create a policy with these options. Raises ValueError, with a list of the options, if one is unknown."""
         check_options(cls.name, options, [field.name for field in fields(cls)])  # type: ignore[arg-type]
         return cls(**options)
 
     def exits(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
-        """The 0-based exit of each sample, (N,), for a threshold as in `first_exit`."""
-        return first_exit(self.signal(record), threshold)
-
-    def predict(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
-        """Predict the class of each sample, by the exit where it leaves.
-
-        In contrast to `prediction`, which has the answers of all exits, this is the one answer that is given. It
-        follows the rule of `exits`, except where the policy lets another exit answer for samples on which no exit
-        reaches a shared threshold.
+        """Return the exit at which each sample leaves.
 
         Parameters
         ----------
         record : ExitRecord
-            Its labels are not used, and it may have none.
         threshold : float or ndarray of shape (L − 1,)
-            δ, shared or one per exit, as in `exits`.
+            Threshold δ, shared by all exits or one per exit, as in `first_exit`.
+
+        Returns
+        -------
+        ndarray of shape (N,), int64
+            Exits, counted from 0.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy learns from data and was not fitted.
+        ValueError
+            If the threshold is NaN or has another shape, or if the record is not compatible with the policy.
+        """
+        return first_exit(self.signal(record), threshold)
+
+    def predict(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
+        """Predict the class of each sample, with the exit at which it leaves.
+
+        In contrast, `prediction` returns the predictions of all exits. The exits are those of `exits`, with one
+        exception: if a sample reaches a shared threshold at no exit, some policies use the prediction of an exit other
+        than the last one (see `fallback`).
+
+        Parameters
+        ----------
+        record : ExitRecord
+            Labels are not used, and may be missing.
+        threshold : float or ndarray of shape (L − 1,)
+            Threshold δ, shared by all exits or one per exit, as in `exits`.
 
         Returns
         -------
@@ -171,18 +235,27 @@ class Policy(ABC):
         Raises
         ------
         NotFittedError
-            If the policy learns and was not fitted.
+            If the policy learns from data and was not fitted.
         ValueError
-            If the threshold is NaN or has another shape, or the record does not fit the policy.
+            If the threshold is NaN or has another shape, or if the record is not compatible with the policy.
         """
         return decide(self, record, [threshold])[1][0]
 
     def prediction(self, record: ExitRecord) -> np.ndarray:
-        """The answer of each exit, (N, L): the record's own, unless the policy lets several exits answer together."""
+        """Return the prediction of each exit, (N, L).
+
+        These are the predictions of the record, except for policies in which several exits predict together.
+        """
         return record.prediction
 
     def correct(self, record: ExitRecord) -> np.ndarray:
-        """Which of these answers are right, bool (N, L); ValueError where the record has no labels."""
+        """Return whether each of these predictions is correct, bool (N, L).
+
+        Raises
+        ------
+        ValueError
+            If the record has no labels.
+        """
         answers = self.prediction(record)
         if answers is record.prediction:
             return record.correct
@@ -191,18 +264,20 @@ class Policy(ABC):
     def choose_threshold(
         self, validation: ExitRecord, *, accuracy: float | None = None, cost: float | None = None
     ) -> float:
-        """Choose the shared threshold that serves a target best on validation data.
+        """Choose a threshold, shared by all exits, for a target accuracy or a target cost on validation data.
 
-        This is the function `offramp.choose_threshold` as a method. For a threshold per exit, see `choose_thresholds`.
+        This is the function `offramp.choose_threshold` as a method. For one threshold per exit, see
+        `choose_thresholds`.
 
         Parameters
         ----------
         validation : ExitRecord
-            With labels.
+            Validation record with labels.
         accuracy : float, optional
-            Take the cheapest operating point that is at least as accurate; +∞, the full model, where none is.
+            Choose the cheapest operating point that is at least as accurate, or +∞ (the full model) if there is none.
         cost : float, optional
-            Or: take the one that spends most of this average cost; −∞, the first exit, where none costs so little.
+            Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
+            exit) if there is none.
 
         Returns
         -------
@@ -211,9 +286,9 @@ class Policy(ABC):
         Raises
         ------
         NotFittedError
-            If the policy learns and was not fitted.
+            If the policy learns from data and was not fitted.
         ValueError
-            If both targets or none are given, the record has no labels, or it does not fit the policy.
+            If both targets or none are given, if the record has no labels, or if it is not compatible with the policy.
         """
         # Imported here, because evaluation imports this module
         from offramp.evaluation.curves import choose_threshold
@@ -228,34 +303,40 @@ class Policy(ABC):
         reference: Literal["overall", "same_samples"] = "overall",
         min_support: int = 10,
     ) -> np.ndarray:
-        """A threshold an exit, for `exits`: BEEM's rule that those who leave err no more often than the final exit.
+        """Choose one threshold per exit, by the rule of BEEM, for use in `exits` and `predict`.
 
-        Exit by exit, over the samples still there: the smallest threshold whose share of errors among those that leave
-        is at most the reference's; they leave, the others go on. +∞ where there is none; who has −∞ never leaves. The
-        rule is the paper's; it does not say how the thresholds are found, or what the error is compared with: solver,
-        references and support are our choices.
+        The rule (BEEM, arXiv 2502.00745) is that the samples that leave at an exit may not have a higher error rate
+        than the final exit. Thresholds are chosen exit by exit, on the samples that have not left yet: the smallest
+        threshold at which the error rate of the samples that leave is at most the reference error rate. These samples
+        then leave, and the others continue. The threshold is +∞ if there is no such value. Samples with a signal of −∞
+        never leave.
+
+        The paper does not state how the thresholds are found or on which samples the error of the final exit is
+        measured. The algorithm, `reference` and `min_support` are our choice.
 
         Parameters
         ----------
         validation : ExitRecord
+            Validation record with labels.
         rule : {"error_rate"}
         reference : {"overall", "same_samples"}
-            The error of the policy's last answer (the final exit's, unless several exits answer together) on all of
-            validation, or on the samples that leave. With "same_samples" the policy never errs more often on these
-            samples than that answer does.
+            Samples on which the error rate of the final prediction is measured: all validation samples, or the samples
+            that leave at the exit. The final prediction is that of the last exit, or, for policies in which several
+            exits predict together, their last common prediction. With "same_samples", the validation samples that
+            leave at an exit never have a higher error rate there than at the last exit.
         min_support : int
-            The fewest samples that may leave at an exit: a tiny group's error says little.
+            Minimum number of samples that leave at an exit. The error rate of fewer samples is not reliable.
 
         Returns
         -------
-        ndarray of shape (L − 1,)
+        ndarray of shape (L − 1,), float64
 
         Raises
         ------
         NotFittedError
-            If the policy learns and was not fitted.
+            If the policy learns from data and was not fitted.
         ValueError
-            If an option is unknown or out of range, or the record has no labels.
+            If an option is unknown or out of range, or if the record has no labels.
         """
         validation.needed_labels("choose_thresholds")
         for name, value, known in (
@@ -266,15 +347,15 @@ class Policy(ABC):
                 raise ValueError(f"choose_thresholds: {name} is {value!r}; expected one of {', '.join(known)}")
         if not isinstance(min_support, Integral) or min_support < 1:
             raise ValueError(f"choose_thresholds: min_support is {min_support!r}; expected a whole number from 1")
-        # +∞ is no threshold at which samples leave
+        # A threshold of +∞ means that no sample leaves, so the signal must be finite
         signal = np.minimum(self.signal(validation), np.finfo(np.float64).max)  # (N, L)
         wrong = ~self.correct(validation)  # (N, L)
         alive = np.arange(validation.n_samples)  # (n,)
         thresholds = np.full(validation.n_exits - 1, np.inf)  # (L − 1,)
         for i in range(validation.n_exits - 1):
-            order = alive[np.argsort(-signal[alive, i], kind="stable")]  # (n,), the surest first
+            order = alive[np.argsort(-signal[alive, i], kind="stable")]  # (n,), in descending order of the signal
             left = np.arange(1, len(order) + 1)
-            errors, finals = wrong[order, i].cumsum(), wrong[order, -1].cumsum()  # (n,) among the first, second, …
+            errors, finals = wrong[order, i].cumsum(), wrong[order, -1].cumsum()  # (n,), cumulative numbers
             allowed = (
                 errors <= finals if reference == "same_samples" else errors * len(wrong) <= wrong[:, -1].sum() * left
             )
@@ -288,23 +369,25 @@ class Policy(ABC):
         return thresholds
 
     def fallback(self, record: ExitRecord, signal: np.ndarray) -> np.ndarray | None:
-        """The exit (N,) that answers for a sample on which no exit at all reaches the threshold; None: the last.
+        """Return the exit (N,) whose prediction is used for samples that reach the threshold at no exit.
 
-        All exits were paid for then, whichever answers.
+        None means the last exit. The cost is that of all exits in any case.
         """
         return None
 
     @property
     def options(self) -> dict[str, Any]:
+        """The value of each option, by its name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @property
     def claims_accuracy(self) -> bool:
-        """Does the signal claim to be the chance of being right, so that δ reads as an accuracy?"""
+        """Whether the signal estimates the probability of a correct prediction, so that δ is a target accuracy."""
         return False
 
     @property
     def learns(self) -> bool:
+        """Whether the policy learns from validation data, so that it must be fitted."""
         return type(self)._fit is not Policy._fit
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
@@ -312,7 +395,7 @@ class Policy(ABC):
 
     @abstractmethod
     def _signal(self, record: ExitRecord) -> np.ndarray:
-        """(N, L)"""
+        """Compute the signal, (N, L)."""
 
     def _check_fitted(self) -> None:
         if self.learns and self.state is None:
@@ -333,28 +416,29 @@ class Policy(ABC):
 
 
 def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Decide where each sample leaves and what is answered, for thresholds that are shared or one per exit.
+    """Compute the exit and the prediction of each sample, for several thresholds.
 
     Parameters
     ----------
     policy : Policy
-        Fitted, if it learns.
+        Must be fitted if it learns from data.
     record : ExitRecord
-        Its labels are not used, and it may have none.
+        Labels are not used, and may be missing.
     thresholds : sequence of T numbers or ndarrays of shape (L − 1,)
-        A fallback of the policy answers at shared thresholds only.
+        Thresholds δ. A number is shared by all exits, and an array has one value per exit. The `fallback` of the policy
+        is used with shared thresholds only.
 
     Returns
     -------
     exits, answers : ndarray of shape (T, N), int64
-        0-based exits; classes.
+        Exits, counted from 0, and predicted classes.
 
     Raises
     ------
     NotFittedError
-        If the policy learns and was not fitted.
+        If the policy learns from data and was not fitted.
     ValueError
-        If a threshold is NaN or has another shape, or the record does not fit the policy.
+        If a threshold is NaN or has another shape, or if the record is not compatible with the policy.
     """
     if np.isscalar(thresholds):
         raise ValueError(f"thresholds: expected a sequence, got {thresholds!r}; give one as [{thresholds!r}]")
@@ -374,15 +458,18 @@ def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np
 
 
 def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: float = -np.inf) -> Any:
-    """Hold an option to its annotation: a Literal's values, a whole number from `least` (int), a finite number above
-    `above` (float), None."""
+    """Check an option against its type annotation, and return it as a plain Python value.
+
+    Valid values are those of a Literal, integers from `least` on (int), finite numbers above `above` (float), and None
+    if the annotation includes it. Raises ValueError otherwise.
+    """
     alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
     allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
     if type(None) in alternatives:
         allowed.append(None)
     for a in allowed:
         if value is a or (isinstance(value, str) and value == a):
-            return a  # not the value itself: a str of NumPy becomes a plain one
+            return a  # not the value itself, so that a NumPy string becomes a plain string
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if int in alternatives and number and isinstance(value, Integral) and value >= least:
         return int(value)

@@ -1,4 +1,4 @@
-"""BEEM: exits as experts, whose confidences add up for as long as neighbours agree (arXiv 2502.00745)."""
+"""BEEM (arXiv 2502.00745): the confidences of consecutive exits are added up as long as their predictions agree."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,22 +14,25 @@ OnDisagree = Literal["own", "zero"]
 def score(
     confidence: np.ndarray, prediction: np.ndarray, weights: np.ndarray, on_disagree: OnDisagree = "own"
 ) -> np.ndarray:
-    """BEEM's score: S_i = S_{i−1} + w_i · C_i where exit i answers as exit i − 1 does; else it starts again.
+    """Compute the score of BEEM: S_i = S_{i−1} + w_i · C_i if exits i and i − 1 predict the same class.
+
+    Otherwise, and at the first exit, the score is reset.
 
     Parameters
     ----------
     confidence, prediction : ndarray of shape (N, L)
-        C and ŷ.
+        Confidences C and predicted classes ŷ.
     weights : ndarray of shape (L,)
+        Weights w.
     on_disagree : {"own", "zero"}
-        What it starts again from, at the first exit too: w_i · C_i (the paper) or 0 (the public code).
+        Value to which the score is reset: w_i · C_i, as in the paper, or 0, as in the public code.
 
     Returns
     -------
     ndarray of shape (N, L), float64
     """
     weighted = weights * np.asarray(confidence, np.float64)  # (N, L)
-    scores = weighted.copy() if on_disagree == "own" else np.zeros_like(weighted)  # (N, L): all start again
+    scores = weighted.copy() if on_disagree == "own" else np.zeros_like(weighted)  # (N, L): values after a reset
     for i in range(1, weighted.shape[1]):
         agree = prediction[:, i] == prediction[:, i - 1]  # (N,)
         scores[:, i] = np.where(agree, scores[:, i - 1] + weighted[:, i], scores[:, i])
@@ -37,7 +40,7 @@ def score(
 
 
 class _BEEM(Policy):
-    """The part that both share: the score."""
+    """Base class of both variants of BEEM, which computes the score."""
 
     score: Literal["max_softmax", "margin"]
     on_disagree: OnDisagree
@@ -53,17 +56,18 @@ class _BEEM(Policy):
 
 @dataclass
 class BEEMC(_BEEM):
-    """Exit once the exits that agree in a row are sure enough together, weighted by what they cost (BEEM-C).
+    """BEEM-C: exit once consecutive exits that agree are confident enough together, weighted by their cost.
 
     Parameters
     ----------
     cost_weight : float
-        λ of the weights w_i = λ · i, i from 1. With one shared δ only δ / λ matters.
+        Factor λ of the weights w_i = λ · i, where i counts the exits from 1. Must be above 0. With a threshold δ that
+        is shared by all exits, only δ / λ matters.
     on_disagree : {"own", "zero"}
-        Where neighbours disagree the score is the exit's own w_i · C_i, as in the paper, or 0, as in the public code
-        (which has 0 at the first exit, too).
+        Score of an exit that predicts another class than the exit before it: its own w_i · C_i, as in the paper, or 0,
+        as in the public code (where it is 0 at the first exit, too).
     score : {"max_softmax", "margin"}
-        The confidence C_i; max softmax in the paper.
+        Confidence C_i. The paper uses max softmax.
     """
 
     cost_weight: float = field(default=0.1, metadata={"above": 0})
@@ -71,7 +75,7 @@ class BEEMC(_BEEM):
     score: Literal["max_softmax", "margin"] = "max_softmax"
 
     name = "beem-c"
-    rule = "the confidences of the exits that agree in a row, each times its depth, sum to ≥ δ"
+    rule = "sum of the confidences of consecutive exits that agree, each multiplied by the depth of its exit, ≥ δ"
 
     def _weights(self, record: ExitRecord) -> np.ndarray:
         return self.cost_weight * np.arange(1, record.n_exits + 1)  # (L,)
@@ -79,16 +83,16 @@ class BEEMC(_BEEM):
 
 @dataclass
 class BEEMA(_BEEM):
-    """Exit once the exits that agree in a row are sure enough together, weighted by their accuracy (BEEM-A).
+    """BEEM-A: exit once consecutive exits that agree are confident enough together, weighted by their accuracy.
 
     Parameters
     ----------
     accuracy_weight : float
-        λ of the weights w_i = λ · accuracy of exit i on validation.
+        Factor λ of the weights w_i = λ · (validation accuracy of exit i). Must be above 0.
     normalisation : {"none", "sum", "max"}
-        Divide the accuracies by their sum or their largest. The paper speaks of none.
+        Whether to divide the accuracies by their sum or by their maximum. The paper does not mention a normalisation.
     on_disagree, score
-        As for BEEM-C.
+        As for `BEEMC`.
     """
 
     accuracy_weight: float = field(default=1.0, metadata={"above": 0})
@@ -97,13 +101,16 @@ class BEEMA(_BEEM):
     score: Literal["max_softmax", "margin"] = "max_softmax"
 
     name = "beem-a"
-    rule = "the confidences of the exits that agree in a row, each times its accuracy on validation, sum to ≥ δ"
+    rule = (
+        "sum of the confidences of consecutive exits that agree, each multiplied by the validation accuracy of its "
+        "exit, ≥ δ"
+    )
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         record.needed_labels(f"fitting {self.name}")
         accuracy = record.correct.mean(axis=0)  # (L,)
         by = {"none": 1.0, "sum": accuracy.sum(), "max": accuracy.max()}[self.normalisation]
-        return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # where no exit is ever right, all are 0
+        return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # all 0 if no exit is ever correct
 
     def _weights(self, record: ExitRecord) -> np.ndarray:
         return self.state["weights"]

@@ -1,4 +1,4 @@
-"""MSDNet's budgeted batch classification: each exit takes its share of the samples."""
+"""Budgeted batch classification of MSDNet: each exit takes a given share of the samples."""
 
 from dataclasses import dataclass
 
@@ -13,40 +13,55 @@ P = range(1, 40)  # as in the authors' code
 
 @dataclass
 class Budget(Policy):
-    """Exit so that each exit takes its share of the samples, the most confident of those that come (MSDNet).
+    """Exit so that each exit takes a given share of the samples: the most confident ones that reach it (MSDNet).
 
-    For p = 1 … 39 the share of exit k of L is q_k ∝ (p / 20)^k, the paper's z · (1 − q)^(k − 1) · q: the larger p,
-    the further samples go. An exit's threshold is the confidence of the ⌊N · q_k⌋-th most confident validation sample
-    that no exit before has taken; those that tie with it leave too. Where the share is less than one sample, or
-    earlier ties have left less than the share, nobody leaves.
+    For p = 1 … 39, exit k takes the share q_k ∝ (p / 20)^k of the samples. This is z · (1 − q)^(k − 1) · q in the
+    paper. With a larger p, samples leave later. The threshold of an exit is the confidence of the ⌊N · q_k⌋-th most
+    confident validation sample among those that have not left earlier. Samples with the same confidence leave as well.
+    If the share is less than one sample, or if fewer samples than the share are left because of earlier ties, no sample
+    leaves at this exit.
 
-    δ is p. The signal is the largest p whose threshold the confidence meets, 0 where it meets none, so at δ a sample
-    leaves at the earliest exit that the published rule gives it for any p ≥ δ. Where thresholds rise with p, that is
-    the published rule itself. They may fall: late exits have no sample to take at small p. One signal cannot follow
-    that, and this is our choice; `thresholds` gives the published ones in every case. δ ≤ 0 is the first exit,
-    δ between two p is the larger one, δ > 39 the full model.
+    The threshold δ of this policy is p. The signal is the largest p whose confidence threshold is reached, or 0 if none
+    is reached. At δ, a sample therefore leaves at the earliest exit at which it leaves by the published rule for any
+    p ≥ δ. This is identical to the published rule if the confidence thresholds increase with p. They may decrease,
+    because late exits receive no samples at small p. A single signal cannot represent this case; the definition above
+    is our choice. `thresholds` returns the published thresholds in all cases. δ ≤ 0 is the first exit, a δ between two
+    values of p is equivalent to the larger one, and δ > 39 is the full model.
 
     Parameters
     ----------
     score : {"max_softmax", "margin", "entropy"}
-        Max softmax in the authors' code.
+        Confidence measure. The authors' code uses max softmax.
     """
 
     score: Score = "max_softmax"
 
     name = "budget"
-    rule = "the largest p of 1 … 39 whose threshold the confidence meets ≥ δ; p gives exit k a share ∝ (p / 20)^k"
+    rule = (
+        "largest p from 1 to 39 whose confidence threshold is reached ≥ δ; for p, exit k takes a share of the samples "
+        "∝ (p / 20)^k"
+    )
     paper = "MSDNet (2018), budgeted batch classification"
 
     def thresholds(self, p: int) -> np.ndarray:
-        """The published thresholds on confidence for one p, (L − 1,), for `exits` of the policy `confidence`.
+        """Return the published confidence thresholds for one p. Use them with the policy `confidence`.
+
+        Parameters
+        ----------
+        p : int
+            From 1 to 39.
+
+        Returns
+        -------
+        ndarray of shape (L − 1,), float64
+            One threshold per exit except the last, for example for `Confidence.exits`.
 
         Raises
         ------
         NotFittedError
             If the policy was not fitted.
         ValueError
-            If p is not a whole number from 1 to 39.
+            If p is not an integer from 1 to 39.
         """
         self._check_fitted()
         if p not in P:
@@ -67,14 +82,14 @@ class Budget(Policy):
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
-        lowest = np.minimum.accumulate(self.state["thresholds"][::-1])[::-1]  # (39, L − 1): of this p and all above
-        signal = np.full(confidence.shape, P[-1], np.float64)  # (N, L): the last exit takes all that come, at any p
+        lowest = np.minimum.accumulate(self.state["thresholds"][::-1])[::-1]  # (39, L − 1): minimum over p and above
+        signal = np.full(confidence.shape, P[-1], np.float64)  # (N, L): at the last exit, all samples leave
         for i in range(record.n_exits - 1):
             signal[:, i] = np.searchsorted(lowest[:, i], confidence[:, i], side="right")
         return signal
 
 
 def _samples_asked_for(p: int, n_samples: int, n_exits: int) -> list[int]:
-    """⌊N · q_k⌋ for all exits but the last, in whole numbers: a share that comes out even is not rounded down."""
+    """Return ⌊N · q_k⌋ for all exits except the last. Integer arithmetic avoids rounding down exact shares."""
     weights = [p**k * 20 ** (n_exits - k) for k in range(1, n_exits + 1)]
     return [n_samples * weight // sum(weights) for weight in weights[:-1]]

@@ -1,4 +1,4 @@
-"""Thresholds on confidence: raw, temperature-scaled, of known range; or on how little the hidden state changes."""
+"""Thresholds on confidence (raw, temperature-scaled or normalised) and on the similarity of hidden states."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,22 +15,22 @@ Score = Literal["max_softmax", "margin", "entropy"]
 
 @dataclass
 class Confidence(Policy):
-    """Exit once the model is sure enough: max softmax (MSDNet, SDN), margin, or −entropy (BranchyNet).
+    """Exit once the confidence is high enough: max softmax (MSDNet, SDN), margin, or negated entropy (BranchyNet).
 
     Parameters
     ----------
     score : {"max_softmax", "margin", "entropy"}
-        Entropy is negated, in nats: a threshold of −0.1 asks for an entropy of at most 0.1.
+        Confidence measure. Entropy is in nats and negated: δ = −0.1 requires an entropy of at most 0.1.
     temperature : None or "per_exit"
-        Divide each exit's logits by a temperature fitted on validation by negative log-likelihood, as Guo et al.
-        (2017) do for one output. Both records need their logits.
+        Divide the logits of each exit by a temperature, which is fitted on validation data by negative log-likelihood.
+        Guo et al. (2017) do this for a single output. The validation and test records must contain logits.
     """
 
     score: Score = "max_softmax"
     temperature: Literal["per_exit"] | None = None
 
     name = "confidence"
-    rule = "the exit's max softmax, margin or negated entropy ≥ δ"
+    rule = "max softmax, margin or negated entropy of the exit ≥ δ"
     paper = "BranchyNet (2016); MSDNet (2018); Shallow-Deep Networks (2019)"
 
     @property
@@ -56,14 +56,14 @@ class Confidence(Policy):
 
 @dataclass
 class NormalizedEntropy(Policy):
-    """Exit once the entropy is low against the most that so many classes can have (FastBERT's uncertainty).
+    """Exit once the entropy, divided by its maximum for this number of classes, is low enough (FastBERT).
 
-    FastBERT exits where H / ln C < speed; here δ is 1 − speed, from 0 (all classes alike) to 1 (one alone). The
-    record's number of classes must be known.
+    FastBERT exits if H / ln C < speed. Here, δ = 1 − speed. The signal is 0 if all classes are equally probable and 1
+    if one class has probability 1. The number of classes of the record must be known.
     """
 
     name = "normalized-entropy"
-    rule = "1 − entropy / ln C ≥ δ"
+    rule = "1 − entropy / ln C ≥ δ, for C classes"
     paper = "FastBERT (ACL 2020)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
@@ -72,14 +72,14 @@ class NormalizedEntropy(Policy):
 
 @dataclass
 class HiddenSimilarity(Policy):
-    """Exit once the hidden state hardly changes any more (MuE).
+    """Exit once the hidden state hardly changes from one exit to the next (MuE).
 
-    The signal is the cosine of the hidden state that an exit reads with that of the exit before it. Only records of
-    models that give it away have it.
+    The signal is the cosine similarity between the hidden state that an exit reads and that of the exit before it. Only
+    records of models with hidden states of equal width contain it, or imported ones with the array `similarity`.
     """
 
     name = "hidden-similarity"
-    rule = "the cosine of the hidden state with that of the exit before ≥ δ"
+    rule = "cosine similarity between the hidden states of this exit and of the exit before it ≥ δ"
     paper = "MuE (CVPR 2023)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
@@ -92,7 +92,7 @@ class HiddenSimilarity(Policy):
 
 
 def one_minus_entropy(record: ExitRecord, what: str) -> np.ndarray:
-    """1 − H / ln C, float64 (N, L), for C classes."""
+    """Return 1 − H / ln C for C classes, float64 (N, L). `what` names the policy in error messages."""
     if record.n_classes is None:
         raise ValueError(f'{what} needs the number of classes; set metadata["classes"] of the record')
     if record.n_classes < 2:

@@ -1,4 +1,4 @@
-"""PCEE, PCEE-WS and isotonic: threshold the accuracy you want, not the confidence (arXiv 2412.19325)."""
+"""PCEE, PCEE-WS and isotonic regression: thresholds on estimated accuracy instead of confidence (arXiv 2412.19325)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from offramp.records import ExitRecord
 
 
 class _AccuracyMap(Policy):
-    """The part that all of them share: a map from confidence to accuracy at each exit."""
+    """Base class of policies that map the confidence of each exit to an estimated accuracy."""
 
     score: Score
     fit_on: Literal["all", "reached"]
@@ -36,11 +36,11 @@ class _AccuracyMap(Policy):
             state[f"exit_{i + 1}.edges"], state[f"exit_{i + 1}.accuracy"] = map_.edges, map_.values
             if self.fit_on == "reached":
                 stay = alive & (map_(confidence[:, i]) < self.reach_threshold)
-                alive = stay if stay.any() else alive  # nobody left: later exits keep the last who came
+                alive = stay if stay.any() else alive  # if no sample continues, later exits use the same samples
         return state
 
     def maps(self) -> list[StepMap]:
-        """The fitted map of each exit.
+        """Return the fitted map from confidence to accuracy of each exit.
 
         Raises
         ------
@@ -59,30 +59,34 @@ class _AccuracyMap(Policy):
         if self.no_exit == "last":
             return None
         rank = signal if self.no_exit == "most_accurate" else record.confidence(self.score)  # (N, L)
-        return record.n_exits - 1 - rank[:, ::-1].argmax(axis=1)  # of equals the latest
+        return record.n_exits - 1 - rank[:, ::-1].argmax(axis=1)  # the latest exit in case of ties
 
 
 @dataclass
 class PCEE(_AccuracyMap):
-    """Exit once the reliability diagram says that answers of this confidence are right often enough.
+    """Exit once the accuracy of predictions with this confidence is high enough, according to a reliability diagram.
+
+    Each exit has a reliability diagram, fitted on validation data. The signal is the accuracy in the bin that contains
+    the confidence (empty bins: see `offramp.calibration.histogram_map`). The defaults of options that the paper leaves
+    open are our choice.
 
     Parameters
     ----------
     bins : int
-        Bins M of each exit's diagram. Open in the paper.
+        Number of bins M of each diagram. The paper leaves it open.
     binning : {"equal_width", "equal_mass"}
-        Open in the paper.
+        Bins of equal width, or with equal numbers of samples. The paper leaves it open.
     score : {"max_softmax", "margin", "entropy"}
-        Max softmax in all related code.
+        Confidence measure. All related code uses max softmax.
     fit_on : {"all", "reached"}
-        Which validation samples fit the map of an exit: all, or those that reach it when the exits before it stop
-        what they estimate at `reach_threshold` or better. Open in the paper. The reached ones are the harder
-        ones, so the two estimates differ; a map of them belongs to the one δ it was fitted for.
+        Validation samples on which the map of an exit is fitted: all samples, or only those that reach the exit if
+        samples leave earlier at an estimated accuracy of `reach_threshold`. The paper leaves it open. Samples that
+        reach an exit are harder, so the estimates differ. With "reached", a map is valid for a single δ only.
     reach_threshold : float
-        The δ that `fit_on="reached"` is for.
+        The δ for which maps are fitted with `fit_on="reached"`.
     no_exit : {"last", "most_accurate", "most_confident"}
-        Who answers where no exit reaches δ: the last exit, or the one with the highest estimated accuracy or
-        confidence (SDN's rule). Open in the paper. The whole network is paid for in every case.
+        Prediction of samples that reach δ at no exit: that of the last exit, or of the exit with the highest estimated
+        accuracy or confidence (the rule of SDN). The paper leaves it open. The cost is always that of the full model.
     """
 
     bins: int = 50
@@ -93,7 +97,7 @@ class PCEE(_AccuracyMap):
     no_exit: Literal["last", "most_accurate", "most_confident"] = "last"
 
     name = "pcee"
-    rule = "accuracy of the confidence's bin in the exit's reliability diagram ≥ δ"
+    rule = "accuracy of the bin that contains the confidence, in the reliability diagram of the exit, ≥ δ"
 
     def _map(self, confidence, correct, limits) -> StepMap:
         return histogram_map(reliability_diagram(confidence, correct, self.bins, self.binning, limits))
@@ -101,14 +105,14 @@ class PCEE(_AccuracyMap):
 
 @dataclass
 class PCEEWS(_AccuracyMap):
-    """PCEE with a smooth map: the mean accuracy of the validation samples nearest in confidence.
+    """PCEE with a smoothed map: the accuracy of the validation samples with the nearest confidences.
 
     Parameters
     ----------
     window : int
-        How many samples, W. The paper leaves the smoother open; this one is our reading.
+        Number of samples W. The paper does not define the smoothing; this definition is our choice.
     score, fit_on, reach_threshold, no_exit
-        As for PCEE.
+        As for `PCEE`.
     """
 
     window: int = 150
@@ -118,7 +122,7 @@ class PCEEWS(_AccuracyMap):
     no_exit: Literal["last", "most_accurate", "most_confident"] = "last"
 
     name = "pcee-ws"
-    rule = "accuracy of the validation samples nearest in confidence ≥ δ"
+    rule = "accuracy of the validation samples with the nearest confidences ≥ δ"
 
     def _map(self, confidence, correct, limits) -> StepMap:
         return window_map(confidence, correct, self.window)
@@ -126,12 +130,12 @@ class PCEEWS(_AccuracyMap):
 
 @dataclass
 class Isotonic(_AccuracyMap):
-    """PCEE with a map that never falls as confidence rises: isotonic regression, which has nothing to set.
+    """PCEE with isotonic regression: a non-decreasing map from confidence to accuracy, without parameters.
 
     Parameters
     ----------
     score, fit_on, reach_threshold, no_exit
-        As for PCEE.
+        As for `PCEE`.
     """
 
     score: Score = "max_softmax"
@@ -140,15 +144,15 @@ class Isotonic(_AccuracyMap):
     no_exit: Literal["last", "most_accurate", "most_confident"] = "last"
 
     name = "isotonic"
-    rule = "isotonic regression of being right on the confidence ≥ δ"
-    paper = "Zadrozny & Elkan (2002), in the rule of PCEE (arXiv 2412.19325)"
+    rule = "isotonic regression of correctness on confidence ≥ δ"
+    paper = "Zadrozny & Elkan (2002), used as the accuracy map of PCEE (arXiv 2412.19325)"
 
     def _map(self, confidence, correct, limits) -> StepMap:
         return isotonic_map(confidence, correct)
 
 
 def _limits(score: str, record: ExitRecord, confidence: np.ndarray) -> tuple[float, float]:
-    """The range of a measure: 0 … 1, or −ln C … 0 for negated entropy (from the lowest seen, where C is unknown)."""
+    """Return the range of a measure: (0, 1), or (−ln C, 0) for negated entropy (its minimum if C is unknown)."""
     if score != "entropy":
         return 0.0, 1.0
     return (float(confidence.min()) if record.n_classes is None else -float(np.log(record.n_classes))), 0.0

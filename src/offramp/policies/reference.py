@@ -1,4 +1,4 @@
-"""Policies to measure others by: the best that could be done, and chance."""
+"""Reference policies: an oracle and random exits."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,18 +11,21 @@ from offramp.records import ExitRecord
 
 @dataclass
 class Oracle(Policy):
-    """Exit where the answer no longer changes, known in hindsight (PCEE's Oracle); thresholds in (0, 1] are all alike.
+    """Exit at the first exit that predicts the same class as the last exit (the Oracle of PCEE), or the label.
+
+    This cannot be used in practice, because it needs the last exit or the label. All thresholds in (0, 1] are
+    equivalent.
 
     Parameters
     ----------
     target : {"final", "label"}
-        The first exit that predicts what the final layer predicts (PCEE), or the first that is right.
+        Leave at the first exit that predicts the same class as the last exit, as in PCEE, or at the first correct one.
     """
 
     target: Literal["final", "label"] = "final"
 
     name = "oracle"
-    rule = "1 where the exit predicts what the last exit predicts (or the label), else 0"
+    rule = "indicator (1 or 0) that the exit predicts the same class as the last exit (or as the label) ≥ δ"
     paper = "PCEE (arXiv 2412.19325)"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:
@@ -34,17 +37,18 @@ class Oracle(Policy):
 
 @dataclass
 class Random(Policy):
-    """Exit by chance: an independent uniform number at each exit, so that δ is the chance to go on.
+    """Exit at random: the signal is an independent uniform number at each exit, so δ is the probability to continue.
 
     Parameters
     ----------
     seed : int
+        Seed of the random numbers.
     """
 
     seed: int = field(default=0, metadata={"least": 0})
 
     name = "random"
-    rule = "a uniform random number ≥ δ"
+    rule = "uniform random number ≥ δ"
     paper = "baseline"
 
     def _signal(self, record: ExitRecord) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Zero Time Waste: each exit answers together with all that came before it."""
+"""Zero Time Waste (ZTW): the prediction at an exit is that of an ensemble of this exit and all earlier ones."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,43 +10,46 @@ from offramp.policies.newton import Derivatives, minimise
 from offramp.records import ExitRecord
 from offramp.records.confidence import BLOCK_BYTES, confidences
 
-PENALTY = 1e-4  # on squared distance from equal weights and no bias: what the data leave open stays finite
+PENALTY = 1e-4  # weight of the penalty on the squared distance from equal weights and zero bias
 
 
 @dataclass
 class ZTW(Policy):
-    """Exit once the ensemble of this exit and all before it is sure: ZTW's ensembling, for any model's exits.
+    """Exit once the ensemble of this exit and all earlier exits is confident enough (the ensembling of ZTW).
 
     With p_j the probabilities of exit j, the ensemble at exit i is
 
-    - geometric: softmax(Σ_{j ≤ i} a_ij · ln p_j + b_i), with a weight a_ij ≥ 0 for each exit and a bias for each class;
+    - geometric: softmax(Σ_{j ≤ i} a_ij · ln p_j + b_i), with a weight a_ij ≥ 0 per exit and a bias per class;
     - arithmetic: Σ_{j ≤ i} v_ij · p_j, with weights v_ij ≥ 0 that sum to 1.
 
-    It answers with its most probable class, and the signal is that class's probability. The other half of ZTW, cascade
-    connections, belongs to the model.
+    The prediction is the most probable class of the ensemble, and the signal is its probability. The other part of ZTW,
+    cascade connections, is a property of the model and is not included.
 
-    The weights have the least mean negative log-likelihood on validation. The paper learns a_ij = exp(w_ij) by gradient
-    descent; the weights themselves make the problem convex, and Newton's method finds its one optimum (our choice; a
-    weight may be 0 then). So that there is one on separable data too, 10⁻⁴ / 2 times the squared distance from
-    equal weights and no bias is added to the loss (our choice).
+    The weights minimise the mean negative log-likelihood on validation data. The paper learns a_ij = exp(w_ij) by
+    gradient descent. Optimising the weights themselves makes the problem convex, and Newton's method finds the single
+    minimum (our choice; a weight can then be 0). A penalty of 10⁻⁴ / 2 times the squared distance from equal weights
+    and zero bias is added to the loss, so that the minimum is finite for separable data, too (our choice).
 
-    Records need their logits. Fitting geometric ensembles takes time in proportion to N · L · C · (C + L²).
+    Records must contain logits. The time to fit geometric ensembles is proportional to N · L · C · (C + L²).
 
     Parameters
     ----------
     ensemble : {"geometric", "arithmetic"}
-        Geometric in the paper, which compares with arithmetic.
+        Kind of ensemble. The paper proposes geometric ensembles and compares them with arithmetic ones.
     """
 
     ensemble: Literal["geometric", "arithmetic"] = "geometric"
 
     name = "ztw"
-    rule = "the largest probability of the weighted ensemble of this exit and all before it ≥ δ"
+    rule = (
+        "maximum probability of the weighted ensemble of this exit and all earlier exits ≥ δ; the ensemble also gives "
+        "the prediction"
+    )
     paper = "Zero Time Waste (NeurIPS 2021)"
     claims_accuracy = True
 
     def prediction(self, record: ExitRecord) -> np.ndarray:
-        """The ensembles' answers, (N, L)."""
+        """Return the predictions of the ensembles, (N, L)."""
         self._check_fits(record)
         return self._answers(record)[0]
 
@@ -58,7 +61,7 @@ class ZTW(Policy):
         return self._answers(record)[1]
 
     def _answers(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
-        """The ensembles' classes and their probabilities, (N, L) each."""
+        """Return the predictions of the ensembles and their probabilities, (N, L) each."""
         from scipy.special import softmax
 
         logits = record.needed_logits(self.name)  # (N, L, C)
@@ -83,13 +86,16 @@ def _of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Logits (n, L, C) less those of the predicted classes, float32: ln p but for a constant, which cancels."""
+    """Return logits (n, L, C) minus those of the predicted classes, float32.
+
+    They differ from ln p by one constant per sample and exit, which has no effect on the ensembles.
+    """
     wide = logits.astype(np.float32) if logits.dtype == np.float16 else logits
     return (wide - _of_class(wide, prediction)[..., None]).astype(np.float32, copy=False)
 
 
 def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    from offramp._kernels.ztw import TILE, geometric_derivatives  # Numba: only who needs it pays for its start
+    from offramp._kernels.ztw import TILE, geometric_derivatives  # imported here, because importing Numba takes time
 
     n_samples, n_exits, n_classes = logits.shape
     members = np.zeros((-(-n_samples // TILE), n_exits, n_classes, TILE), np.float32)
@@ -118,15 +124,15 @@ def _fit_arithmetic(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarr
     from scipy.special import softmax
 
     n_samples, n_exits, _ = logits.shape
-    of_label = np.empty((n_exits, n_samples))  # each exit's probability of the true class
+    of_label = np.empty((n_exits, n_samples))  # (L, N): probability of the label at each exit
     for j in range(n_exits):
         of_label[j] = _of_class(softmax(_below_top(logits[:, j], prediction[:, j]), axis=-1), labels)
     of_label = np.maximum(of_label, np.finfo(np.float32).tiny)
     weights = np.zeros((n_exits, n_exits))
 
     def derivatives(at):
-        # Their sum in the loss keeps the weights small: at its optimum it is 1
-        with np.errstate(divide="ignore"):  # all 0 is a point that may be tried
+        # The sum of the weights in the loss limits their scale: it is 1 at the minimum
+        with np.errstate(divide="ignore"):  # weights that are all 0 may be tried
             mixed = np.einsum("j,jn->n", at, of_label[: len(at)])  # (N,)
             share = of_label[: len(at)] / mixed  # (k, N)
             loss = at.sum() - np.log(mixed).mean()
@@ -144,13 +150,13 @@ def _equal(k: int) -> np.ndarray:
 
 
 def _with_one_more(weights: np.ndarray) -> np.ndarray:
-    """Weights (k,) to start from: those of one member less, scaled to make room for one of average weight; or 1."""
+    """Return initial weights (k,): those of k − 1 members, scaled, followed by their average; or 1 if k is 1."""
     k = len(weights) + 1
     return np.append(weights * (k - 1) / k, weights.sum() / k) if k > 1 else np.ones(1)
 
 
 def _minimise(derivatives: Derivatives, centre: np.ndarray, start: np.ndarray, bounded: int) -> np.ndarray:
-    """Where a convex loss plus the penalty, which is 0 at `centre`, is least; `bounded` weights are ≥ 0."""
+    """Minimise a convex loss plus the penalty, which is 0 at `centre`. The first `bounded` weights must be ≥ 0."""
 
     def penalised(at):
         loss, gradient, hessian = derivatives(at)

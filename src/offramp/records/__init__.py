@@ -1,4 +1,4 @@
-"""The exit record: what every system that answers in stages leaves behind."""
+"""Exit records: the outputs of multi-exit systems, and their import from the files of other programs."""
 
 from offramp.records.record import FORMAT, ExitRecord
 

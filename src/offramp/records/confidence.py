@@ -1,4 +1,4 @@
-"""Confidence measures of logits: max softmax, margin and entropy."""
+"""Confidence measures computed from logits: max softmax, margin and entropy."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 MEASURES = ("max_softmax", "margin", "entropy")
-BLOCK_BYTES = 1 << 22  # logits handed to the kernel at once: a float16 or strided input is copied block by block
+BLOCK_BYTES = 1 << 22  # size of the blocks of logits that are processed at once; float16 or strided input is copied
 
 
 class Confidences(NamedTuple):
-    """What a policy needs of logits (N, L, C); every field has shape (N, L)."""
+    """Predictions and confidence measures of logits (N, L, C). Every field has shape (N, L)."""
 
     prediction: np.ndarray  # int64, the first class with the highest logit
     max_softmax: np.ndarray  # float32
@@ -20,7 +20,10 @@ class Confidences(NamedTuple):
 
 
 def available_threads() -> int:
-    """Threads this process may use: OMP_NUM_THREADS (Snakemake sets it for each job), else the cores it is bound to."""
+    """Return the number of threads that this process may use.
+
+    This is the value of OMP_NUM_THREADS, which Snakemake sets for each job, or otherwise the number of available cores.
+    """
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
@@ -28,26 +31,26 @@ def available_threads() -> int:
 
 
 def confidences(logits: np.ndarray, temperature: np.ndarray | None = None) -> Confidences:
-    """All three confidence measures and the prediction, in one pass over the logits.
+    """Compute the prediction and all confidence measures in one pass over the logits.
 
     Parameters
     ----------
     logits : ndarray of shape (N, L, C)
-        float16, float32 or float64; a memory map will do. float16 is computed in float32.
+        float16, float32 or float64. Can be a memory map. float16 is converted to float32.
     temperature : ndarray of shape (L,), optional
-        Divides the logits of each exit.
+        Temperature of each exit, by which its logits are divided.
 
     Returns
     -------
     Confidences
-        With p = softmax(logits): max p, p(1) − p(2) and −Σ p ln p in nats.
+        For p = softmax(logits): the maximum of p, the difference of its two largest values, and −Σ p ln p in nats.
 
     Raises
     ------
     ValueError
-        Where a logit is not finite.
+        If a logit is not finite.
     """
-    from offramp._kernels.softmax import softmax_rows  # Numba: only who has logits pays for its start
+    from offramp._kernels.softmax import softmax_rows  # imported here, because importing Numba takes time
 
     n_samples, n_exits, _ = logits.shape
     dtype = np.float64 if logits.dtype == np.float64 else np.float32

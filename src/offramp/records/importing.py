@@ -1,4 +1,4 @@
-"""Exit records of one's own model's outputs: NumPy archives, and tables with a row a sample."""
+"""Import of the outputs of other programs as exit records, from NumPy archives and from tables."""
 
 import os
 import re
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".npz", ".csv", ".parquet")
-OF_AN_EXIT = ("prediction", *KNOWN, "cost")  # columns that each exit has
+OF_AN_EXIT = ("prediction", *KNOWN, "cost")  # columns per exit
 COLUMN = re.compile(rf"label|index|({'|'.join(OF_AN_EXIT)})(?:_([1-9]\d*))?|logit_(?:0|[1-9]\d*)")
 EXPECTED = (
     f"expected label, prediction with one or more of {', '.join(MEASURES)} (or logit_0, logit_1, …), and index, "
@@ -27,33 +27,38 @@ EXPECTED = (
 def import_outputs(
     path: str | os.PathLike, metadata: Mapping[str, Any] | None = None, *, cost: Sequence[float] | None = None
 ) -> ExitRecord:
-    """A record from a file of one's own model's outputs.
+    """Create a record from a file with the outputs of a model.
 
-    An .npz file has the arrays `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits`
-    (N, L, C) or `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L). `similarity` (N, L),
-    the cosine of each exit's hidden state with the one before it, may come with both.
+    **.npz files** contain the arrays `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits`
+    (N, L, C), or `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L). In both cases, they
+    can contain `similarity` (N, L), the cosine similarity of the hidden state of each exit with the one before it.
 
-    A .csv or .parquet file has a row a sample, and columns `label`, optionally `index`, and of each exit `prediction`
-    with one or more of `max_softmax`, `margin`, `entropy`, optionally `similarity` and `cost`. These are numbered where
-    there are several exits: `prediction_1` … `prediction_L`. Of one exit there may be logits instead: `logit_0` …
-    Costs that are the same in all rows are those of all samples.
+    **.csv and .parquet files** contain one row per sample. The columns are `label`, optionally `index`, and for each
+    exit `prediction` with one or more of `max_softmax`, `margin`, `entropy`, and optionally `similarity` and `cost`. If
+    there are several exits, the columns of the exits are numbered: `prediction_1` … `prediction_L`. For a single exit,
+    the file can contain logits instead: `logit_0`, `logit_1`, … If a cost is the same in all rows at every exit, it is
+    stored once for all samples.
 
-    Where there are logits, predictions and confidences are computed from them, whatever else the file says.
+    If there are logits, predictions and confidences are computed from them, even if the file also contains these.
 
     Parameters
     ----------
     path : path
-        Its ending says which of these it is.
+        The ending determines the kind of file.
     metadata : dict, optional
-        As for `ExitRecord`.
+        Metadata, as for `ExitRecord`.
     cost : sequence of L numbers, optional
-        The cumulative cost of each exit, where the file has none.
+        Cumulative cost of each exit, if the file contains no costs.
+
+    Returns
+    -------
+    ExitRecord
 
     Raises
     ------
     ValueError
-        If the file is not readable, or an array or column is missing, unknown or does not fit the others; of a table's
-        bad values it names the row, from 1, the header not counted.
+        If the file is not readable, if an array or column is missing or unknown, or if it does not match the others.
+        For invalid values in a table, the message contains the row, counted from 1 without the header.
     """
     path = Path(path)
     try:
@@ -87,7 +92,8 @@ def _read(path: Path) -> "dict[str, np.ndarray] | pd.DataFrame":
         if path.suffix.lower() == ".csv":
             import pandas as pd
 
-            inexact = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # unless told; later ones warn if told
+            # Older versions of pandas round floats unless this option is given; newer versions warn if it is given
+            inexact = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
             exact = {"float_precision": "round_trip"} if inexact else {}
             table = pd.read_csv(path, low_memory=False, **exact)
             if not isinstance(table.index, pd.RangeIndex):
@@ -97,10 +103,10 @@ def _read(path: Path) -> "dict[str, np.ndarray] | pd.DataFrame":
 
         with ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read().to_pandas(ignore_metadata=True)
-        return table.drop(columns="__index_level_0__", errors="ignore")  # what pandas adds of its own accord
+        return table.drop(columns="__index_level_0__", errors="ignore")  # the index, which pandas stores as a column
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # zipfile, zlib, NumPy, pandas and pyarrow each raise their own
+    except Exception as error:  # zipfile, zlib, NumPy, pandas and pyarrow raise different exceptions
         reason = " ".join(str(error).split())
         raise ValueError(f"not a readable {path.suffix.lower()} file ({reason})") from None
 
@@ -116,7 +122,7 @@ def _of_archive(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _of_table(table: "pd.DataFrame") -> dict[str, np.ndarray]:
-    """The arrays of an archive, from a table's columns."""
+    """Convert the columns of a table to the arrays of an archive."""
     parts = {column: COLUMN.fullmatch(column) for column in table}
     if len(parts) < table.shape[1]:
         raise ValueError(f"two columns of one name; {EXPECTED}")
@@ -158,7 +164,7 @@ def _present(table: "pd.DataFrame", columns: Iterable[str]) -> Iterable[str]:
 
 
 def _numbers(table: "pd.DataFrame", column: str, whole: bool) -> np.ndarray:
-    """A column (N,), int64 where its numbers are to be whole, else floats as precise as they came."""
+    """Return a column (N,): int64 if `whole`, in which case values must be integers; otherwise unchanged floats."""
     import pandas as pd
 
     given = table[column]
@@ -167,7 +173,7 @@ def _numbers(table: "pd.DataFrame", column: str, whole: bool) -> np.ndarray:
         wrong = ~np.isfinite(values)
         if whole:
             wrong |= (np.floor(values) != values) | (np.abs(values.astype(np.float64)) >= 2.0**63)
-    else:  # text, dates, yes or no: one value is enough for a column to be that
+    else:  # text, dates or booleans, if at least one value of the column is
         wrong = np.isnan(pd.to_numeric(given.astype(str), errors="coerce").to_numpy(np.float64))
         wrong |= not wrong.any()
     if wrong.any():
@@ -178,7 +184,10 @@ def _numbers(table: "pd.DataFrame", column: str, whole: bool) -> np.ndarray:
 
 
 def _in_range(measure: str, values: np.ndarray) -> None:
-    """Probabilities are 0 … 1, cosines −1 … 1 and entropy is not negated, but for rounding."""
+    """Check the range of a measure, up to rounding: probabilities from 0 to 1, cosines from −1 to 1, entropies from 0.
+
+    Raises ValueError for other values, for example for negated entropies.
+    """
     low, high = -1 if measure == "similarity" else 0, np.inf if measure == "entropy" else 1
     wrong = np.argwhere((values < low - 1e-6) | (values > high + 1e-6))
     if len(wrong):

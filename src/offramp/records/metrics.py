@@ -1,4 +1,7 @@
-"""GLUE's metrics of two classes, from means over samples: so they can be had at every threshold, and resampled."""
+"""Metrics of GLUE for two classes, computed from means over samples.
+
+They can therefore be evaluated at every threshold, and resampled by the bootstrap.
+"""
 
 from collections.abc import Callable
 
@@ -6,24 +9,29 @@ import numpy as np
 
 
 def terms(answer: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a metric needs the means of: class 1 is answered rightly, is answered, is the label; bool each.
+    """Return the terms whose means over samples determine the metrics.
 
     Parameters
     ----------
     answer, truth : ndarray of int
-        Classes; the truth is broadcast over the answers.
+        Predicted classes and labels. Labels are broadcast to the shape of the predictions.
+
+    Returns
+    -------
+    hit, answered, positive : ndarray of bool
+        Whether class 1 is predicted correctly, whether it is predicted, and whether it is the label.
     """
     answered, positive = answer == 1, np.broadcast_to(truth == 1, answer.shape)
     return answered & positive, answered, positive
 
 
 def f1(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """F1 of class 1 from the means of `terms`; 0 where class 1 is neither answered nor a label."""
+    """Return the F1 score of class 1 from the means of `terms`; 0 if class 1 is neither predicted nor a label."""
     return _quotient(2 * hit, answered + positive)
 
 
 def matthews(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Matthews' correlation from the means of `terms`; 0 where answers or labels are all alike."""
+    """Return the Matthews correlation from the means of `terms`; 0 if all predictions or all labels are equal."""
     return _quotient(hit - answered * positive, np.sqrt(answered * (1 - answered) * positive * (1 - positive)))
 
 

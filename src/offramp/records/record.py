@@ -1,4 +1,4 @@
-"""The exit record: what a system that answers in stages said about each sample, and what it cost."""
+"""The exit record: predictions, confidences and costs of a multi-exit system for each sample."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from offramp.records.confidence import MEASURES, confidences
 from offramp.records.metrics import METRICS
 
 FORMAT = "offramp-record/1"
-KNOWN = (*MEASURES, "similarity")  # the last is what logits do not tell
+KNOWN = (*MEASURES, "similarity")  # the last one cannot be computed from logits
 
 
 class ExitRecord:
@@ -22,42 +22,43 @@ class ExitRecord:
     Parameters
     ----------
     logits : ndarray of shape (N, L, C)
-        float16, float32 or float64. Kept as they are; predictions and confidences are computed here, once.
+        float16, float32 or float64. They are stored unchanged. Predictions and confidences are computed from them
+        once, by the constructor.
     labels : ndarray of shape (N,), or None
-        Classes, 0 … C − 1. None where the labels are not known, as in deployment: policies can be applied to such a
-        record, but whatever compares answers with labels raises ValueError.
+        Classes from 0 to C − 1. None if they are not known, as in deployment. Policies can be applied to such a record,
+        but everything that compares predictions with labels raises ValueError.
     cost : ndarray of shape (L,) or (N, L)
-        Cumulative cost of answering at each exit, strictly increasing; `metadata["unit"]` says of what (MAC). A row a
-        sample where samples cost differently, as texts of different lengths do.
+        Cumulative cost up to each exit, strictly increasing, in the unit `metadata["unit"]` (for example MAC). One row
+        per sample if the cost differs between samples, as for texts of different lengths.
     index : ndarray of shape (N,), optional
-        The samples' places in their source split, all different; 0 … N − 1 where not given.
+        Positions of the samples in their source split, without duplicates. Default: 0 … N − 1.
     metadata : dict, optional
-        What made the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values.
+        Origin of the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values.
     similarity : ndarray of shape (N, L), optional
-        Cosine of the hidden state that an exit reads with the one before it.
+        Cosine similarity between the hidden state that an exit reads and the one before it.
 
     Attributes
     ----------
     labels : ndarray of shape (N,), int64, or None
     index : ndarray of shape (N,), int64
     cost : ndarray of shape (L,), float64
-        The mean over the samples, where they differ.
+        Mean over the samples, if the cost differs between samples.
     sample_cost : ndarray of shape (N, L), float64, or None
-        None where all samples cost the same.
+        None if the cost is the same for all samples.
     prediction : ndarray of shape (N, L), int64 (int32 in files)
     correct : ndarray of shape (N, L), bool
-        Raises ValueError where the record has no labels.
+        Whether predictions are correct. Raises ValueError if the record has no labels.
     metadata : dict
 
     Raises
     ------
     ValueError
-        Where a field is not finite, out of range, of the wrong length or not increasing: it names the field,
-        the place and what was expected.
+        If a field is not finite, out of range, of the wrong shape or not increasing. The message contains the field,
+        the position, and what was expected.
     """
 
     def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None, similarity=None):
-        logits = np.asanyarray(logits)  # a memory map stays one
+        logits = np.asanyarray(logits)  # keeps memory maps
         if logits.ndim != 3 or logits.dtype not in (np.float16, np.float32, np.float64) or 0 in logits.shape:
             raise ValueError(
                 f"logits: expected floats of shape (samples, exits, classes), none of them 0; "
@@ -78,19 +79,25 @@ class ExitRecord:
     def from_outputs(
         cls, prediction, confidence, labels, cost, index=None, metadata=None, *, logits=None
     ) -> "ExitRecord":
-        """A record of a system whose logits are not at hand, or need not be looked at again.
+        """Create a record from predictions and confidences, without computing them from logits.
 
         Parameters
         ----------
         prediction : ndarray of shape (N, L)
             Predicted classes.
         confidence : ndarray of shape (N, L), or dict of such
-            An array is taken as max softmax; a dict has some of `max_softmax`, `margin`, `entropy` (in nats),
+            An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats) and
             `similarity`.
         labels, cost, index, metadata
-            As for the class; labels may be None. `metadata["classes"]`, where given, bounds labels and predictions.
+            As for the class. If `metadata["classes"]` is given, labels and predictions must be smaller.
         logits : callable, optional
-            What these outputs were computed from, (N, L, C): called where somebody asks for them, once.
+            Function that returns the logits (N, L, C) from which these outputs were computed. It is called once, when
+            the logits are used for the first time.
+
+        Raises
+        ------
+        ValueError
+            As for the class.
         """
         record = cls.__new__(cls)
         record._logits = logits
@@ -170,21 +177,21 @@ class ExitRecord:
 
     @property
     def n_classes(self) -> int | None:
-        """None where only predictions are known and nobody said."""
+        """Number of classes, or None if it is unknown, because there are neither logits nor `metadata["classes"]`."""
         return self.metadata.get("classes")
 
     @property
     def metric(self) -> str:
-        """What the dataset's answers are judged by: accuracy, where the metadata say nothing."""
+        """Metric that is usually reported for the dataset. Accuracy, unless the metadata contain another one."""
         return self.metadata.get("metric", "accuracy")
 
     def cost_of(self, exits: np.ndarray) -> np.ndarray:
-        """What it costs each sample to leave at these 0-based exits (..., N): float64 of the same shape."""
+        """Return the cost of each sample if it leaves at these exits (..., N), counted from 0. float64, same shape."""
         return self.cost[exits] if self.sample_cost is None else self.sample_cost[np.arange(self.n_samples), exits]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The confidence measures that the record has."""
+        """Names of the confidence measures in the record."""
         return tuple(self._confidence)
 
     @cached_property
@@ -194,70 +201,74 @@ class ExitRecord:
 
     @property
     def logits(self) -> np.ndarray | None:
-        """(N, L, C), or None. Those of a file are checked against its checksum the first time."""
+        """Logits (N, L, C), or None. Logits in a file are read, and verified by checksum, when they are first used."""
         if callable(self._logits):
             self._logits = self._logits()
         return self._logits
 
     @property
     def has_logits(self) -> bool:
-        """Whether there are logits, read or not."""
+        """Whether the record contains logits, even if they have not been read from the file yet."""
         return self._logits is not None
 
     def needed_logits(self, what: str) -> np.ndarray:
-        """The logits (N, L, C), for what cannot do without: ValueError names it where there are none."""
+        """Return the logits (N, L, C). If there are none, raise ValueError, which names `what` needs them."""
         if self.logits is None:
             raise ValueError(f"{what} needs logits, but this record has none; make the record with logits")
         return self.logits
 
     def needed_labels(self, what: str) -> np.ndarray:
-        """The labels (N,), for what cannot do without: ValueError names it where there are none."""
+        """Return the labels (N,). If there are none, raise ValueError, which names `what` needs them."""
         if self.labels is None:
             raise ValueError(f"{what} needs labels, but this record has none; make the record with labels")
         return self.labels
 
     def confidence(self, measure: str = "max_softmax") -> np.ndarray:
-        """The measure at every exit, (N, L); larger is surer, so entropy comes negated.
+        """Return a confidence measure, (N, L). Larger values mean higher confidence, so entropy is negated.
+
+        Parameters
+        ----------
+        measure : {"max_softmax", "margin", "entropy", "similarity"}
 
         Raises
         ------
         ValueError
-            If the measure is unknown, or the record was made without it.
+            If the measure is unknown, or if the record does not contain it.
         """
         values = self.measure(measure)
         return -values if measure == "entropy" else values
 
     def measure(self, measure: str) -> np.ndarray:
-        """The measure as the record holds it, (N, L): as `confidence`, but entropy is not negated."""
+        """Return a measure as it is stored, (N, L). This is the same as `confidence`, but entropy is not negated."""
         _known_measure(measure)
         if measure not in self._confidence:
             raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
         return self._confidence[measure]
 
     def take(self, rows) -> "ExitRecord":
-        """The record of some of the samples; `record[rows]` is the same.
+        """Select samples. `record[rows]` is equivalent.
 
-        Logits are not copied, nor read from the file, before somebody asks for them.
+        Logits are not copied, or read from the file, until they are used.
 
         Parameters
         ----------
         rows : int, slice, or array-like of shape (n,) of int or of shape (N,) of bool
-            Places of samples, all different, in the order wanted, or a mask. Negative places count from the end, as in
-            NumPy. A single int gives a record with this one sample.
+            Positions of samples, without duplicates, in any order, or a mask. Negative positions are counted from the
+            end, as in NumPy. A single int selects one sample.
 
         Returns
         -------
         ExitRecord
-            With one row per selected sample.
+            Record of the selected samples.
 
         Raises
         ------
         IndexError
-            If a place is out of range, or the rows are neither integers nor a mask of one value per sample.
+            If a position is out of range, or if the rows are neither integers nor a mask with one value per sample.
         ValueError
-            If a place is repeated, or no sample is selected.
+            If a position is repeated, or if no sample is selected.
         """
-        if not isinstance(rows, slice):  # a slice is left as it is, because it does not copy
+        if not isinstance(rows, slice):  # slices are kept, because they do not copy
             rows = _places(rows, self.n_samples)
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
         return ExitRecord.from_outputs(
@@ -275,7 +286,7 @@ class ExitRecord:
         return self.n_samples
 
     def __getitem__(self, rows) -> "ExitRecord":
-        """The record of some of the samples, as `take` gives it.
+        """Select samples, as `take` does.
 
         The result is always a record, also for a single int, so that iterating over a record gives one record per
         sample. Exits are not selected: `record[0, 1]` raises IndexError.
@@ -294,7 +305,7 @@ class ExitRecord:
         return f"<{' '.join(['ExitRecord', size, *(['without labels'] if self.labels is None else []), *known])}>"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one .safetensors file, whole or not at all; without labels, it has no array of them."""
+        """Write the record to one .safetensors file, atomically. Without labels, the file has no array `labels`."""
         arrays = {
             "cost": self.cost if self.sample_cost is None else self.sample_cost,
             "index": self.index,
@@ -309,12 +320,12 @@ class ExitRecord:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ExitRecord":
-        """Read a record file; logits stay on disk, mapped, until somebody asks for them.
+        """Read a record from a file. Logits are not read before they are used.
 
         Raises
         ------
         ValueError
-            If the file is no record, is cut short or damaged.
+            If the file is not a record, or if it is truncated or damaged.
         """
         _, stored, metadata = open_arrays(path, FORMAT)
         if missing := sorted({"prediction", "cost", "index"} - stored.keys()):
@@ -334,10 +345,10 @@ class ExitRecord:
 
 
 def _places(rows, n_samples: int) -> np.ndarray:
-    """The places (n,) of samples that an int, ints or a mask name; IndexError where they are out of range."""
+    """Return the positions (n,) of samples that an int, ints or a mask select. Raise IndexError if out of range."""
     rows = np.asarray(rows)
     if rows.shape == (0,):
-        rows = rows.astype(np.int64)  # an empty list has no type of its own
+        rows = rows.astype(np.int64)  # NumPy gives empty lists the type float
     if rows.dtype.kind == "b" and rows.shape == (n_samples,):
         return np.flatnonzero(rows)
     if rows.dtype.kind not in "iu" or rows.ndim > 1:
@@ -372,7 +383,10 @@ def _integers(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def _floats(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Finite numbers, float32 where they came so or smaller, else float64: a threshold of 0.9 is to meet a 0.9."""
+    """Check that values are finite. Return float16 and float32 as float32, other types as float64.
+
+    float64 is not reduced, so that a threshold of 0.9 matches a confidence of 0.9.
+    """
     values = _of_shape(field, values, shape)
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{field}: expected numbers, got {values.dtype}")

@@ -1,4 +1,4 @@
-"""Parts of a record that have the classes in the same shares."""
+"""Stratified splits of records."""
 
 import numpy as np
 
@@ -6,26 +6,26 @@ from offramp.records.record import ExitRecord
 
 
 def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitRecord, ExitRecord]:
-    """Two records of the samples of one, drawn at random, with the classes in about the same shares.
+    """Split a record at random into two parts with about the same proportions of classes.
 
     Parameters
     ----------
     record : ExitRecord
-        With labels.
+        Record with labels.
     share : float
-        Of the samples that go to the first part, between 0 and 1. Each part has at least one sample.
+        Fraction of the samples in the first part, between 0 and 1. Each part has at least one sample.
     seed : int
-        Of the draw.
+        Seed of the random split.
 
     Returns
     -------
     first, second : ExitRecord
-        Samples keep their order.
+        Samples are in their original order.
 
     Raises
     ------
     ValueError
-        If the share is not between 0 and 1, or the record has a single sample.
+        If the share is not between 0 and 1, or if the record has a single sample.
     """
     if not 0 < share < 1:
         raise ValueError(f"split_record: share is {share}; expected a number between 0 and 1")
@@ -38,10 +38,21 @@ def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitR
 
 
 def stratified_order(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random order (N,) of samples of which every beginning has the classes in about their shares."""
+    """Return a random order of samples, in which every prefix has about the same proportions of classes.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (N,)
+    random : Generator
+
+    Returns
+    -------
+    ndarray of shape (N,), int64
+        Positions of the samples.
+    """
     order = random.permutation(len(labels))
     import pandas as pd
 
     of_class = pd.Series(order).groupby(labels[order])
-    place = (of_class.cumcount() + random.random(len(labels))) / of_class.transform("size")  # 0 … 1, even in each class
+    place = (of_class.cumcount() + random.random(len(labels))) / of_class.transform("size")  # 0 to 1, even per class
     return order[np.argsort(place.to_numpy())]
