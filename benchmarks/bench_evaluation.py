@@ -1,6 +1,6 @@
-"""What evaluation costs, beside the usual ways, in one run: `make bench`.
+"""Time of evaluation, compared with the usual implementations in the same run: `make bench`.
 
-Times are the best of several repetitions; machines are noisy, so read the ratios.
+Times are the best of several repetitions. Machines are noisy, so only the ratios are meaningful.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from offramp.records.confidence import MEASURES, available_threads, confidences
 
 
 def best_of(repetitions, function):
-    """Seconds of the fastest repetition, and the last result."""
+    """Return the seconds of the fastest repetition, and the last result."""
     seconds = []
     for _ in range(repetitions):
         start = time.perf_counter()
@@ -25,11 +25,11 @@ def best_of(repetitions, function):
 
 
 def peak_gb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # in KiB on Linux
 
 
 def random_logits(n, l, c):
-    """Logits (N, L, C) float32 that grow surer from exit to exit, and labels (N,)."""
+    """Return logits (N, L, C) float32 whose confidence increases from exit to exit, and labels (N,)."""
     rng = np.random.Generator(np.random.SFC64(0))
     logits = np.empty((n, l, c), np.float32)
     labels = rng.integers(0, c, n)
@@ -41,20 +41,20 @@ def random_logits(n, l, c):
 
 
 def torch_pass(logits):
-    """The plain way to a confidence: the maximum with its class, and the normaliser."""
+    """Compute the confidence in the usual way: the maximum with its class, and the normaliser."""
     values = torch.from_numpy(logits)
     top = values.max(-1)
     return top.indices, (top.values - values.logsumexp(-1)).exp()
 
 
 def from_logits(logits, labels, cost, threshold):
-    """One threshold as most repositories do it: softmax of everything, then the first exit that is sure enough."""
+    """Evaluate one threshold as most repositories do: softmax of all logits, then the first exit that reaches it."""
     confidence, prediction = torch.from_numpy(logits).softmax(-1).max(-1)  # (N, L) each
     return from_confidences(confidence.numpy(), prediction.numpy() == labels[:, None], cost, threshold)
 
 
 def from_confidences(confidence, correct, cost, threshold):
-    """One threshold on stored confidences, vectorised over samples."""
+    """Evaluate one threshold on stored confidences, vectorised over samples."""
     stops = confidence >= threshold
     stops[:, -1] = True
     exits = stops.argmax(1)
@@ -62,7 +62,7 @@ def from_confidences(confidence, correct, cost, threshold):
 
 
 def side_by_side(n, l, c, thresholds, repeat):
-    """Every step beside the usual ways of doing it."""
+    """Measure every step and the usual implementations."""
     grid = np.linspace(0, 1, thresholds)
     logits, labels = random_logits(n, l, c)
     cost = np.arange(1.0, l + 1)
@@ -88,27 +88,27 @@ def side_by_side(n, l, c, thresholds, repeat):
         ("offramp: exact frontier, after that", frontier_s, f"{len(points):,} operating points"),
         (f"{thresholds} thresholds one by one, on stored confidences", stored_s, ""),
         (
-            f"{thresholds} thresholds, softmax anew for each",
+            f"{thresholds} thresholds, softmax recomputed for each",
             again_s * thresholds,
-            f"one took {again_s:.1f} s; reckoned",
+            f"extrapolated from one ({again_s:.1f} s)",
         ),
     ]
     print(f"\n| {'step':<52} | {'seconds':>9} | {'ratio to torch':>14} |")
     print(f"|{'-' * 54}|{'-' * 11}|{'-' * 16}|")
     for name, seconds, note in rows:
         print(f"| {name:<52} | {seconds:>9.4f} | {seconds / plain_s:>14.3f} | {note}")
-    print(f"\nofframp's peak beyond the logits: {extra:.2f} GB")
+    print(f"\nPeak memory of offramp in addition to the logits: {extra:.2f} GB")
 
-    print("\nThe curve's cost hardly grows with the thresholds (ratio to 100):")
+    print("\nThe time of the curve hardly grows with the number of thresholds (ratio to 100):")
     times = {t: best_of(repeat, lambda t=t: evaluate(policy, record, np.linspace(0, 1, t)))[0] for t in (10, 100, 1000)}
     print("  " + ", ".join(f"{t:,}: {seconds / times[100]:.2f}" for t, seconds in times.items()))
 
 
 def scaling(n, l, c, thresholds, repeat):
-    """The same steps on parts of the samples and of the exits."""
+    """Measure the same steps on parts of the samples and of the exits."""
     grid = np.linspace(0, 1, thresholds)
     policy = make_policy("confidence")
-    print(f"\nCost grows in proportion to samples and exits (here with {c} classes; seconds, ratio to the whole):")
+    print(f"\nTime grows in proportion to samples and exits (here with {c} classes; seconds, ratio to the whole):")
     whole = None
     for part_n, part_l in [(n, l), (n // 2, l), (n // 4, l), (n, l // 2), (n, l // 4)]:
         logits, labels = random_logits(part_n, part_l, c)
@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     args = parser.parse_args()
     n, l, c = args.samples, args.exits, args.classes
-    confidences(np.zeros((1, 1, 2), np.float32))  # compiles the kernel, once a machine
+    confidences(np.zeros((1, 1, 2), np.float32))  # compiles the kernel, once per machine
     print(f"{n:,} samples × {l} exits × {c:,} classes, float32: {n * l * c * 4 / 1e9:.1f} GB of logits")
     print(f"{args.thresholds} thresholds, {available_threads()} threads, best of {args.repetitions}")
     side_by_side(n, l, c, args.thresholds, args.repetitions)

@@ -1,8 +1,9 @@
-"""What deciding costs beside computing, and what it saves: on one thread, in one run.
+"""Time of exit decisions compared with the network, and time saved by early exits, on one thread and in one run.
 
-On images: each exit's time in a model, and that of looking its accuracy up; PCEE's claim is that its table costs
-nothing to speak of. With --text: what leaving early saves a study's encoder, sentence by sentence, in layers, MACs and
-measured seconds. Times are medians; machines are noisy, so read the ratios.
+For images, the time of each exit in a model and the time to look up its accuracy are measured. PCEE claims that the
+time of the lookup is negligible. With --text, the saving by early exits is measured for the encoder of a study,
+sentence by sentence, in layers, MACs and measured seconds. Times are medians. Machines are noisy, so only the ratios
+are meaningful.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SENTENCES = 200
 
 
 def fitted_maps(n_exits, validation):
-    """PCEE and PCEE-WS fitted on random outputs: the lookup's cost does not depend on what they say."""
+    """Return PCEE and PCEE-WS fitted on random outputs. The time of a lookup does not depend on the outputs."""
     rng = np.random.default_rng(0)
     confidence, correct = rng.random((validation, n_exits)), rng.random((validation, n_exits)) < 0.8
     record = ExitRecord.from_outputs(
@@ -39,7 +40,10 @@ def fitted_maps(n_exits, validation):
 
 @torch.inference_mode()
 def times(model, maps, images, repetitions):
-    """Median seconds of each exit's computation, and of its softmax and lookup: (L,) each, lookups by map."""
+    """Return the median seconds of each exit for its computation, and for its softmax and lookup.
+
+    Both have shape (L,). The latter are returned in a dict by the name of the map.
+    """
     computing = np.empty((repetitions, model.n_exits))
     deciding = {name: np.empty((repetitions, model.n_exits)) for name in maps}
     for r in range(repetitions):
@@ -48,7 +52,7 @@ def times(model, maps, images, repetitions):
             start = time.perf_counter()
             logits = next(exits)  # (B, C)
             computing[r, i] = time.perf_counter() - start
-            for name in list(maps)[:: (-1) ** r]:  # each comes first half of the time: logits are cold then
+            for name in list(maps)[:: (-1) ** r]:  # each is first in half of the repetitions, with logits not in cache
                 start = time.perf_counter()
                 _ = maps[name][i](logits.softmax(1).amax(1).numpy()) >= 0.9  # (B,)
                 deciding[name][r, i] = time.perf_counter() - start
@@ -56,7 +60,7 @@ def times(model, maps, images, repetitions):
 
 
 def on_images(preset, classes, validation, repetitions):
-    """Print what PCEE's decisions cost in an MSDNet."""
+    """Print the time of the decisions of PCEE in an MSDNet."""
     shape = (3, 224, 224) if preset.startswith("imagenet") else (3, 32, 32)
     model = build_model("msdnet", classes=classes, image_shape=shape, preset=preset).eval()
     print(f"MSDNet {preset}, {exit_costs(model, shape).macs[-1] / 1e6:.0f} M MACs, one thread")
@@ -72,13 +76,13 @@ def on_images(preset, classes, validation, repetitions):
 
 
 def run_all(model, text):
-    """The last exit's answer; all exits are computed, none is looked at."""
+    """Return the answer of the last exit. All exits are computed, but their outputs are not used."""
     *_, logits = model.exits(text)  # (1, C)
     return logits.argmax(1).item()
 
 
 def run_early(model, text, exit):
-    """The answer of that exit, counted from 0; at each on the way we take what all policies here look at."""
+    """Return the answer of an exit, counted from 0. Confidence and answer of all exits up to it are computed."""
     for logits in islice(model.exits(text), exit + 1):  # (1, C)
         confidence, answer = (each.item() for each in logits.softmax(1).max(1))
         _ = confidence
@@ -87,9 +91,10 @@ def run_early(model, text, exit):
 
 @torch.inference_mode()
 def text_times(model, texts, exits, repetitions):
-    """Seconds for all texts, (R, 1 + P): with all exits, then as each policy leaves; `exits` are (P, N).
+    """Return the seconds for all texts, (R, 1 + P): with all exits, then with each policy. `exits` has shape (P, N).
 
-    Each text runs in all ways before the next one, in an order drawn anew: what else the machine does hits all alike.
+    All ways are timed on a text before the next text, in a new random order, so that other work on the machine affects
+    all of them equally.
     """
     rng = np.random.default_rng(0)
     seconds = np.zeros((repetitions, 1 + len(exits)))
@@ -106,7 +111,10 @@ def text_times(model, texts, exits, repetitions):
 
 
 def on_text(weights, validation, test, repetitions):
-    """Print what leaving early saves a trained encoder that reads sentence by sentence, at no loss on validation."""
+    """Print the savings by early exits for a trained encoder that processes one sentence at a time.
+
+    Thresholds are chosen without loss of accuracy on validation data.
+    """
     model, source, made = load_trained(weights)
     model.eval()
     validation, test = ExitRecord.load(validation), ExitRecord.load(test)
@@ -121,7 +129,7 @@ def on_text(weights, validation, test, repetitions):
     exits = np.stack([policy.exits(timed, threshold) for policy, threshold in zip(policies, thresholds)])  # (P, N)
     pool = "test" if "test" in source.labels else "all"
     texts = [source.inputs(pool, timed.index[[n]], augment=False) for n in range(timed.n_samples)]  # (1, T) each
-    with torch.inference_mode():  # also warms up
+    with torch.inference_mode():  # also serves as warm-up
         same = sum(run_all(model, text) == answer for text, answer in zip(texts, timed.prediction[:, -1]))
     seconds = text_times(model, texts, exits, repetitions)  # (R, 1 + P)
     print(f"{made['system']}, seed {made['seed']}, on {made['dataset']}: {last + 1} exits, one thread, batch 1")
@@ -129,7 +137,7 @@ def on_text(weights, validation, test, repetitions):
         f"{len(texts)} test sentences of {np.median([text.shape[1] for text in texts]):.0f} tokens (median), "
         f"{repetitions} times; {same} answers as recorded"
     )
-    print(f"all exits: {1e3 * np.median(seconds[:, 0]) / len(texts):.2f} ms a sentence")
+    print(f"all exits: {1e3 * np.median(seconds[:, 0]) / len(texts):.2f} ms per sentence")
     print(f"accuracy of the last exit: validation {accuracy:.4f}, all of test {test.correct[:, -1].mean():.4f}")
     print("\n| policy | δ | accuracy, all of test | speed-up in layers | in MACs | in seconds (lowest to highest) |")
     print("|---|---|---|---|---|---|")
@@ -145,9 +153,9 @@ def on_text(weights, validation, test, repetitions):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="cifar-large", help="of MSDNet")
+    parser.add_argument("--preset", default="cifar-large", help="preset of MSDNet")
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--validation", type=int, default=5_000, help="samples that PCEE-WS remembers")
+    parser.add_argument("--validation", type=int, default=5_000, help="number of samples that PCEE-WS stores")
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument(
         "--text",

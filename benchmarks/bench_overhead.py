@@ -1,11 +1,11 @@
-"""What the workflow adds to the work: one study run three ways, one job at a time.
+"""Overhead of the workflow: one study is run in three ways, one job at a time.
 
-work      all its commands in one Python process: imports are paid once
-commands  the same commands one after the other, each a process of its own, as a person would type them
-workflow  `snakemake --cores 1`, which schedules them, keeps logs and remembers what made each file
+    work      all commands in one Python process, in which modules are imported only once
+    commands  the same commands one after the other, each in its own process, as a user would type them
+    workflow  `snakemake --cores 1`, which schedules the commands, keeps logs and records how each file was made
 
-The first two are run job by job in turn, so that both see the same machine; read the ratios of the processor's seconds.
-Then, how long it takes to see that there is nothing to do.
+The first two alternate job by job, so that both run under the same load. Only the ratios of CPU seconds are meaningful.
+Finally, the time to find out that there is nothing to do is measured.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def measured(call, *args, **options) -> np.ndarray:
-    """Seconds by the clock and by the processor, children among them, (2,)."""
+    """Return elapsed seconds and CPU seconds of a call, including child processes, (2,)."""
 
     def now():
         parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -40,7 +40,7 @@ def measured(call, *args, **options) -> np.ndarray:
 
 
 def in_order(folder: Path) -> list[tuple[str, str]]:
-    """Rule and command of each job that Snakemake ran there, in the order in which they began."""
+    """Return rule and command of each job that Snakemake ran in the folder, in order of their start."""
     jobs = {}
     for path in (folder / ".snakemake/metadata").rglob("*"):
         job = json.loads(path.read_text()) if path.is_file() else {}
@@ -54,7 +54,7 @@ def in_process(command: str) -> None:
     from offramp.cli import cli
 
     call = re.sub(r" 2>&1 \| tee \S+$", "", command.strip())
-    if call.startswith("offramp ") and ">" not in call:  # two small ones write by redirection, and count as no work
+    if call.startswith("offramp ") and ">" not in call:  # two small commands use redirection, and are left out
         cli.main(shlex.split(call)[1:], standalone_mode=False)
 
 
@@ -86,12 +86,12 @@ def main():
             for command in ("snakemake -n", "snakemake", "dvc status", "dvc repro")
         }
         jobs = in_order(folder)
-        spent = {rule: np.zeros((2, 2)) for rule, _ in jobs}  # command and work, by the clock and by the processor
+        spent = {rule: np.zeros((2, 2)) for rule, _ in jobs}  # (command, work) × (elapsed, CPU)
         os.chdir(folder)
         for rule, command in tqdm(jobs):
             spent[rule] += measured(run, "bash", "-c", command, cwd=folder), measured(in_process, command)
         os.chdir(ROOT)
-    print(f"study {args.study}, {len(jobs)} jobs, one at a time: the processor's seconds, and by the clock\n")
+    print(f"study {args.study}, {len(jobs)} jobs, one at a time: CPU seconds, and elapsed seconds (clock)\n")
     print("| rule | jobs | commands | work | commands, clock | work, clock |")
     print("|---|---|---|---|---|---|")
     for rule, (command, work) in [*spent.items(), ("all", sum(spent.values()))]:

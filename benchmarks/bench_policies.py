@@ -1,7 +1,7 @@
-"""What each policy costs once the confidences are there: learning on a record and drawing its whole curve.
+"""Time of each policy once the confidences are known: fitting on a record, and computing the whole curve.
 
-Times are the best of several repetitions; machines are noisy, so read the ratios to the policy `confidence`, and the
-processor's time, all threads together, of learning and curve.
+Times are the best of several repetitions. Machines are noisy, so only the ratios to the policy `confidence` and the CPU
+time of fit and curve, summed over all threads, are meaningful.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from offramp import ExitRecord, evaluate, frontier, make_policy
 from offramp.policies import POLICIES
 from offramp.records.confidence import available_threads
 
-OTHERS = [("f-pabee", {"divergence": "kl"}), ("ztw", {"ensemble": "arithmetic"})]  # beside the defaults
+OTHERS = [("f-pabee", {"divergence": "kl"}), ("ztw", {"ensemble": "arithmetic"})]  # in addition to the defaults
 
 
 def best_of(repetitions, function):
-    """Seconds of the fastest repetition, by the clock and by the processor, and the last result."""
+    """Return elapsed seconds and CPU seconds of the fastest repetition, and the last result."""
     clock, processor = [], []
     for _ in range(repetitions):
         starts = time.perf_counter(), time.process_time()
@@ -52,7 +52,7 @@ def main():
     names = ["confidence", *(name for name in POLICIES if name != "confidence")]
     for name, options in [*((name, {}) for name in names), *OTHERS]:
         policy = make_policy(name, **options)
-        evaluate(policy.fit(few), few, [0.5])  # imports and compiles what is needed
+        evaluate(policy.fit(few), few, [0.5])  # imports modules and compiles kernels
         fit_s, fit_cpu, _ = best_of(args.repetitions, lambda policy=policy: policy.fit(record))
         signal = policy.signal(record)
         finite = signal[np.isfinite(signal)]

@@ -1,7 +1,7 @@
-"""What the exact search over cascades costs as models and samples grow, beside sorting anew for every pair.
+"""Time of the exact search over cascades for growing numbers of models and samples, compared with a sort per pair.
 
-Seconds are the best of several repetitions, by the clock and by the processor, all threads together; machines are
-noisy, so read the latter's ratios. `--models 500` is the size of a large public zoo.
+Elapsed seconds and CPU seconds, summed over all threads, are the best of several repetitions. Machines are noisy, so
+only the ratios of CPU seconds are meaningful. `--models 500` is the size of a large public zoo.
 """
 
 import argparse
@@ -20,7 +20,10 @@ from offramp.records.confidence import available_threads
 
 
 def synthetic_zoo(models, samples):
-    """Models from 60 to 88 % that mostly err on the same hard samples; the better, the dearer, with exceptions."""
+    """Return models with accuracies from 60 to 88 % that mostly fail on the same hard samples.
+
+    Better models cost more, with some exceptions.
+    """
     random = np.random.Generator(np.random.SFC64(0))
     hardness = random.standard_normal(samples, np.float32)
     skill = np.linspace(0.3, 1.5, models) + 0.1 * random.standard_normal(models)
@@ -30,12 +33,12 @@ def synthetic_zoo(models, samples):
         logit = skill[m] - hardness + 0.7 * random.standard_normal(samples, np.float32)
         correct[m] = logit > 0
         confidence[m] = 1 / (1 + np.exp(-2 * logit - random.standard_normal(samples, np.float32)))
-    cost = np.geomspace(3e7, 4e11, models).round()  # MACs, as from tinynet_e to beit_large
+    cost = np.geomspace(3e7, 4e11, models).round()  # MACs, in the range from tinynet_e to beit_large
     return Zoo(tuple(f"model {m}" for m in range(models)), cost, None, confidence, correct)
 
 
 def one_pair(zoo, small, large):
-    """All operating points of one pair as they are usually drawn up: sort, add up, keep where values change."""
+    """Compute all operating points of one pair in the usual way: sort, accumulate, keep points where values change."""
     order = np.argsort(zoo.confidence[small])
     values = zoo.confidence[small, order]
     ends = np.concatenate([[True], values[1:] > values[:-1], [True]])  # (N + 1,)
@@ -46,8 +49,11 @@ def one_pair(zoo, small, large):
 
 
 def pairs(sizes, repeat):
-    """The search over all pairs of zoos of these sizes, (models, samples), each beside the one before."""
-    heads = ["models", "samples", "pairs", "seconds", "CPU", "ratio", "CPU, ns a pair and sample", "rows of front"]
+    """Print the time of the search over all pairs for zoos of these sizes (models, samples).
+
+    The ratio is that to the previous size.
+    """
+    heads = ["models", "samples", "pairs", "seconds", "CPU", "ratio", "CPU, ns per pair and sample", "rows of front"]
     print(f"\n| {' | '.join(heads)} |\n{'|--:' * len(heads)}|")
     before = None
     for models, samples in sizes:
@@ -61,11 +67,11 @@ def pairs(sizes, repeat):
             f"| {1e9 * cpu / len(found.pairs) / samples:.2f} | {len(found.front):,} |",
             flush=True,
         )
-    print(f"\nthe last one's peak beyond its zoo of {5e-9 * models * samples:.2f} GB: {peak_gb() - base:.2f} GB")
+    print(f"\npeak memory in addition to the last zoo of {5e-9 * models * samples:.2f} GB: {peak_gb() - base:.2f} GB")
 
 
 def naive(models, samples, count):
-    """A few pairs sorted one by one, beside the whole search."""
+    """Print the time of a search that sorts for each of a few pairs, compared with the whole search."""
     zoo = synthetic_zoo(models, samples)
     start = time.process_time()
     found = search_pairs(zoo).pairs
@@ -76,14 +82,14 @@ def naive(models, samples, count):
     theirs = (time.process_time() - start) / len(some)
     assert best == some.best_accuracy.tolist()
     print(
-        f"\n{models} models × {samples:,} samples: {1e6 * ours:,.0f} µs a pair, its front with it; "
-        f"with a sort a pair and no front {1e6 * theirs:,.0f} µs: {theirs / ours:.0f} times as long"
+        f"\n{models} models × {samples:,} samples: {1e6 * ours:,.0f} µs per pair, including the front; "
+        f"with a sort per pair and without the front {1e6 * theirs:,.0f} µs: {theirs / ours:.0f} times as long"
     )
 
 
 def triples(models, sizes, members):
-    """All triples of the best single models, and one of them with no block ruled out."""
-    heads = ["samples", "triples", "seconds", "CPU", "ratio", "CPU, ms a triple", "all points of one, ms", "ratio"]
+    """Print the time for all triples of models on the front, and for one triple without skipping blocks."""
+    heads = ["samples", "triples", "seconds", "CPU", "ratio", "CPU, ms per triple", "all points of one, ms", "ratio"]
     heads += ["rows of front", "of triples"]
     print(f"\n| {' | '.join(heads)} |\n{'|--:' * len(heads)}|")
     before = None
@@ -116,14 +122,14 @@ def main():
     parser.add_argument("--members", type=int, default=12)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
-    search_triples(tiny := synthetic_zoo(3, 9), range(3), search_pairs(tiny))  # compiles the kernels, once a machine
-    print(f"{available_threads()} threads, best of {args.repetitions}; ratios of the CPU's seconds to the row before")
+    search_triples(tiny := synthetic_zoo(3, 9), range(3), search_pairs(tiny))  # compiles the kernels, once per machine
+    print(f"{available_threads()} threads, best of {args.repetitions}; ratios of CPU seconds to the previous row")
     if args.models == parser.get_default("models"):
         pairs([(100, args.samples // part) for part in (4, 2, 1)], args.repetitions)
     pairs([(models, args.samples) for models in args.models], args.repetitions)
     if args.models == parser.get_default("models"):
         naive(100, args.samples, 50)
-        print(f"\nTriples of {args.members} members of 100 models' front; and one of them with no points ruled out")
+        print(f"\nTriples of {args.members} members of the front of 100 models, and one of them without skipping")
         triples(100, (args.samples // 10, args.samples * 2 // 5), args.members)
 
 

@@ -1,7 +1,7 @@
-"""What training costs, beside a plain loop, in one run: `python benchmarks/bench_training.py`.
+"""Time of training, compared with a plain loop in the same run: `python benchmarks/bench_training.py`.
 
-The ways take turns, round by round, so that whatever else the machine does hits all alike; the time of a way is that of
-its fastest round. Machines differ and are noisy, so read the ratios.
+The ways to train alternate in rounds, so that other work on the machine affects all of them equally. The time of a way
+is that of its fastest round. Machines are different and noisy, so only the ratios are meaningful.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from offramp.training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train: the plain loop with something added, or offramp's."""
+    """A way to train: the plain loop with additions, or offramp."""
 
     name: str
     ours: bool = False
     memory_format: torch.memory_format = torch.channels_last
     bfloat16: bool = False
-    compile: bool = False  # ours alone
+    compile: bool = False  # only for offramp
 
     def loop(self, build, device, threads):
-        """A function that trains on batches and comes back when the device is done."""
+        """Return a function that trains on batches and returns when the device has finished."""
         torch.manual_seed(0)
         model = build().to(device, memory_format=self.memory_format)
         if self.ours:
@@ -76,7 +76,7 @@ def timed(function, *args):
 
 
 def steps_side_by_side(model, args):
-    """Images a second of every way to train."""
+    """Print the images per second for every way to train."""
     name, options = Spec().convert(model, None, None)
     device = torch.device(default_device())
     shape = (3, args.image_size, args.image_size)
@@ -106,7 +106,7 @@ def steps_side_by_side(model, args):
 
 
 def loading_side_by_side(args):
-    """Images a second that come out of JPEG files like ImageNet's, by the number of processes that decode them."""
+    """Print the images per second from JPEG files like those of ImageNet, by the number of decoding processes."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for split, n in ("train", 4 * args.batch_size), ("val", 1):
@@ -122,10 +122,10 @@ def loading_side_by_side(args):
         torch.set_num_threads(1)
         loaders = {n: batch_loader(samples, order, n, torch.device("cpu")) for n in args.workers}
         for loader in loaders.values():
-            list(loader)  # starts its workers
+            list(loader)  # starts the workers
         rounds = [[timed(list, loader) for loader in loaders.values()] for _ in range(args.rounds)]
         seconds = np.min(rounds, axis=0)  # (workers,)
-    print("\nJPEG files of 500 × 375, decoded, cropped to 224 × 224 and mirrored:")
+    print("\nJPEG files of 500 × 375 pixels, decoded, cropped to 224 × 224 and flipped horizontally:")
     print("\n| workers | ratio | images/s |\n|---------|-------|----------|")
     for n, taken in zip(loaders, seconds, strict=True):
         print(f"| {n:>7} | {seconds[0] / taken:>5.2f} | {len(samples.samples) / taken:>8.1f} |")
@@ -143,12 +143,12 @@ def main():
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=3, help="a round")
+    parser.add_argument("--steps", type=int, default=3, help="steps per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="of the JPEG loader; none: skip it")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="for the JPEG loader; none: skip it")
     parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", help="skip what needs minutes to compile on a CPU"
+        "--no-compile", dest="compile", action="store_false", help="skip compilation, which takes minutes on a CPU"
     )
     args = parser.parse_args()
     for model in args.models:

@@ -1,6 +1,6 @@
-"""Kill a running study at random moments, do what its message says, run it again: until it is done.
+"""Kill a running study at random moments, follow the instructions of its message, and run it again until it is done.
 
-`python tests/kill_loop.py --kills 25` prints a row a kill, and compares what came of it with an undisturbed run.
+`python tests/kill_loop.py --kills 25` prints one row per kill, and compares the result with an undisturbed run.
 """
 
 import argparse
@@ -25,8 +25,8 @@ LEFT_BEHIND = ("*.partial", "*.checkpoint", "*.old")
 class Kill:
     after: float  # seconds
     running: list[str]  # jobs
-    left: list[str]  # files half written
-    then: list[str] = field(default_factory=list)  # what was done next, and its exit status
+    left: list[str]  # partially written files
+    then: list[str] = field(default_factory=list)  # the next commands, and their exit status
 
     def __str__(self) -> str:
         cells = [", ".join(texts) or "-" for texts in (self.running, self.left, self.then)]
@@ -34,7 +34,7 @@ class Kill:
 
 
 def running(output: str) -> list[str]:
-    """The jobs that had begun and not ended, told from what Snakemake had printed."""
+    """Return the jobs that had started but not finished, according to the output of Snakemake."""
     begun = {}
     for rule, system, block in told_jobs(output):
         if number := re.search(r"^    jobid: (\d+)$", block, re.MULTILINE):
@@ -51,7 +51,7 @@ def half_done(checkout: Checkout) -> list[str]:
 def run_and_kill(
     checkout: Checkout, kills: int, chance: random.Random, longest: float, cores: int = 2
 ) -> Iterator[Kill]:
-    """Run the study to its end, killed so many times if it takes so long; gives each kill once it was run again."""
+    """Run the study to its end, killed up to this number of times. Yield each kill after the next run."""
     kill, output = None, checkout.folder / "output.txt"
     while True:
         with output.open("w") as file:
@@ -88,7 +88,7 @@ def run_and_kill(
 
 
 def differences(checkout: Checkout, undisturbed: dict[str, bytes]) -> list[str]:
-    """What is not as it would be without kills: files of other bytes, missing or too many; locks; jobs left to do."""
+    """Return differences from an undisturbed run: changed, missing or additional files, locks, and remaining jobs."""
     found = checkout.artifacts()
     wrong = [name for name in sorted(found.keys() | undisturbed.keys()) if found.get(name) != undisturbed.get(name)]
     wrong += half_done(checkout) + [str(path) for path in (checkout.folder / ".snakemake/locks").glob("*")]

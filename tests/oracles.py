@@ -1,4 +1,4 @@
-"""Slow and obviously right versions of what the package computes: plain loops over samples and exits."""
+"""Slow reference implementations of what the package computes, as plain loops over samples and exits."""
 
 import math
 import sys
@@ -7,11 +7,11 @@ from fractions import Fraction
 
 
 def softmax_measures(logits):
-    """Max softmax, margin and entropy of one row, exact to far more digits than any float has."""
+    """Return max softmax, margin and entropy of one row, with far more exact digits than any float has."""
     with localcontext() as context:
         context.prec = 120
         top = max(Decimal(float(z)) for z in logits)
-        # Below e^-230 (1e-100) a class is no longer told from none
+        # Classes below e^-230 (1e-100) have no effect on the digits that are compared
         powers = [(Decimal(float(z)) - top).exp() for z in logits if Decimal(float(z)) - top > -230]
         total = sum(powers)
         p = sorted((e / total for e in powers), reverse=True)
@@ -20,7 +20,10 @@ def softmax_measures(logits):
 
 
 def leaves_at(signal, threshold):
-    """The exit of one sample: signal is its row of S, threshold one number, or one an exit but the last."""
+    """Return the exit at which one sample leaves.
+
+    `signal` is the row of S of the sample. `threshold` is one number, or one number per exit except the last.
+    """
     for i in range(len(signal) - 1):
         delta = threshold[i] if hasattr(threshold, "__len__") else threshold
         if delta != math.inf and float(signal[i]) >= float(delta):
@@ -33,13 +36,16 @@ def meets_nowhere(signal, threshold):
 
 
 def route(signals, correct, threshold, fallback=None):
-    """Each sample's exit, and whether the answer is right; `fallback` answers where no exit meets the threshold."""
+    """Return the exit of each sample, and whether the answer is right.
+
+    If no exit meets the threshold, the exit in `fallback` answers.
+    """
     exits, right = answers(signals, correct, threshold, fallback)
     return exits, [bool(r) for r in right]
 
 
 def answers(signals, prediction, threshold, fallback=None):
-    """Each sample's exit, and what is answered; thresholds for each exit know no `fallback`."""
+    """Return the exit and the answer of each sample. With one threshold per exit, `fallback` is not used."""
     shared = not hasattr(threshold, "__len__")
     exits, answered = [], []
     for n, signal in enumerate(signals):
@@ -51,13 +57,13 @@ def answers(signals, prediction, threshold, fallback=None):
 
 
 def operating_point(signals, correct, threshold, fallback=None):
-    """How many are right, and how many leave at each exit."""
+    """Return how many samples are right, and how many leave at each exit."""
     exits, right = route(signals, correct, threshold, fallback)
     return sum(right), tuple(exits.count(i) for i in range(len(signals[0])))
 
 
 def all_points(signals, correct, fallback=None):
-    """Every operating point there is: at each signal value, next to it on both sides, and at ±∞."""
+    """Return all possible operating points: at each signal value, just below and above it, and at ±∞."""
     thresholds = {-math.inf, math.inf}
     for row in signals:
         for s in map(float, row):
@@ -70,14 +76,17 @@ def mean_cost(counts, cost):
 
 
 def cost_of(record, exits):
-    """What each sample pays, as Python numbers: the record's cost of its exit, its own where it has one."""
+    """Return the cost of each sample as a Python number: that of its exit, or its own cost if it has one."""
     return [
         float(record.cost[i] if record.sample_cost is None else record.sample_cost[n, i]) for n, i in enumerate(exits)
     ]
 
 
 def error_rate_thresholds(signals, correct, reference, min_support):
-    """BEEM's rule, exit by exit: of all thresholds that differ, the lowest at which who leaves errs seldom enough."""
+    """Apply the rule of BEEM exit by exit.
+
+    Among all thresholds that differ, choose the lowest with which the samples that leave are wrong rarely enough.
+    """
     alive, thresholds = list(range(len(signals))), []
     for i in range(len(signals[0]) - 1):
         chosen = math.inf
@@ -94,12 +103,12 @@ def error_rate_thresholds(signals, correct, reference, min_support):
 
 
 def best_exit(signals):
-    """The exit with the highest value, the latest of equals."""
+    """Return the exit with the highest value for each sample; in a tie, the last one."""
     return [max(range(len(row)), key=lambda i: (row[i], i)) for row in signals]
 
 
 def bin_of(edges, confidence):
-    """The last bin whose lower edge is not above the confidence; what lies outside belongs to the end bins."""
+    """Return the last bin whose lower edge is not above the confidence. Values outside belong to the end bins."""
     place = 0
     for m in range(len(edges) - 1):
         if edges[m] <= confidence:
@@ -108,7 +117,7 @@ def bin_of(edges, confidence):
 
 
 def diagram(edges, confidence, correct):
-    """(count, mean confidence, accuracy) of each bin; None where it is empty."""
+    """Return (count, mean confidence, accuracy) of each bin; None if the bin is empty."""
     rows = []
     for m in range(len(edges) - 1):
         inside = [n for n in range(len(confidence)) if bin_of(edges, confidence[n]) == m]
@@ -124,7 +133,7 @@ def ece(rows):
 
 
 def histogram_accuracy(edges, rows, confidence):
-    """A bin's accuracy; an empty one has that of the nearest filled bin below, and 0 where none is below."""
+    """Return the accuracy of a bin. An empty bin has that of the nearest filled bin below it, or 0."""
     for m in range(bin_of(edges, confidence), -1, -1):
         if rows[m][0]:
             return rows[m][2]
@@ -132,9 +141,10 @@ def histogram_accuracy(edges, rows, confidence):
 
 
 def isotonic_accuracy(confidence, correct, query):
-    """Exact isotonic regression at the level nearest to the query, the surer of two equally near.
+    """Exact isotonic regression at the level nearest to the query; in a tie, the more confident level.
 
-    The max–min formula: the best, over all levels to start from, of the worst mean accuracy up to any level above.
+    It uses the max–min formula: the maximum, over all levels to start from, of the minimum mean accuracy up to any
+    level above.
     """
     confidence = [Fraction(float(c)) for c in confidence]
     levels = sorted(set(confidence))
@@ -153,7 +163,10 @@ def budget_shares(p, exits):
 
 
 def budget_thresholds(confidence, p):
-    """MSDNet's published procedure: at each exit but the last count down those still there, the surest first."""
+    """Compute the thresholds with the published procedure of MSDNet.
+
+    At each exit except the last, it counts down the samples that are still there, starting with the most confident one.
+    """
     samples, exits = range(len(confidence)), len(confidence[0])
     left, thresholds = set(), []
     for k, share in enumerate(budget_shares(p, exits)[:-1]):
@@ -170,7 +183,7 @@ def budget_thresholds(confidence, p):
 
 
 def window_accuracy(confidence, correct, window, query):
-    """Exact mean accuracy of the `window` samples nearest to the query, the surer first where equally near.
+    """Exact mean accuracy of the `window` samples nearest to the query; in a tie, the more confident ones.
 
     Samples of equal confidence each count with their common accuracy.
     """

@@ -1,4 +1,4 @@
-"""Random records, signals and thresholds that look for trouble: ties, single samples and exits, extreme values."""
+"""Random records, signals and thresholds with difficult cases: ties, single samples and exits, extreme values."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ EXTREMES = [-np.inf, np.inf, 0.0, -0.0, TINY, -TINY, MAX, -MAX, 1.0, 0.5]
 
 @dataclass
 class Given(Policy):
-    """A policy with the signal, who answers where no exit is good enough, and what they answer as a test gives it."""
+    """A policy whose signal, fallback and answers are given by the test."""
 
     name = "given"
     rule = "as given"
@@ -42,7 +42,7 @@ def given_signal(values, answers=None, own=None) -> Given:
 
 
 def few(values, size: int = 4):
-    """A small pool of values, so that most samples tie."""
+    """A small pool of values, so that most samples are tied."""
     return st.lists(values, min_size=1, max_size=size)
 
 
@@ -57,8 +57,11 @@ def records(
     metrics=("accuracy",),
     unlabelled=False,
 ):
-    """With `sample_costs` each sample may have its own; `metrics` are for records of two classes; with `unlabelled`
-    there may be no labels."""
+    """Draw a record.
+
+    With `sample_costs`, each sample may have its own costs. `metrics` are used for records with two classes. With
+    `unlabelled`, labels may be missing.
+    """
     n, l, c = (draw(st.integers(*bounds)) for bounds in (samples, exits, classes))
     pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1, width=32)))
     values = arrays(np.float32, (n, l), elements=st.sampled_from(pool))
@@ -95,6 +98,6 @@ def signals(draw, shape):
 
 
 def thresholds(values):
-    """One threshold: any number at all, or a signal value or its neighbour, or ±∞."""
+    """Draw one threshold: any number, a signal value or its neighbours, or ±∞."""
     near = [t for v in np.unique(values) for t in (v, math.nextafter(v, -np.inf), math.nextafter(v, np.inf))]
     return st.sampled_from([*near, -np.inf, np.inf]) | st.floats(allow_nan=False)

@@ -1,4 +1,4 @@
-"""BEEM's score against worked examples and loops, and the two policies made of it."""
+"""The score of BEEM compared with worked examples and loops, and the two policies that use it."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def record_of(prediction, confidence, labels=None):
 
 
 def loop(confidence, prediction, weights, on_disagree):
-    """The score of one sample, exit by exit."""
+    """Compute the score of one sample, exit by exit."""
     scores = []
     for i in range(len(confidence)):
         own = float(weights[i]) * float(confidence[i])
@@ -61,7 +61,7 @@ def test_worked_examples(weights, on_disagree, expected):
 def test_where_the_worked_example_leaves(alpha, exit_):
     record = record_of(PREDICTION, CONFIDENCE)
     assert make_policy("beem-c").exits(record, alpha).tolist() == [exit_ - 1]
-    # One threshold an exit that all are α is α
+    # One threshold per exit, all equal to α, gives the same as a shared α
     assert make_policy("beem-c").exits(record, np.full(5, alpha)).tolist() == [exit_ - 1]
 
 
@@ -171,7 +171,7 @@ def test_scaled_accuracies(options, expected):
     validation = record_of([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], np.full((4, 3), 0.5), labels=[0] * 4)
     policy = make_policy("beem-a", **options).fit(validation)
     np.testing.assert_allclose(policy.state["weights"], expected, rtol=1e-14)
-    other = record_of([[2, 2, 1]], [[0.5, 0.6, 0.7]])  # the weights stay those of validation
+    other = record_of([[2, 2, 1]], [[0.5, 0.6, 0.7]])  # the weights are still those of the validation data
     w = expected
     np.testing.assert_allclose(policy.signal(other), [[0.5 * w[0], 0.5 * w[0] + 0.6 * w[1], 0.7 * w[2]]], rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Diagrams, maps and temperatures against plain loops."""
+"""Reliability diagrams, accuracy maps and temperatures compared with plain loops."""
 
 import math
 from fractions import Fraction
@@ -18,7 +18,7 @@ from strategies import EDGES, few, quick, records
 
 @st.composite
 def outcomes(draw, size=12):
-    """Confidences, many equal, and whether each was right."""
+    """Draw confidences with many ties, and whether each sample is right."""
     n = draw(st.integers(1, size))
     pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1), 6))
     confidence = draw(st.lists(st.sampled_from(pool), min_size=n, max_size=n))
@@ -130,14 +130,14 @@ def test_an_empty_bin_takes_what_is_below_and_nothing_is_invented():
 def test_the_window_map_is_the_nearest_samples(samples, window, query):
     confidence, correct = samples
     estimate = window_map(confidence, correct, window)
-    # Half-way between two samples the rounding of their midpoint decides, so those are asked in another test
+    # Queries half-way between two samples depend on rounding, so they are tested separately below
     queries = np.array([q for q in (*confidence, query, 0.0, 1.0) if not halfway(confidence, q)])
     expected = [float(oracles.window_accuracy(confidence, correct, window, q)) for q in queries]
     np.testing.assert_allclose(estimate(queries), expected, atol=1e-15)
 
 
 def halfway(confidence, query):
-    """Is the query as far from one level as from another, as closely as floats can tell?"""
+    """Return whether the query is equally far from two levels, up to the precision of floats."""
     levels = sorted(set(map(float, confidence)))
     return any(math.isclose(a + b, 2 * query, rel_tol=1e-14, abs_tol=1e-300) for a in levels for b in levels if a < b)
 
@@ -172,7 +172,10 @@ def test_the_order_of_ties_does_not_matter():
 @quick
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40), st.integers(1, 40))
 def test_an_accuracy_of_exactly_delta_is_not_under_delta(samples, window):
-    """A window with k of W right says k/W, the same float as the user's k/W: ≥ depends on it. So with cut ties."""
+    """The accuracy of a window with k of W right is the same float as the user's k / W.
+
+    Otherwise the comparison ≥ δ would fail. The same must hold if the window cuts through tied samples.
+    """
     confidence, right = zip(*samples)
     confidence = np.array(confidence) / 8
     estimate = window_map(confidence, right, window)
@@ -192,10 +195,10 @@ def test_the_isotonic_map_is_the_formula(samples, query):
     estimate = isotonic_map(confidence, correct)
     queries = np.array([*confidence, *(q for q in (query, 0.0, 1.0) if not halfway(confidence, q))])
     expected = [float(oracles.isotonic_accuracy(confidence, correct, q)) for q in queries]
-    np.testing.assert_array_equal(estimate(queries), expected)  # exactly: k of n right says k/n, so ≥ δ meets it
+    np.testing.assert_array_equal(estimate(queries), expected)  # exactly k/n for k of n right, so that it is ≥ δ = k/n
     rising = estimate(np.sort(queries))
     assert (np.diff(rising) >= 0).all()
-    # It is right on average
+    # The mean estimate is the mean accuracy
     assert estimate(confidence).sum() == pytest.approx(sum(map(bool, correct)), rel=1e-12)
 
 
@@ -216,7 +219,10 @@ def test_the_isotonic_map_between_neighbouring_floats():
 
 
 def test_an_accuracy_of_exactly_delta_where_levels_are_pooled():
-    """15 of 22 and 0 of 1: the mean of the two shares, 15/22 · 22/23, is rounded under 15/23."""
+    """Pool levels with 15 of 22 and 0 of 1 right.
+
+    The weighted mean of the two shares, 15/22 · 22/23, would be rounded to a float below 15/23.
+    """
     estimate = isotonic_map([0.25] * 22 + [0.75], [True] * 15 + [False] * 8)
     assert estimate([0.0, 0.25, 0.75]).tolist() == [15 / 23] * 3
 
@@ -230,7 +236,7 @@ def test_the_isotonic_map_is_scikit_learns(levels):
     expected = isotonic.IsotonicRegression().fit_transform(confidence, correct)
     estimate = isotonic_map(confidence, correct)
     np.testing.assert_allclose(estimate(confidence), expected, rtol=1e-12, atol=1e-15)
-    for query in np.unique(confidence)[:: max(1, levels // 50)]:  # whole blocks, whatever rounding did to their means
+    for query in np.unique(confidence)[:: max(1, levels // 50)]:  # whole blocks, independent of rounding
         block = correct[estimate(confidence) == estimate(query)]
         assert estimate(query) == block.sum() / len(block)
 
@@ -258,7 +264,7 @@ def test_a_known_temperature_is_found(true, dtype):
 def test_the_optimum_is_the_optimum():
     random = np.random.default_rng(2)
     labels = random.integers(0, 3, 50)
-    # Logits count only by their differences within a sample
+    # Only differences of logits within a sample matter
     logits = random.normal(size=(50, 3)) * 3 + 4 * np.eye(3)[labels] + random.normal(size=(50, 1)) * 1e4
     found = fit_temperature(logits, labels)
     grid = np.exp(np.linspace(np.log(0.01), np.log(100), 400))
@@ -268,7 +274,7 @@ def test_the_optimum_is_the_optimum():
 
 def test_always_right_and_always_wrong_stay_in_bounds():
     logits = np.array([[5.0, 0.0], [0.0, 3.0]], np.float32)
-    assert 0.01 <= fit_temperature(logits, [0, 1]) < 0.1  # below it the likelihood is 1 already
+    assert 0.01 <= fit_temperature(logits, [0, 1]) < 0.1  # at lower temperatures the likelihood is already 1
     assert 99 < fit_temperature(logits, [1, 0]) <= 100
 
 

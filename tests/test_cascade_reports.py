@@ -1,4 +1,4 @@
-"""Figures and tables of the search for cascades: made-up tables, and numbers by hand."""
+"""Figures and tables of the search for cascades, with made-up tables and numbers computed by hand."""
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,7 @@ def choices(seed):
         ("max-softmax", "single", 0.6, ("net-a",), 0.6, 1e6),
         ("max-softmax", "pair", 0.6, ("net-a",), 0.6, 1e6),
         ("max-softmax", "pair", 0.7, ("net-a", "net-b"), 0.76, 2e6),
-        ("max-softmax", "pair", 0.75, ("net-a", "net-b"), 0.74, 3e6),  # costs more, for less
+        ("max-softmax", "pair", 0.75, ("net-a", "net-b"), 0.74, 3e6),  # costs more and is less accurate
         ("max-softmax", "pair", 0.9, ("net-b", "net-d"), 0.91, 10e6),
         ("max-softmax", "triple", 0.9, ("net-a", "net-b", "net-d"), 0.91, 8e6),
         ("max-softmax", "random", 0.7, ("net-a", "net-b"), 0.7, 3e6),
@@ -89,18 +89,18 @@ def choices(seed):
         }
         for variant, kind, target, stages, accuracy, cost in rows
     )
-    table.loc[table["variant"] == "mean-probability", "accuracy"] += 0.01 * seed  # gains 7 points, then 6 + 1 + 1
+    table.loc[table["variant"] == "mean-probability", "accuracy"] += 0.01 * seed  # differs by 7 points, then 6 + 1 + 1
     return table
 
 
-# Of pairs on test against the step front, in the first band; in the second one twice as much
+# Reductions of pairs on test data against the step front, in the first band. They are doubled in the second band.
 REDUCTION = {"max-softmax": 2.0, "margin": 1.6, "entropy": 1.0, "mean-probability": 1.9}
 KINDS = {"pair": 1.0, "triple": 1.5, "random": 0.6, "oracle": 4.0}
 ACCURACIES = np.round(np.arange(0.8, 0.901, 0.02), 3)
 
 
 def reductions(spread):
-    """Intervals go from 10 % below to 20 % above; means over seeds have a deviation if there are several."""
+    """Return reductions. Intervals extend from 10 % below to 20 % above. With several seeds, means have a deviation."""
     rows = []
 
     def add(value, low, high, mean, scored_on, **about):
@@ -161,15 +161,15 @@ def measures(spread):
         ("spearman_size_ratio", "max-softmax", "pair", -0.3, -0.4, -0.2),
         ("dominated_share", "max-softmax", "pair", 0.5, 0.25, 0.75),
         ("dominated_share", "max-softmax", "triple", 1.0, 0.75, 1.0),
-        ("dominated_share", "margin", "pair", 0.0, 0.0, 0.1),  # not of the first variant
+        ("dominated_share", "margin", "pair", 0.0, 0.0, 0.1),  # does not belong to the first variant
     ]
     table = pd.DataFrame(rows, columns=["quantity", "variant", "kind", "value", "value_low", "value_high"])
     contrasts = [
-        # quantity, variant, kind, variant and kind beside it, band, value, interval
+        # quantity, variant, kind, variant and kind that it is compared with, band, value, interval
         ("reduction_ratio", "max-softmax", "triple", "max-softmax", "pair", *BANDS[0], 1.5, 0.9, 1.9),
         ("reduction_ratio", "max-softmax", "triple", "max-softmax", "pair", *BANDS[1], 1.5, 1.2, 1.9),
         ("reduction_ratio", "max-softmax", "pair", "margin", "pair", *BANDS[0], 1.25, 1.1, 1.4),
-        ("reduction_ratio", "margin", "pair", "max-softmax", "pair", *BANDS[0], 0.8, 0.7, 0.9),  # the same, turned
+        ("reduction_ratio", "margin", "pair", "max-softmax", "pair", *BANDS[0], 0.8, 0.7, 0.9),  # the same, reversed
         ("reduction_ratio", "max-softmax", "pair", "entropy", "pair", *BANDS[0], 2.0, 1.8, 2.2),
         ("reduction_ratio", "margin", "pair", "entropy", "pair", *BANDS[0], 0.9, 0.8, 0.95),
         ("reduction_ratio", "mean-probability", "pair", "max-softmax", "pair", *BANDS[0], 0.95, 0.9, 1.1),
@@ -191,7 +191,7 @@ def measures(spread):
 
 
 def save(folder, **tables):
-    """Written as `offramp search` does; gives the files of some of them, the last one first."""
+    """Write the tables as `offramp search` does. Return the paths of some of them, the last one first."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table = table.copy()
@@ -255,7 +255,7 @@ def test_text_can_be_read_at_column_width(name, searched):
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
     for legend in figure.legends:
         box = legend.get_window_extent()
-        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # no legend is cut off
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
@@ -273,7 +273,7 @@ def test_the_front_shows_single_models_and_what_was_chosen(one):
     assert [line.get_drawstyle() for line in (steps, between)] == ["steps-post", "default"]
     np.testing.assert_allclose(off.get_xydata(), [[5, 72]])
     (pairs,) = of_color(ax, style.KIND_STYLES["pair"].color)
-    np.testing.assert_allclose(pairs.get_xydata(), [[1, 60], [2, 75], [10, 91]])  # 76 and 74 make 75
+    np.testing.assert_allclose(pairs.get_xydata(), [[1, 60], [2, 75], [10, 91]])  # 76 and 74 are pooled to 75
     (triples,) = of_color(ax, style.KIND_STYLES["triple"].color)
     np.testing.assert_allclose(triples.get_xydata(), [[8, 91]])
     assert [text.get_text() for text in ax.texts] == ["net a", "net b", "net c", "net d"]
@@ -299,7 +299,7 @@ def test_names_do_not_hit_each_other(tmp_path):
     (ax,) = drawn("cascades-front", paths).axes
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == 12
-    assert sum(box.count_overlaps(boxes) for box in boxes) == len(boxes)  # itself alone
+    assert sum(box.count_overlaps(boxes) for box in boxes) == len(boxes)  # each box overlaps only itself
 
 
 def test_a_front_without_triples_and_references(tmp_path, one):
@@ -314,13 +314,13 @@ def test_a_front_without_triples_and_references(tmp_path, one):
 def test_the_relation_of_accuracy_difference_and_exit_rate(one):
     figure = drawn("cascade-relation", files(one, ["relations"]))
     rate, reduction, bar = figure.axes
-    assert bar.get_ylim() == pytest.approx((4, 20))  # how many times more the large models cost
+    assert bar.get_ylim() == pytest.approx((4, 20))  # ratio of costs, large / small model
     darkest, lightest = colormaps["cividis_r"]([1.0, 0.0])
     for ax, values in ((rate, [50, 2]), (reduction, [4 / 3, 20 / 20.6])):
         (dots,) = ax.collections
         np.testing.assert_allclose(dots.get_offsets(), [[20, values[0]], [30, values[1]]])
         np.testing.assert_allclose(dots.get_facecolors(), [lightest, darkest])
-        circle, square = dots.get_paths()  # the first beats the large model, the second does not
+        circle, square = dots.get_paths()  # the first costs less than the large model, the second does not
         assert len(circle.vertices) > len(square.vertices)
         (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
         np.testing.assert_allclose(crosses.get_xdata(), [15])
@@ -391,7 +391,7 @@ def test_every_table_is_written_three_times_and_always_the_same(name, searched, 
         TABLES[name].write(files(searched, LISTED[name]), tmp_path / out / name)
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
-    numbers = read_table(tmp_path / "once" / f"{name}.csv")  # as the report does
+    numbers = read_table(tmp_path / "once" / f"{name}.csv")  # as in the report
     text = TABLES[name].load().readable(numbers)
     assert (tmp_path / "once" / f"{name}.md").read_text() == TABLES[name].load().markdown(numbers, text)
     tex = (tmp_path / "once" / f"{name}.tex").read_text()

@@ -1,4 +1,4 @@
-"""Cascades: the worked example, the properties that every cascade has, ensembles by loops."""
+"""Cascades: a worked example, the properties that every cascade has, and ensembles compared with loops."""
 
 import math
 
@@ -12,14 +12,14 @@ from offramp.calibration import fit_temperatures, with_temperatures
 from strategies import quick, records, without_labels
 from test_records import assert_same
 
-# Drawn stages cost what they like
+# Random stages may have any costs
 pytestmark = pytest.mark.filterwarnings("ignore:cascade. stage . costs .*, no more than stage")
 
 LABELS = [0, 1, 2, 0, 1, 0]
 SMALL = [(0.90, 0.06, 0.04), (0.50, 0.45, 0.05), (0.41, 0.34, 0.25), (0.55, 0.25, 0.20), (0.34, 0.33, 0.33)]
 SMALL += [(0.70, 0.29, 0.01)]
 LARGE = [(0.8, 0.1, 0.1), (0.3, 0.6, 0.1), (0.2, 0.2, 0.6), (0.7, 0.2, 0.1), (0.6, 0.2, 0.2), (0.45, 0.5, 0.05)]
-# By how many samples leave early: cost, then accuracy
+# Cost and number of right answers, by the number of samples that leave early
 COST = [11, 28 / 3, 23 / 3, 6, 13 / 3, 8 / 3, 1]
 ACCURACY = {
     ("max_softmax", None): [4, 4, 5, 5, 4, 3, 3],
@@ -66,7 +66,7 @@ def pairs(draw, **size):
 
 
 def of_stage(record, first, cost=None):
-    """The record with the labels of the cascade's first stage."""
+    """Return the record with the labels of the first stage of the cascade."""
     confidence = {m: abs(record.confidence(m)) for m in record.measures}
     cost = record.cost if cost is None else cost
     return ExitRecord.from_outputs(record.prediction, confidence, first.labels, cost, metadata=record.metadata)
@@ -85,7 +85,7 @@ def test_1_the_ends_are_the_models(models):
 def test_2_with_two_classes_all_measures_agree(width):
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 200)
-    # Logits of quarters: many ties, and differences that no rounding hides
+    # Logits are multiples of 1/4: many ties, and no rounding of differences
     models = [ExitRecord(random.integers(-8, 9, (200, 1, 2)).astype(width) / 4, labels, [c]) for c in (1, 10)]
     tables = [
         frontier(make_policy("confidence", score=score), cascade(models)).drop(columns="threshold")
@@ -153,7 +153,7 @@ def test_7_ties_move_together(models):
     assert len(table) == len(np.unique(models[0].confidence())) + 1
 
 
-# How stages are put together
+# How stages are combined
 
 
 @quick
@@ -179,7 +179,7 @@ def test_stages_of_several_exits_follow_each_other(data):
 
 
 def ensemble_answer(rows, ensemble, weights=None):
-    """The class that the models' logits (one row each) give together."""
+    """Return the class that the models predict together, from their logits (one row per model)."""
     scores = []
     for k in range(len(rows[0])):
         if ensemble == "mean_logit":
@@ -217,7 +217,7 @@ def test_an_ensemble_is_of_all_that_ran_each_by_its_latest_exit(ensemble):
 
 
 def test_a_mean_of_probabilities_is_no_mean_of_logits():
-    """Else the test above would not tell them apart."""
+    """Otherwise the test above could not distinguish the two ensembles."""
     stages = [ExitRecord(np.array([[z]]), [0], [1]) for z in ([0.0, 0, 5], [1.0, 0, -9])]
     answers = [cascade(stages, ensemble=ensemble).prediction[0, -1] for ensemble in ("mean_probability", "mean_logit")]
     assert answers == [2, 0]
@@ -239,7 +239,7 @@ def test_weights_may_be_those_of_other_samples(pair):
 def test_an_ensemble_may_be_asked_how_sure_it_is(ensemble, pair):
     record = cascade(pair, ensemble=ensemble, confidence="ensemble")
     np.testing.assert_array_equal(record.prediction, cascade(pair, ensemble=ensemble).prediction)
-    np.testing.assert_allclose(record.confidence()[:, 0], np.max(SMALL, axis=1))  # one model is its own ensemble
+    np.testing.assert_allclose(record.confidence()[:, 0], np.max(SMALL, axis=1))  # an ensemble of one model
     s, l = np.array(SMALL), np.array(LARGE)
     both = {
         "mean_probability": s + l,
@@ -362,8 +362,8 @@ def test_ensembles_that_cannot_be(pair):
         cascade([])
 
 
-def test_no_confidence_turns_over():
-    """Scores below 0 are refused, or keep their order."""
+def test_negative_scores_are_refused_or_keep_their_order():
+    """Confidence scores below 0 must not be reversed by the cascade."""
     try:
         models = [ExitRecord.from_outputs([[0], [0]], [[-0.3], [-0.1]], [0, 0], [1.0]) for _ in range(2)]
     except ValueError:
@@ -372,7 +372,7 @@ def test_no_confidence_turns_over():
     assert first < second
 
 
-# Samples that cost differently
+# Samples with different costs
 
 
 @quick

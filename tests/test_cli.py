@@ -1,4 +1,4 @@
-"""The command line: what a user types gives what the library gives; a mistake is one line and leaves nothing behind."""
+"""The command line gives the same results as the library. A mistake gives a one-line message and leaves no files."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from offramp.comparison.sensitivity import Setting, sensitivity
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
 
-KNOWN = ["dataset", "system", "seed"]  # what every table says in front
+KNOWN = ["dataset", "system", "seed"]  # first columns of every table
 TORCH_FREE = "torch timm transformers torchvision"
 HEAVY = f"{TORCH_FREE} pandas pyarrow scipy sklearn matplotlib numba yaml jsonschema"
 
@@ -39,7 +39,7 @@ def without_logits(record):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the records of one system, and the process in it."""
+    """A working directory with the records of one system."""
     monkeypatch.chdir(tmp_path)
     for split in ("validation", "test"):
         make_record(split).save(split)
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Calls `offramp LINE` in this process: (exit code, standard output, standard error)."""
+    """Return a function that runs `offramp LINE` in this process and returns (exit code, stdout, stderr)."""
 
     def call(line):
         monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
@@ -78,11 +78,11 @@ def about(table, policy=None):
     return table
 
 
-# What the README promises
+# What the README states
 
 
 def test_from_a_models_outputs_to_a_curve(tmp_path):
-    """Two lines of NumPy, two of offramp, as a user types them."""
+    """Two lines of NumPy and two commands of offramp, as a user would type them."""
     make = (
         "import numpy as np; r = np.random.default_rng(0)\n"
         "for name in ('validation', 'test'):\n"
@@ -120,7 +120,7 @@ def test_import(run, folder):
     assert record.metadata == {"source": "mine.npz", "system": "s", "seed": 3, "split": "test"}
 
 
-# The verbs give what the library gives
+# The commands give the same results as the library
 
 
 @pytest.mark.parametrize("out", ["curve.csv", "curve.parquet"])
@@ -173,7 +173,7 @@ def test_what_learns_nothing_needs_no_validation(run, folder):
         ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]),
         ("0.7:1:0.1", [0.7, 0.8, 0.9, 1.0]),  # the floats 0.8 and 0.9, not 0.7 + 0.1 and 0.7 + 0.2
         ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
-        ("0:1:0.35", [0, 0.35, 0.7]),  # none beyond the end
+        ("0:1:0.35", [0, 0.35, 0.7]),  # no value beyond the end
         ("0.5:0.5:0.1", [0.5]),
         ("0.9,0.5,0.9", [0.9, 0.5, 0.9]),
         ("-inf,inf", [-np.inf, np.inf]),
@@ -185,7 +185,7 @@ def test_thresholds(text, expected, run, folder):
 
 
 def test_thresholds_for_one_policy(run, folder):
-    """A policy of that label takes its own grid, the others the common one."""
+    """A policy with this label uses its own grid, and the others use the common one."""
     specs = "--policy oracle --policy sure=confidence:score=entropy --policy random"
     line = f"evaluate {specs} --test test --out c.csv"
     assert run(f"{line} --thresholds 0.5,1 --thresholds sure=-1:0:0.5")[0] == 0
@@ -232,7 +232,7 @@ def test_sensitivity(run, study):
     words += " --variant n/20=pcee:validation=20 --grid 0.3:0.9:0.1 --draws 2 --resamples 100 --seed 3"
     code, out, err = run(f"sensitivity {' '.join(reversed(records))} {words} --out s.csv")
     assert (code, out) == (0, "")
-    assert "4/4" in err  # how far it is
+    assert "4/4" in err  # progress
     variants = [
         Setting("bins", "50", "pcee", make_policy("pcee")),
         Setting("bins", "4", "coarse", make_policy("pcee", bins=4, no_exit="most_accurate")),
@@ -291,7 +291,7 @@ def check_refused(run, folder, words, message, usage=False):
     lines = err.strip().splitlines()
     assert len(lines) == 1
     assert err.startswith("offramp: error: ")
-    assert ("--help)" in err) == usage  # a wrong command line tells where to read on
+    assert ("--help)" in err) == usage  # usage errors refer to --help
     assert message in lines[-1]
     assert out == ""
     assert contents(folder) == before
@@ -349,7 +349,7 @@ USAGE = {
 
 @pytest.fixture
 def odd(folder):
-    """Files that are no record."""
+    """Files that are not records."""
     (folder / "text").write_text("labels,prediction\n1,1\n")
     np.savez("mine.npz", labels=[0])
     whole = (folder / "test").read_bytes()
@@ -419,7 +419,7 @@ def test_an_output_that_cannot_be_written(run, folder):
 
 
 def imported(code, names):
-    """Which of the modules a fresh Python has after the code."""
+    """Return which of the modules are imported in a new Python process after running the code."""
     code += f"\nimport sys\nprint(*(set({names.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1].split()

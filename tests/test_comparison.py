@@ -1,4 +1,4 @@
-"""What several runs say together, against loops over two seeds."""
+"""Comparisons over several runs, compared with loops over two seeds."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SEEDS = (0, 1)
 SYSTEMS = {"small": (2, 1.0), "large": (4, 1.6)}
 COSTS = {"small": [3, 10], "large": [4, 9, 20, 33]}
 TARGETS = [0.3, 0.7, 1.0]
-GRID = np.arange(0.2013, 1, 0.05)  # no accuracy of 40 samples
+GRID = np.arange(0.2013, 1, 0.05)  # values that no accuracy of 40 samples can have
 COLUMNS = ["", "_sd", "_low", "_high"]
 
 
@@ -62,11 +62,11 @@ def resampled():
     return Bootstrap.draw(N, 60, seed=5)
 
 
-# The slow versions
+# Reference implementations
 
 
 def answers(policy, record, delta):
-    """Right or not, and cost, of each sample at a threshold."""
+    """Return correctness and cost of each sample at a threshold."""
     signal = policy.signal(record)
     fallback = oracles.best_exit(signal) if policy.name == "pcee" else None
     exits, right = oracles.route(signal, record.correct, delta, fallback)
@@ -78,7 +78,7 @@ def mean(values):
 
 
 def choices(policy, record):
-    """(accuracy, cost, the largest threshold that gives them) of every operating point."""
+    """Return (accuracy, cost, largest threshold that gives them) of every operating point."""
     points = {}
     for delta in [*np.unique(policy.signal(record)), np.inf]:
         right, cost = answers(policy, record, delta)
@@ -97,7 +97,7 @@ def dearest(policy, record, cost):
 
 
 def summary(per_sample, resampled):
-    """Mean over seeds, spread over seeds, interval over samples and seeds, of values (seeds, samples)."""
+    """Return mean and deviation over seeds, and the interval over samples and seeds, of values (seeds, samples)."""
     replicates = [[sum(k * v for k, v in zip(counts, row)) / N for counts in resampled.counts] for row in per_sample]
     return [*spread([mean(row) for row in per_sample]), *interval(replicates, resampled)]
 
@@ -107,7 +107,7 @@ def spread(seeds):
 
 
 def interval(replicates, resampled):
-    """The middle 95 % over resampled samples and seeds, of each seed's replicates."""
+    """Return the central 95 % of the replicates over resampled samples and seeds."""
     return np.quantile(resampled.over_seeds(np.array(replicates)), [0.025, 0.975])
 
 
@@ -128,14 +128,14 @@ def test_resamplings_are_draws_with_replacement():
     np.testing.assert_array_equal(counts.sum(1), 30)
     np.testing.assert_array_equal(counts, np.rint(counts))
     assert np.abs(counts.mean(0) - 1).max() < 0.2
-    assert counts.var() == pytest.approx(29 / 30, abs=0.05)  # binomial, so samples do repeat
+    assert counts.var() == pytest.approx(29 / 30, abs=0.05)  # binomial, so some samples are drawn several times
     np.testing.assert_array_equal(counts, Bootstrap.draw(30, 500, seed=1).counts)
     assert not np.array_equal(counts, Bootstrap.draw(30, 500, seed=2).counts)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_intervals_are_scipys(seed):
-    values = np.random.default_rng(seed).gamma(1.0, size=80)  # skewed: the ends are not alike
+    values = np.random.default_rng(seed).gamma(1.0, size=80)  # skewed, so the interval is not symmetric
     ours = Bootstrap.draw(80, 8000, seed)
     found = ours.interval(ours.means(values))
     theirs = scipy_bootstrap((values,), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(9))
@@ -152,11 +152,11 @@ def test_means_of_several_at_once():
 
 
 def test_seeds_are_resampled_too():
-    """Within a resampling: each replicate is a mean of as many seeds, drawn with replacement."""
+    """Each replicate is a mean over the same number of seeds, drawn with replacement."""
     ours = Bootstrap.draw(5, 20_000, 3)
     one = np.arange(20_000.0)[None]
-    np.testing.assert_array_equal(ours.over_seeds(one), one[0])  # one seed: nothing to draw
-    np.testing.assert_array_equal(ours.over_seeds(np.repeat(one, 3, axis=0)), one[0])  # replicates keep their place
+    np.testing.assert_array_equal(ours.over_seeds(one), one[0])  # with one seed, there is nothing to resample
+    np.testing.assert_array_equal(ours.over_seeds(np.repeat(one, 3, axis=0)), one[0])  # replicates keep their order
     seeds = np.repeat([[1.0], [2.0], [6.0]], 20_000, axis=1)
     means = ours.over_seeds(seeds)
     possible = {(a + b + c) / 3 for a in (1, 2, 6) for b in (1, 2, 6) for c in (1, 2, 6)}
@@ -234,7 +234,7 @@ def weighted(weights, values):
 
 
 def control_of(run, label, deltas, weights):
-    """Control and relative cost under one weighting of the samples."""
+    """Compute control and relative cost with one weighting of the samples."""
     of_each = [answers(run.policies[label], run.test, delta) for delta in deltas]
     accuracy = [weighted(weights, right) for right, _ in of_each]
     miss = [a - delta for a, delta in zip(accuracy, deltas)]
@@ -253,7 +253,7 @@ def test_control(runs):
     cases = [(system, label) for system in ("large", "small") for label in ("confidence", "pcee")]
     assert list(table[["system", "policy"]].itertuples(index=False, name=None)) == cases
     for (system, label), (_, row) in zip(cases, table.iterrows()):
-        own, others, counted = [], [], []  # a list of weightings for each seed, that of all samples alike first
+        own, others, counted = [], [], []  # for each seed, results by weighting; equal weights first
         for run in of_system(runs, system):
             ends = sorted(mean([float(c) for c in run.test.correct[:, i]]) for i in (0, -1))
             deltas = [delta for delta in GRID if ends[0] <= delta <= ends[1]]
@@ -269,14 +269,14 @@ def test_control(runs):
         for name, seeds in numbers.items():
             expected = spread([seed[0] for seed in seeds])
             low, high = interval([seed[1:] for seed in seeds], resampled)
-            if name in ("error", "worst"):  # the basic interval: no distance is below 0
+            if name in ("error", "worst"):  # the basic interval, cut off at 0
                 low, high = max(0, 2 * expected[0] - high), max(0, 2 * expected[0] - low)
             found = [row[name + end] for end in COLUMNS]
             np.testing.assert_allclose(found, [*expected, low, high], atol=1e-12, err_msg=name)
 
 
 def one_run(folder, right, **about):
-    """A run of one system whose two exits are right where `right` says so, (N, 2)."""
+    """A run of one system with two exits, which are right where `right` (N, 2) is 1."""
     labels = np.zeros(len(right), int)
     for split in ("validation", "test"):
         metadata = {"system": "s", "seed": 0, "split": split} | about
@@ -288,17 +288,20 @@ def one_run(folder, right, **about):
 
 
 def test_control_where_no_delta_can_be_reached(tmp_path):
-    """The δ nearest to the full model's accuracy stands in."""
+    """If no δ is within reach, the δ nearest to the accuracy of the full model is used."""
     right = np.repeat([[1, 1], [0, 1], [0, 0]], [10, 2, 8], axis=0)  # accuracy 0.5, then 0.6
     runs = one_run(tmp_path, right)
     table = control(runs, np.array([0.2, 0.45, 0.7]), "confidence", Bootstrap.draw(20, 30, 0))
     assert table.deltas.tolist() == [1]
     assert table.error[0] == pytest.approx(0.1)
-    assert np.isnan(table.error_sd[0])  # one seed has no spread
+    assert np.isnan(table.error_sd[0])  # no standard deviation with one seed
 
 
 def test_intervals_of_a_distance_reach_down_to_the_truth():
-    """100 samples of a coin: |share − 1/2| is 0 in truth, and every resampling is farther away on average."""
+    """100 tosses of a coin: the true |share − 1/2| is 0.
+
+    Every resampling is farther from 1/2 on average.
+    """
     hit = 0
     for seed in range(20):
         right = np.random.default_rng([seed, 1]).random((1, 100)) < 0.5  # (1, N)
@@ -325,7 +328,7 @@ def test_a_validation_frontier_serves_all_targets(runs, resampled, monkeypatch):
 
 @pytest.mark.parametrize("n", [19, 20, 49])
 def test_always_right_is_never_short(n, tmp_path):
-    """Resampled or not: an accuracy of 1 is no less than a δ of 1."""
+    """An accuracy of 1 is not below δ = 1, with and without resampling."""
     runs = one_run(tmp_path, np.ones((n, 2), int))
     bootstrap = Bootstrap.draw(n, 200, 0)
     assert control(runs, np.array([1.0]), "confidence", bootstrap).short[0] == 0
@@ -420,6 +423,6 @@ def test_pairs_and_baselines_that_are_not_there(runs, resampled):
     without = [run for run in runs if (run.system, run.seed) != ("small", 1)]
     with pytest.raises(ValueError, match="pair small, large: no run of small with seed 1"):
         pairs(without, [("small", "large")], resampled)
-    for baseline in ("margin", "entropy"):  # one claims no accuracy, the other is none of them
+    for baseline in ("margin", "entropy"):  # the first estimates no accuracy, the second was not fitted
         with pytest.raises(ValueError, match=f"baseline '{baseline}': expected one of confidence, pcee"):
             control(runs, GRID, baseline, resampled)

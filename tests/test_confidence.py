@@ -1,4 +1,4 @@
-"""Confidence measures of logits against softmax in a hundred decimal digits."""
+"""Confidence measures of logits, compared with softmax computed with more than a hundred decimal digits."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from offramp.records.confidence import MEASURES, confidences
 from strategies import quick
 
 ULP = np.finfo(np.float32).eps
-# A gap z is rounded to one part in 2²⁴, so e^-z to z parts: 87 at most, beyond which a class counts as none.
+# The relative rounding error of a gap z is 2⁻²⁴, so that of e^-z is z · 2⁻²⁴, with z ≤ 87: other classes are ignored.
 LIKE_EXP = 100 * ULP
 NOTHING = 1e-33
 
@@ -23,7 +23,7 @@ DTYPES = [np.float16, np.float32, np.float64]
 
 def check(logits, temperature=None):
     found = confidences(logits, temperature)
-    np.testing.assert_array_equal(found.prediction, logits.argmax(-1))  # the first of equals
+    np.testing.assert_array_equal(found.prediction, logits.argmax(-1))  # the first of tied classes
     scaled = logits.astype(np.float64) / (1 if temperature is None else np.asarray(temperature)[:, None])
     exact = np.array([[oracles.softmax_measures(row) for row in sample] for sample in scaled])  # (N, L, 3)
     for k, (measure, rtol) in enumerate(zip(MEASURES, [4 * ULP, 8 * ULP, LIKE_EXP], strict=True)):
@@ -35,7 +35,7 @@ def check(logits, temperature=None):
 
 @st.composite
 def logits(draw):
-    """Logits of one of three widths, from a few values and their neighbours: huge gaps, tiny gaps, ties."""
+    """Draw logits of one of three precisions, from a few values and their neighbours: large gaps, tiny gaps, ties."""
     width = draw(st.sampled_from([16, 32, 64]))
     dtype = np.dtype(f"f{width // 8}")
     largest = draw(st.sampled_from([1.0, 10.0, 100.0, float(np.finfo(dtype).max)]))
@@ -78,13 +78,13 @@ def test_many_classes_against_scipy(dtype, classes):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("gap", [1e-8, 1e-6, 1e-4, 1e-2, 1.0, 10.0, 20.0, 40.0, 80.0])
-def test_almost_sure_and_almost_torn(dtype, gap):
-    """Margin near 0 and entropy near 0 keep their relative precision; entropy near ln C keeps its own."""
+def test_precision_near_certainty_and_near_ties(dtype, gap):
+    """Margin and entropy near 0, and entropy near ln C, keep their relative precision."""
     check(np.array([[[0, gap, -5], [gap, 0, gap]], [[-gap, 0, -gap], [0, 0, 0]]], dtype))
 
 
 def test_two_classes_to_the_last_digits():
-    """Over all gaps: with two classes the measures have closed forms."""
+    """With two classes, the measures have closed forms for all gaps."""
     gap = np.linspace(0, 40, 4001, dtype=np.float32)
     wide = gap.astype(np.float64)
     found = confidences(np.stack([gap, np.zeros_like(gap)], -1)[:, None])
@@ -95,8 +95,8 @@ def test_two_classes_to_the_last_digits():
     assert (np.abs(found.entropy[:, 0] / entropy - 1) <= (2 + wide) * ULP).all()
 
 
-def test_the_sure_are_still_told_apart():
-    """Where max softmax is 1 for all, entropy goes on ranking."""
+def test_entropy_ranks_samples_whose_max_softmax_is_1():
+    """Entropy still distinguishes samples whose max softmax is rounded to 1."""
     gaps = np.array([20.0, 30.0, 40.0, 60.0, 80.0], np.float32)
     found = confidences(np.stack([gaps, np.zeros_like(gaps)], -1)[:, None])
     assert (np.diff(found.entropy[:, 0]) < 0).all()

@@ -10,7 +10,7 @@ from offramp.models.costs import exit_costs
 
 torch.set_num_threads(1)
 
-# Cumulative cost per exit of the published networks, millions, under the published convention.
+# Cumulative cost per exit of the published networks, in millions, with the published convention.
 MSDNET = {
     ("cifar-small", 10): (
         "6.85 14.33 26.09 38.00",
@@ -54,7 +54,7 @@ def published(preset, classes, convention):
 
 
 def as_printed(counts, like):
-    """Print the counts in millions with the decimals that `like` has."""
+    """Format the counts in millions with as many decimals as `like`."""
     decimals = len(like.split()[0].partition(".")[2])
     return " ".join(f"{count / 1e6:.{decimals}f}" for count in counts)
 
@@ -141,7 +141,7 @@ def test_an_encoder_counted_by_hand(tokens):
 
 
 class FusedEncoder(MultiExitModel):
-    """Layers that torch would run as one fused operation; draws random numbers, too."""
+    """Layers that torch would run as one fused operation, and that also draw random numbers."""
 
     def __init__(self, d=8):
         super().__init__()
@@ -175,7 +175,7 @@ def snapshot(model):
 @pytest.mark.parametrize("fails", [False, True])
 def test_counting_leaves_no_trace(fails, monkeypatch):
     model = FusedEncoder().train()
-    model.layers[0].norm1.eval()  # a module frozen on purpose stays frozen
+    model.layers[0].norm1.eval()  # a module in evaluation mode keeps its mode
     model(torch.randn(3, 2, 2, 8)).sum().backward()
     before = snapshot(model)
     if fails:

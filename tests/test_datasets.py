@@ -1,4 +1,4 @@
-"""Datasets and splits: fixed by the seed, whole, without overlap, and never augmented where it would cheat."""
+"""Datasets and splits: determined by the seed, complete, disjoint, and augmented only for training."""
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def test_splits_cover_the_pool_once_in_its_proportions(digits, validation, test,
     for split, size in {"train": 1797 - validation - test, "validation": validation, "test": test}.items():
         counts = np.bincount(labels[places(splits, split)], minlength=10)
         assert counts.sum() == size
-        assert np.abs(counts - share * size).max() <= 2  # whole samples, dealt out twice
+        assert np.abs(counts - share * size).max() <= 2  # rounding to whole samples, in two steps
 
 
 def test_another_seed_gives_other_splits(digits):
@@ -179,7 +179,7 @@ def test_each_image_moves_and_flips_on_its_own():
     crops = [padded[t : t + 6, l : l + 5] for t in range(3) for l in range(3)]
     crops += [crop.flip(1) for crop in crops]
     counts = torch.stack([(augmented[:, 0] == crop).flatten(1).all(1).sum() for crop in crops])
-    assert counts.sum() == 4000  # nothing but crops and their mirrors
+    assert counts.sum() == 4000  # only crops and their mirror images
     assert ((counts - 4000 / 18).abs() < 5 * (4000 / 18) ** 0.5).all()
 
 
@@ -226,7 +226,7 @@ def test_worker_processes_make_the_same_batches(with_test_pool):
 
     torch.manual_seed(0)
     here = two_epochs(0)
-    torch.manual_seed(1)  # does not matter
+    torch.manual_seed(1)  # has no effect
     there = two_epochs(2)
     assert len(here) == len(there) == 8
     for (images, labels), (images_there, labels_there) in zip(here, there, strict=True):

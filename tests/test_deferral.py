@@ -1,4 +1,4 @@
-"""Agreement inside tiers against loops; learnt deferral against the calculus of its fit, and in plain words."""
+"""Agreement within tiers compared with loops. Learnt deferral compared with its gradient and worked cases."""
 
 import math
 from collections import Counter
@@ -27,13 +27,13 @@ from strategies import quick, records, thresholds
 
 
 def vote(prediction, tier):
-    """Answers and signal of one sample, tier by tier."""
+    """Return answers and signal of one sample, tier by tier."""
     answers, signal = list(prediction), [-math.inf] * len(prediction)
     for start in range(0, len(prediction), tier):
         members = prediction[start : start + tier]
         counts = Counter(members)
         most = max(counts.values())
-        for answer in members:  # the latest of the tied classes stays
+        for answer in members:  # of tied classes, the last one is kept
             if counts[answer] == most:
                 winner = answer
         last = start + len(members) - 1
@@ -75,7 +75,7 @@ def test_votes(prediction, tier, answers, signal):
     policy = make_policy("agreement", tier=tier)
     assert policy.prediction(record).tolist() == [answers]
     assert policy.signal(record).tolist() == [signal]
-    assert record.prediction.tolist() == [prediction]  # as it was
+    assert record.prediction.tolist() == [prediction]  # unchanged
 
 
 def single(prediction, confidence, labels, cost):
@@ -85,10 +85,10 @@ def single(prediction, confidence, labels, cost):
 
 def test_agreement_in_a_cascade_of_two_tiers():
     labels, sure = [0, 1, 2, 3], {"max_softmax": [0.5] * 4}
-    answers = [[0, 1, 0, 0], [0, 1, 1, 1], [1, 0, 2, 1], [2, 2, 2, 0]]  # a row a model
+    answers = [[0, 1, 0, 0], [0, 1, 1, 1], [1, 0, 2, 1], [2, 2, 2, 0]]  # one row per model
     record = cascade([single(a, sure, labels, cost) for a, cost in zip(answers, (1, 2, 10, 20))])
     curve = evaluate(make_policy("agreement"), record, [-np.inf, 0, 0.5, 1, np.inf])
-    # Two agree and are right; of two that do not, and of all at the end, the later one answers
+    # If two models agree, they are right. If they disagree, and at the end, the later model answers.
     assert curve.accuracy.tolist() == [2 / 4, 2 / 4, 2 / 4, 3 / 4, 1 / 4]
     assert curve.cost.tolist() == [1, 3, 3, 18, 33]
     assert make_policy("agreement").choose_thresholds(record, min_support=1).tolist() == [np.inf, 0.5, np.inf]
@@ -106,7 +106,7 @@ def centre_of(right, k):
 
 
 def penalised(at, x, right, penalty):
-    """What the fit makes least, and its gradient, sample by sample."""
+    """Return the penalised loss that the fit minimises, and its gradient, sample by sample."""
     centre = centre_of(right, len(at))
     loss = penalty / 2 * sum((a - c) ** 2 for a, c in zip(at, centre))
     gradient = [penalty * (a - c) for a, c in zip(at, centre)]
@@ -158,13 +158,13 @@ def test_a_fit_of_what_separates_is_finite(right, penalty):
 
 
 def shown(record, n, i):
-    """What exit i shows of sample n."""
+    """Return the features of sample n at exit i."""
     measures = [float(record.measure(m)[n, i]) for m in MEASURES if m in record.measures]
     return [*measures, 1.0 if i == 0 else float(record.prediction[n, i] == record.prediction[n, i - 1])]
 
 
 def standardised(validation, i):
-    """What turns features of exit i into standardised ones; those that do not vary into zeros."""
+    """Return a function that standardises features of exit i. Constant features become 0."""
     columns = list(zip(*(shown(validation, n, i) for n in range(validation.n_samples))))
     means = [math.fsum(column) / len(column) for column in columns]
     spreads = [math.sqrt(math.fsum((v - m) ** 2 for v in c) / len(c)) for c, m in zip(columns, means)]
@@ -175,7 +175,7 @@ def standardised(validation, i):
 
 
 def learned(validation, record, penalty):
-    """The signal, sample by sample and exit by exit."""
+    """Compute the signal, sample by sample and exit by exit."""
     signal = np.zeros(record.prediction.shape)
     for i in range(record.n_exits - 1):
         scale = standardised(validation, i)
@@ -205,21 +205,21 @@ def test_learned_deferral_is_the_loop(validation, record, penalty):
         np.testing.assert_allclose(policy.signal(each), learned(validation, each, penalty), rtol=1e-6, atol=1e-7)
 
 
-GAINS, FINE, LOST = 0, 1, 2  # kinds of samples: only a later exit is right, all are, none is
+GAINS, FINE, LOST = 0, 1, 2  # kinds of samples: only later exits are right, all exits are right, no exit is right
 
 
 def separable(kinds, exits=2, right_from=1):
-    """Exit 1's measures tell the kinds apart."""
+    """Return a record in which the measures of exit 1 identify the kind of each sample."""
     kinds = np.asarray(kinds)
     correct = (kinds[:, None] == FINE) | ((kinds[:, None] == GAINS) & (np.arange(exits) >= right_from))  # (N, L)
     told = {m: np.repeat((kinds == kind)[:, None], exits, axis=1) * 0.5 for kind, m in enumerate(MEASURES)}
     return ExitRecord.from_outputs((~correct).astype(int), told, np.zeros(len(kinds), int), np.arange(1, exits + 1))
 
 
-def test_with_what_separates_just_those_go_on_that_gain():
+def test_with_separable_kinds_only_samples_that_gain_continue():
     validation, test = separable([GAINS, FINE, LOST] * 50), separable([LOST, GAINS, FINE, FINE, GAINS])
     policy = make_policy("learned-deferral", penalty=0.01).fit(validation)
-    # A gain of 1 for half of the full model's cost
+    # A gain of 1 for half of the cost of the full model
     np.testing.assert_allclose(policy.signal(test)[:, 0], [0, -2, 0, 0, -2], atol=0.05)
     for delta in (-1.5, -1.0, -0.5, -0.1):
         assert policy.exits(test, delta).tolist() == [0, 1, 0, 0, 1]
@@ -231,7 +231,7 @@ def test_with_what_separates_just_those_go_on_that_gain():
 def test_it_looks_beyond_the_next_exit():
     validation = separable([GAINS, FINE] * 50, exits=3, right_from=2)
     policy = make_policy("learned-deferral", penalty=0.01).fit(validation)
-    # Exit 2 gains nothing, exit 3 all: 1 for two thirds of the cost, then for one third
+    # Exit 2 gains nothing. Exit 3 gains 1, for two thirds of the cost from exit 1, and for one third from exit 2.
     np.testing.assert_allclose(policy.signal(validation)[0], [-1.5, -3, 0], atol=0.05)
     assert policy.exits(validation, -1).tolist() == [2, 0] * 50
 
@@ -283,8 +283,8 @@ def test_it_fits_and_runs_on(validation, penalty, tmp_path):
     np.testing.assert_array_equal(load_policies(tmp_path / "p")[0]["it"].signal(test), signal)
 
 
-def test_what_does_not_vary_says_nothing():
-    validation, test = always(record_of(0), 1), record_of(1)  # 0.1s, whose mean is not quite 0.1
+def test_constant_features_have_no_effect():
+    validation, test = always(record_of(0), 1), record_of(1)  # all 0.1, whose computed mean is not exactly 0.1
     signal = make_policy("learned-deferral").fit(validation).signal(test)
     assert (signal[:, :-1] == signal[:1, :-1]).all()
 

@@ -1,4 +1,4 @@
-"""Displays of a record: what is shown is what `frontier`, `reliability_diagram` and `evaluate` give."""
+"""Displays of a record show the results of `frontier`, `reliability_diagram` and `evaluate`."""
 
 import doctest
 
@@ -19,7 +19,7 @@ THRESHOLDS = np.linspace(0, 1, 101)
 
 @pytest.fixture(autouse=True)
 def _no_windows():
-    """Draw without a screen, and leave no figure behind."""
+    """Draw without a screen, and close all figures."""
     before = matplotlib.get_backend()
     plt.switch_backend("agg")
     yield
@@ -42,7 +42,7 @@ def policies(record):
 
 
 def of(ax, label):
-    """The one line of a policy."""
+    """Return the line of a policy."""
     color = policy_styles([label])[label].color
     (line,) = [line for line in ax.lines if to_hex(line.get_color()) == to_hex(color) and len(line.get_xdata()) > 2]
     return line

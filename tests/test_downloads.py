@@ -1,4 +1,4 @@
-"""Datasets that are fetched: on small files of the real formats, from a server on this machine or by hand."""
+"""Downloaded datasets, tested with small files in the real formats, from a local server or put there by hand."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ def sha256(content):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers requests for `files`; `before` is called with the request and may answer it in another way."""
+    """Serves `files`. `before` is called with each request and may answer it differently."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -38,7 +38,7 @@ class Server(ThreadingHTTPServer):
         self.files, self.before, self.asked = {}, lambda handler: False, []
 
     def handle_error(self, request, client_address):
-        pass  # clients that were killed
+        pass  # the client was killed
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def no_server(monkeypatch):
-    """The URL of a server that is not there."""
+    """The URL of a server that does not exist."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"http://127.0.0.1:{taken.getsockname()[1]}/"
@@ -83,14 +83,14 @@ def no_server(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    """Where datasets lie: nowhere near those of whoever runs the tests."""
+    """An empty folder for datasets, separate from that of the user who runs the tests."""
     monkeypatch.setenv("OFFRAMP_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 
 
 @pytest.fixture(autouse=True)
 def no_debian(tmp_path, monkeypatch):
-    """Neither the Debian package nor the programs that fetch it."""
+    """Hide the Debian package and the programs that download it."""
     monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "usr/share/datasets/fashion-mnist")
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -98,7 +98,7 @@ def no_debian(tmp_path, monkeypatch):
 
 @contextmanager
 def refused(*pieces):
-    """What is done inside raises a ValueError of one line, with all the pieces in it."""
+    """Check that the block raises a ValueError with a one-line message that contains all pieces."""
     with pytest.raises(ValueError, match=re.escape(pieces[0])) as error:
         yield error
     assert "\n" not in str(error.value)
@@ -218,7 +218,7 @@ def idx(values, magic=b"\0\0\x08"):
 
 @pytest.fixture
 def fashion(monkeypatch):
-    """Images and labels of a small Fashion-MNIST, and its files; `FILES` has their hashes."""
+    """Images and labels of a small Fashion-MNIST, and its files. `FILES` is patched with their hashes."""
     sizes = {"train": 40, "test": 20}
     images = {pool: RANDOM.integers(0, 256, (n, 28, 28), np.uint8) for pool, n in sizes.items()}
     labels = {pool: (np.arange(n) % 10).astype(np.uint8) for pool, n in sizes.items()}
@@ -351,7 +351,7 @@ POOLS = {"train": 20, "test": 6}
 
 
 def tar_gz(members):
-    """An archive of files, and of members that are more than a name and a content."""
+    """Return an archive of files and of additional members."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for member, content in members:
@@ -362,7 +362,7 @@ def tar_gz(members):
 
 
 def cifar_members(name):
-    """Labels and pixels of a small CIFAR, and what its archive holds, as (name, content)."""
+    """Return labels and pixels of a small CIFAR, and the content of its archive as (name, content)."""
     archive = cifar.ARCHIVES[name]
     labels = {pool: RANDOM.integers(0, archive.classes, n) for pool, n in POOLS.items()}
     pixels = {pool: RANDOM.integers(0, 256, (n, 3, 32, 32), np.uint8) for pool, n in POOLS.items()}
@@ -391,7 +391,7 @@ STATISTICS = {
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_cifar_is_what_its_archive_holds(name, classes, monkeypatch, data):
     labels, pixels, members = cifar_members(name)
-    put_archive(monkeypatch, data, name, members[::-1])  # in whatever order
+    put_archive(monkeypatch, data, name, members[::-1])  # in any order
     dataset = load_dataset(name)
     assert (dataset.name, dataset.classes, dataset.image_shape) == (name, classes, (3, 32, 32))
     assert (dataset.shift, dataset.flip) == (4, True)

@@ -22,7 +22,7 @@ SIZES = {
     "num_attention_heads": 2,
     "num_hidden_layers": 4,
     "max_position_embeddings": 20,
-    "initializer_range": 0.3,  # layers that do something, for all that they are untrained
+    "initializer_range": 0.3,  # large enough for untrained layers to have an effect
 }
 FAMILIES = {
     "Bert": {},
@@ -33,7 +33,7 @@ FAMILIES = {
     "Albert": {"embedding_size": 6, "num_hidden_groups": 2},
 }
 SEPARATOR = 3
-# Two pairs of sentences, a text alone, and the separator's token types; -1 stands for padding.
+# Two pairs of sentences and a single text, with token types; -1 is padding
 TEXTS = torch.tensor([[2, 9, 8, 3, 7, 7, 3], [2, 3, 30, 3, -1, -1, -1], [2, 11, 12, 13, 3, -1, -1]])
 TYPES = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
 
@@ -55,7 +55,7 @@ def texts(model):
 
 
 def saved(folder, family="Bert", **changes):
-    """A small backbone of transformers with random weights, saved in the folder."""
+    """Save a small transformers backbone with random weights in the folder."""
     torch.manual_seed(7)
     backbone = AutoModel.from_config(config_of(family, **changes)).eval()
     backbone.save_pretrained(folder)
@@ -81,7 +81,7 @@ def test_states_are_the_backbones(family, tmp_path):
     torch.testing.assert_close(states[-1], whole.last_hidden_state[:, 0])
     torch.testing.assert_close(states[1:], [hidden[:, 0] for hidden in whole.hidden_states[1:]])
     torch.testing.assert_close(next(model.states(x)), model.backbone["project"](model.backbone["embeddings"](x))[:, 0])
-    if family != "Electra":  # the one without a pooler
+    if family != "Electra":  # the only family without a pooler
         expected = model.heads[-1](whole.pooler_output)
         torch.testing.assert_close(model(x)[:, -1], expected)
     assert exit_costs(model, (5,)).parameters[-1] == sum(p.numel() for p in model.parameters())
@@ -118,7 +118,7 @@ def test_padding_changes_nothing(family, pooling, tmp_path):
     for row, expected in zip(x, logits):
         torch.testing.assert_close(model(row[None, row != model.pad])[0], expected)
     x[0, 1] += 1
-    assert not torch.allclose(model(x)[0], logits[0])  # what is no padding does
+    assert not torch.allclose(model(x)[0], logits[0])  # tokens that are not padding have an effect
 
 
 @pytest.mark.parametrize("family", ["Bert", "Albert"])
@@ -142,7 +142,7 @@ def test_shared_layers_are_kept_once(tmp_path):
     assert len(set(pointers)) == len(pointers)
     head = sum(p.numel() for p in model.heads[0].parameters())
     steps = exit_costs(model, (5,)).parameters
-    assert steps[1] - steps[0] == steps[3] - steps[2] == head  # two layers a group
+    assert steps[1] - steps[0] == steps[3] - steps[2] == head  # two layers per group
     assert steps[2] - steps[1] > head
     fingerprint(model, {})
     save_weights(tmp_path / "weights", model, {"seed": 0})
@@ -179,7 +179,7 @@ def test_dropout_is_before_the_exits_own_layer(bert, tmp_path):
 
 def test_the_seed_decides_the_new_weights(tmp_path):
     config = config_of("Bert")
-    config.save_pretrained(tmp_path)  # no weights: they are not read
+    config.save_pretrained(tmp_path)  # without weights, which are not read
 
     def weights(seed, **options):
         torch.manual_seed(seed)
@@ -206,8 +206,8 @@ def test_a_backbone_without_a_pooler_gets_a_new_one(family, tmp_path, capfd, cap
     monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
     torch.manual_seed(0)
     model = encoder(tmp_path, config, pretrained=True)
-    assert capfd.readouterr() == ("", "")  # no bar
-    assert caplog.text == ""  # no report of what is missing
+    assert capfd.readouterr() == ("", "")  # no progress bar
+    assert caplog.text == ""  # no report of missing weights
     assert model.pooler.weight.shape == (16, 16)
     assert 0.2 < model.pooler.weight.std() < 0.4
     assert model.pooler.bias.eq(0).all()
@@ -226,7 +226,7 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path):
     model(texts(model)).square().sum().backward()
     trained = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
     assert trained == [name for name, _ in model.named_parameters() if name.startswith(("pooler.", "heads."))]
-    assert len(model.pooler) == model.n_exits  # a copy of the backbone's for each exit
+    assert len(model.pooler) == model.n_exits  # a copy of the pooler of the backbone for each exit
     for i, pooler in enumerate(model.pooler):
         assert torch.equal(pooler.weight, backbone.pooler.dense.weight)
         state = torch.randn(2, backbone.config.hidden_size)
@@ -333,7 +333,7 @@ def test_texts_that_do_not_fit_the_backbone(family, change, message, tmp_path):
 def test_exits_may_read_the_mean_over_all_tokens(tmp_path):
     backbone = saved(tmp_path)
     model = encoder(tmp_path, backbone.config, pretrained=True, pooling="mean").eval()
-    ids = torch.tensor([[2, 11, 12, 13, 3]])  # none is padding
+    ids = torch.tensor([[2, 11, 12, 13, 3]])  # without padding
     hidden = backbone(input_ids=ids, output_hidden_states=True).hidden_states
     for state, expected in zip(model.states(ids), hidden, strict=True):
         torch.testing.assert_close(state, expected.mean(1), rtol=1e-4, atol=1e-5)

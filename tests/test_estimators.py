@@ -1,4 +1,4 @@
-"""Policies as scikit-learn's users know estimators: parameters, clones, what is not fitted, and `predict`."""
+"""Policies follow the conventions of scikit-learn: parameters, clones, NotFittedError, and `predict`."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from offramp.policies import POLICIES
 from strategies import EDGES, quick, thresholds, without_labels
 from test_policies import EVERY, record_of
 
-OTHERS = {  # for each option another value than its default
+OTHERS = {  # for each option, a value that is not its default
     **{"bins": 7, "window": 9, "patience": 3, "tier": 3, "seed": 5, "penalty": 0.5, "reach_threshold": 0.25},
     **{"cost_weight": 0.5, "accuracy_weight": 2.0, "score": "margin", "temperature": "per_exit", "target": "label"},
     **{"binning": "equal_mass", "fit_on": "reached", "no_exit": "most_accurate", "on_disagree": "zero"},
@@ -72,12 +72,12 @@ def test_other_parameters_undo_the_fit_and_the_same_ones_do_not(validation):
     policy.set_params(ensemble="arithmetic")
     with pytest.raises(NotFittedError, match=r"ztw learns.*fit\(validation_record\)"):
         policy.signal(validation)
-    another = record_of(exits=2)  # nothing is left of the other fit
+    another = record_of(exits=2)  # the first fit has no effect
     expected = make_policy("ztw", ensemble="arithmetic").fit(another).signal(another)
     np.testing.assert_array_equal(policy.fit(another).signal(another), expected)
 
 
-# What is not fitted
+# Policies that are not fitted
 
 
 @pytest.mark.parametrize(("name", "options"), LEARNING)
@@ -140,7 +140,7 @@ def test_what_needs_labels_says_so(use, message):
 
 @st.composite
 def systems(draw):
-    """Validation and test records of one system, with logits that tie and the similarity of hidden states."""
+    """Validation and test records of one system, with tied logits and the similarity of hidden states."""
     exits, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
     made = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The kernel against a router that takes one sample after the other."""
+"""The evaluation kernel compared with a router that processes one sample after the other."""
 
 import math
 
@@ -22,7 +22,7 @@ any_records = records(sample_costs=True, metrics=("accuracy", "f1", "matthews"))
 
 
 def points(table, record):
-    """The rows as (how many are right, how many leave at each exit): whole numbers, so comparable exactly."""
+    """Return the rows as (number right, number that leaves at each exit), as integers that can be compared exactly."""
     n = record.n_samples
     shares = table[[f"exit_{i + 1}" for i in range(record.n_exits)]].to_numpy() * n
     right = table.accuracy.to_numpy() * n
@@ -33,7 +33,7 @@ def points(table, record):
 
 @st.composite
 def routed(draw):
-    """A record, a signal on it, perhaps answers where no exit is good enough, thresholds unsorted and repeated."""
+    """Draw a record, a signal, possibly fallback exits, and thresholds that are unsorted and repeated."""
     record = draw(any_records)
     n, l = record.n_samples, record.n_exits
     signal = draw(signals((n, l)))
@@ -44,7 +44,7 @@ def routed(draw):
 
 @st.composite
 def falling_back(draw):
-    """The same with a fitted PCEE and whichever exit answers where none reaches δ."""
+    """Draw the same with a fitted PCEE, and the exit that answers if no exit reaches δ."""
     record = draw(any_records)
     policy = make_policy("pcee", bins=draw(st.integers(1, 8)), no_exit=draw(st.sampled_from(NO_EXIT))).fit(record)
     signal = policy.signal(record)
@@ -188,7 +188,7 @@ def test_the_cheapest_threshold_that_is_accurate_enough(record, data):
 def test_the_threshold_that_spends_most_of_a_budget(record, data):
     policy = make_policy("confidence")
     every = [(r, oracles.mean_cost(c, record.cost)) for r, c in oracles.all_points(record.confidence(), record.correct)]
-    # A mean cost may be rounded up: a hair above each, and anywhere
+    # Mean costs may be rounded up, so limits are slightly above each of them, or anywhere
     limit = data.draw(st.sampled_from([cost * (1 + 1e-12) for _, cost in every]) | st.floats(0, 40))
     threshold = choose_threshold(policy, record, cost=limit)
     affordable = [cost for _, cost in every if cost <= limit]
@@ -200,7 +200,7 @@ def test_the_threshold_that_spends_most_of_a_budget(record, data):
 
 
 def test_the_full_model_is_affordable_at_its_own_cost():
-    """Also where the cost is no whole number and the mean over samples is rounded."""
+    """This holds also if the cost is not an integer and the mean over samples is rounded."""
     record = ExitRecord.from_outputs([[0, 1]] * 3, [[0.5, 0.6]] * 3, [1, 1, 1], [0.05, 0.1])
     assert evaluate(make_policy("confidence"), record, [-np.inf, np.inf]).cost.tolist() == [0.05, 0.1]
     assert choose_threshold(make_policy("confidence"), record, cost=0.1) == np.inf
@@ -243,14 +243,14 @@ def test_one_number_and_no_number_are_thresholds_too():
 @pytest.mark.parametrize(
     ("last", "delta", "right"),
     [
-        (0.8, 0.1, True),  # the first exit is good enough
-        (0.8, 0.5, False),  # only the last one is: its own, wrong, answer
-        (0.8, 0.9, True),  # none is: the answer of the first, at the cost of all
+        (0.8, 0.1, True),  # the first exit meets the threshold
+        (0.8, 0.5, False),  # only the last exit meets it and gives its own, wrong answer
+        (0.8, 0.9, True),  # no exit meets it: the first exit answers, at full cost
         (np.inf, 1e308, False),
         (np.inf, np.inf, True),  # nothing meets +∞
     ],
 )
-def test_who_answers(last, delta, right):
+def test_which_exit_answers(last, delta, right):
     record = ExitRecord.from_outputs([[0, 1]], [[0.5, 0.5]], [0], [1, 2])
     policy = given_signal([[0.2, last]], answers=np.array([0]))
     table = evaluate(policy, record, [delta])
@@ -261,7 +261,7 @@ def test_who_answers(last, delta, right):
 
 
 def test_equal_is_enough_in_float64():
-    """A float32 confidence meets its own value, and not the next float64 above it."""
+    """A float32 confidence meets its own value as a threshold, but not the next larger float64."""
     value = np.float32(0.9)
     record = ExitRecord.from_outputs([[0, 0]], np.array([[value, 1]], np.float32), [0], [1, 2])
     policy = make_policy("confidence")
@@ -271,7 +271,7 @@ def test_equal_is_enough_in_float64():
     assert evaluate(policy, record, [value, above]).exit_1.tolist() == [1, 0]
 
 
-# Each sample's own costs
+# Costs of each sample
 
 
 @quick
@@ -288,7 +288,7 @@ def test_costs_that_are_alike_are_the_shared_ones(record, data):
 
 
 def test_the_cheapest_threshold_where_samples_cost_differently():
-    """Fewer samples stay for the last exit at 0.5 than at 0.4, but these cost more."""
+    """At 0.5, fewer samples reach the last exit than at 0.4, but they cost more."""
     record = ExitRecord.from_outputs(
         [[0, 0], [1, 0], [1, 0]], [[0.5, 1], [0.2, 1], [0.4, 1]], [0, 0, 1], [[1, 9], [1, 2], [1, 50]]
     )
@@ -300,7 +300,7 @@ def test_the_cheapest_threshold_where_samples_cost_differently():
 
 
 def test_the_full_model_is_affordable_at_its_own_mean_cost():
-    """As for shared costs: rounding does not count."""
+    """As with shared costs, rounding has no effect."""
     random = np.random.default_rng(0)
     for _ in range(50):
         steps = random.uniform(0.01, 1, (20, 3))
@@ -308,7 +308,7 @@ def test_the_full_model_is_affordable_at_its_own_mean_cost():
         assert choose_threshold(make_policy("confidence"), record, cost=record.cost[-1]) == np.inf
 
 
-# Answers of the policy's own, and decisions
+# Policies with their own answers, and decisions
 
 
 def with_outputs(record, prediction=None, cost=None):

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the runs say, and the files are the same every time."""
+"""Figures show the results of the runs, and their files are the same every time."""
 
 import subprocess
 import sys
@@ -31,13 +31,13 @@ from offramp.reports.figures import control, error_cost, oracle_heatmap, overcon
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
 PAIR = ("msdnet-small", "msdnet-large")
-# Those of test_speedup.py, test_public_zoo.py and test_cascade_reports.py apart
+# Except the figures in test_speedup.py, test_public_zoo.py and test_cascade_reports.py
 _APART = ("speedup", "exit-histogram", "agreement", "public-zoo")
 DRAWN = [name for name in FIGURES if name not in _APART and not name.startswith("cascade")]
 
 
 def make_record(system, seed, split, n=150):
-    """A system whose later exits are right more often, and surer when they are."""
+    """A system whose later exits are right more often, and more confident when they are right."""
     rng = np.random.default_rng([seed, len(system), split == "test"])
     l = SYSTEMS[system]
     labels = rng.integers(0, 10, n)
@@ -119,7 +119,7 @@ def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert len(list((tmp_path / "once").iterdir())) == 2
-    assert not pyplot.get_fignums()  # seaborn draws on our figures, not on pyplot's
+    assert not pyplot.get_fignums()  # seaborn draws on the given figure, not on one of pyplot
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -130,7 +130,7 @@ def test_text_can_be_read_at_column_width(name, study):
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
     for legend in figure.legends:
         box = legend.get_window_extent()
-        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # no legend is cut off
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption or "validation" in caption
@@ -227,7 +227,10 @@ def test_control_draws_means_and_shades_what_is_out_of_reach(study, records):
 
 
 def test_a_policy_of_some_systems_looks_alike_in_all(study, tmp_path):
-    """Those without a look of their own share some by turns: not by turns in each panel."""
+    """A policy without a look of its own has the same look in all panels.
+
+    Such policies use the remaining looks in turn, for the whole figure and not for each panel.
+    """
     for path in study.glob("curve-*.parquet"):
         table = pd.read_parquet(path)
         names = {"pcee": "beta"} | ({"pcee-ws": "alpha"} if "large" in path.name else {})
@@ -284,7 +287,7 @@ def made_record(confidence, correct):
 @pytest.mark.parametrize(
     ("confidence", "correct", "sample", "reason"),
     [
-        # The surest mistake (sample 0) is never corrected, sample 2's is surer than sample 1's
+        # The most confident mistake (sample 0) is not corrected. That of sample 2 is more confident than sample 1's.
         (
             [[0.99, 0.9, 0.9], [0.8, 0.9, 0.9], [0.2, 0.85, 0.3], [0.97, 0.9, 0.9]],
             [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]],

@@ -1,4 +1,4 @@
-"""Fronts against brute force, and the exit rates that the notes on cascades tabulate."""
+"""Fronts compared with brute force, and tabulated exit rates."""
 
 import math
 import re
@@ -16,11 +16,11 @@ models = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12)
 
 
 def members(costs, accuracies):
-    """Each model against each: who is beaten, or equalled by a cheaper or an earlier one, is out."""
+    """Return the members of the front, by comparing each model with each other."""
     place = range(len(costs))
 
     def hides(j, i):
-        """A cheaper model that is no worse, a more accurate one that is no dearer, or an equal one before it."""
+        """Return whether j is as cheap and as accurate as i and better in one of them, or equal and before i."""
         no_worse = costs[j] <= costs[i] and accuracies[j] >= accuracies[i]
         equal = (costs[j], accuracies[j]) == (costs[i], accuracies[i])
         return no_worse and (not equal or j < i)
@@ -45,7 +45,7 @@ def test_ties():
 
 def test_a_curve_made_ascending():
     cost, accuracy = ascending([1.0, 3.0, 2.0, 5.0], [0.5, 0.8, 0.6, 0.9])
-    assert cost.tolist() == [1, 2, 5]  # 0.8 and 0.6 make 0.7 twice: the cheaper one stays
+    assert cost.tolist() == [1, 2, 5]  # 0.8 and 0.6 are pooled to 0.7, and the cheaper one is kept
     assert accuracy == pytest.approx([0.5, 0.7, 0.9])
 
 
@@ -83,7 +83,7 @@ def test_the_interpolated_front_is_a_line_between_neighbours(points, at):
 
 
 def test_interpolation_by_hand():
-    """Halfway in accuracy is the geometric mean in cost; a model off the front counts for nothing."""
+    """Half-way in accuracy is the geometric mean in cost. A model off the front has no effect."""
     at = [50, 70, 75, 80, 80.1, np.nan]
     found = interpolated_cost([1, 100, 50], [70, 80, 60], at)
     np.testing.assert_allclose(found, [1, 1, 10, 100, np.nan, np.nan])

@@ -1,4 +1,4 @@
-"""Records of one's own model's outputs: archives and tables give the same, and what does not fit is named."""
+"""Records imported from archives and tables are the same, and errors name what does not fit."""
 
 import tempfile
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_import_of_what_is_no_cosine(value, outputs, tmp_path):
 
 
 def table_of(record, numbered):
-    """What a person would write down of a record without logits, a row a sample."""
+    """Return the table that a user would write for a record without logits, with one row per sample."""
     exits = [f"_{i + 1}" if numbered else "" for i in range(record.n_exits)]
     cost = np.broadcast_to(record.cost if record.sample_cost is None else record.sample_cost, record.prediction.shape)
     values = {"prediction": record.prediction, "cost": cost} | {m: record.measure(m) for m in record.measures}
@@ -133,7 +133,7 @@ def write(frame, path):
 def test_files_of_all_kinds_give_the_same_record(record, data):
     numbered = record.n_exits > 1 or data.draw(st.booleans())
     cost = record.cost if record.sample_cost is None else record.sample_cost
-    cost = cost[0] if cost.ndim == 2 and (cost == cost[0]).all() else cost  # what a table cannot tell apart
+    cost = cost[0] if cost.ndim == 2 and (cost == cost[0]).all() else cost  # a table does not distinguish these cases
     arrays = {measure: record.measure(measure).astype(np.float64) for measure in record.measures}
     arrays["similarity"] = np.cos(np.arange(record.prediction.size)).reshape(record.prediction.shape)
     index = data.draw(st.permutations(range(record.n_samples)))
@@ -255,7 +255,7 @@ def test_what_is_no_table(tmp_path):
     (tmp_path / "latin.csv").write_bytes("label,prédiction\n0,0\n".encode("latin-1"))
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "longer_row.csv").write_text(PLAIN + "0,0,1,1\n0,0,1,1,1\n")
-    (tmp_path / "longer_rows.csv").write_text(PLAIN + "0,0,1,1,1\n" * 2)  # pandas takes the first column for an index
+    (tmp_path / "longer_rows.csv").write_text(PLAIN + "0,0,1,1,1\n" * 2)  # pandas would use the first column as index
     for name in ("cut.parquet", "text.parquet", "empty.parquet", *(path.name for path in tmp_path.glob("*.csv"))):
         with pytest.raises(ValueError, match=rf"{name}: not a readable \.{name.split('.')[1]} file"):
             import_outputs(tmp_path / name)
@@ -280,7 +280,7 @@ def test_two_columns_of_one_name(tmp_path):
         import_outputs(tmp_path / "o.parquet", cost=[1])
 
 
-# Costs given beside the file
+# Costs given in addition to the file
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])

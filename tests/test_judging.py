@@ -1,4 +1,4 @@
-"""`offramp judge` and `offramp verify`, as a user calls them."""
+"""`offramp judge` and `offramp verify` on the command line."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from offramp.reports.verifying import verify
 
 
 def make_record(n, seed, **metadata):
-    """Later exits are right more often, and surer when they are."""
+    """A record whose later exits are right more often, and more confident when they are right."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, n)
     sharpness = np.array([1.0, 2.0, 4.0])[:, None]
@@ -26,7 +26,7 @@ def make_record(n, seed, **metadata):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """A judgement of two records without any metadata."""
+    """A judgement of two records without metadata."""
     folder = tmp_path_factory.mktemp("judged")
     for seed, split in enumerate(("validation", "mine")):
         make_record(400, seed).save(folder / f"{split}.safetensors")
@@ -50,7 +50,7 @@ def test_a_judgement_recommends_what_its_files_say(judged):
     assert f"threshold {chosen['threshold']:.6g}" in output
     page = (folder / "out/index.html").read_text()
     assert "Recommended for the accuracy of the last exit" in page
-    assert "policies for mine" in page  # the file's name stands in for the name that the metadata lack
+    assert "policies for mine" in page  # the name of the file is used, because the metadata contain no name
     assert "hidden-similarity (this record has no similarity" in page
     for name in ("speedup", "control", "reliability", "exit-histogram"):
         assert (folder / f"out/figures/{name}.png").stat().st_size > 1000
@@ -72,7 +72,7 @@ def test_the_recommended_policy_is_the_best_on_the_half_that_did_not_fit(tmp_pat
     )  # fmt: skip
     mine = evaluate(policies[chosen.policy], choosing, [chosen.threshold]).iloc[0]
     assert mine.cost <= 2.0
-    assert mine.accuracy <= best  # the threshold spends the budget, which need not be the most accurate point
+    assert mine.accuracy <= best  # the threshold spends the budget, which may not be the most accurate point
     assert chosen.policy not in REFERENCES
 
 
@@ -126,7 +126,7 @@ def test_parts_are_disjoint_and_have_the_classes_in_their_shares():
 
 @pytest.fixture
 def reports(tmp_path):
-    """Two equal reports of one table."""
+    """Two equal reports with one table."""
     table = pd.DataFrame(
         {"system": ["a", "b"], "policy": "pcee", "verdict": ["holds", "undecided"]}
         | {"gain": [0.1, 0.2], "gain_low": [0.0, 0.1], "gain_high": [0.2, 0.3], "seconds": [1.0, 2.0]}

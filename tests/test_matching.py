@@ -1,4 +1,4 @@
-"""Policies at matched accuracy and cost, against loops over seeds, samples and resamplings."""
+"""Policies at matched accuracy and cost, compared with loops over seeds, samples and resamplings."""
 
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ ENDINGS = ("", "_sd", "_low", "_high")
 
 @dataclass
 class Stubborn(Policy):
-    """A policy whose answers are its own: those of the first exit, wherever a sample leaves."""
+    """A policy that always answers as the first exit, regardless of the exit at which a sample leaves."""
 
     name = "stubborn"
     rule = "max softmax ≥ δ"
@@ -39,7 +39,7 @@ class Stubborn(Policy):
 
 
 def make_record(system, seed, split, metric):
-    """Three classes and shared costs, or two and each sample's own."""
+    """A record with three classes and shared costs, or two classes and costs per sample."""
     exits, classes = EXITS[system], 3 if metric == "accuracy" else 2
     n = N if split == "test" else VALIDATION
     labels = np.random.default_rng(split == "test").integers(0, classes, n)  # the same for all runs
@@ -85,11 +85,14 @@ def table(everything, resampled):
     return speedup(everything, resampled)
 
 
-# The slow versions
+# Reference implementations
 
 
 def thresholds_of(policy, validation):
-    """The drops', the ones for each exit; then both neighbours of each budget, and how often to take each."""
+    """Return the thresholds of all choices, and the weights of the budgets.
+
+    The choices are the drops, the thresholds per exit, and the two neighbouring thresholds of each budget.
+    """
     full = validation.correct[:, -1].mean()
     first, last = validation.cost[[0, -1]]
     points = [(first, -np.inf), *frontier(policy, validation)[["cost", "threshold"]].itertuples(index=False)]
@@ -111,7 +114,7 @@ def thresholds_of(policy, validation):
 
 
 def route(policy, record, threshold):
-    """Each sample's exit and answer."""
+    """Return exit and answer of each sample."""
     signal = policy.signal(record)
     fallback = oracles.best_exit(signal) if policy.name == "pcee" else None
     return oracles.answers(signal, policy.prediction(record), threshold, fallback)
@@ -119,7 +122,10 @@ def route(policy, record, threshold):
 
 @pytest.fixture(scope="module")
 def routed(runs):
-    """By system, seed and label: for each choice, each test sample's exit and answer; and the neighbours' weights."""
+    """Results by system, seed and label.
+
+    For each choice, the exit and the answer of each test sample, and the weights of the neighbouring thresholds.
+    """
     found = {}
     for run in runs:
         for label, policy in run.policies.items():
@@ -137,7 +143,7 @@ def mean(values):
 
 
 def check(row, name, per_sample, resampled, reduce):
-    """The columns of one number; `reduce` makes it of one seed's values (list of n tuples)."""
+    """Check the columns of one number. `reduce` computes it from the values of one seed (a list of n tuples)."""
     seeds = [reduce(rows) for rows in per_sample]
     replicates = [
         [reduce([rows[n] for n in range(N) for _ in range(int(counts[n]))]) for counts in resampled.counts]
@@ -224,10 +230,10 @@ def test_what_each_choice_promises_on_validation(run, label):
         assert loss[drop] >= -drop - 1e-12
     assert (found.exits >= 0).all()
     assert (found.exits < run.test.n_exits).all()
-    assert (np.diff(found.exits[: len(DROPS)].sum(axis=(1, 2))) <= 0).all()  # the more may be lost, the sooner
+    assert (np.diff(found.exits[: len(DROPS)].sum(axis=(1, 2))) <= 0).all()  # larger losses: samples leave earlier
     below, above = found.exits[len(CHOICES) :].sum(axis=(1, 2)).reshape(2, -1)
     for layers in (below, above):
-        assert (np.diff(layers) >= 0).all()  # the more is to spend, the later
+        assert (np.diff(layers) >= 0).all()  # larger budgets: samples leave later
     assert (below <= above).all()
     for each in (found.paid, found.layers):
         assert each.shape == found.exits.shape
@@ -253,7 +259,7 @@ def test_budgets_are_spent_just_so_on_validation_between_neighbours(run, label):
 
 
 def test_budgets_of_a_frontier_by_hand():
-    """First exit 2, full model 12: the budgets are 3, 4, … 11."""
+    """The first exit costs 2 and the full model 12, so the budgets are 3, 4, … 11."""
     points = pd.DataFrame({"cost": [2.0, 4.0, 9.0, 12.0], "threshold": [0.1, 0.2, 0.3, np.inf]})
     thresholds, weights = at_budgets(points, np.array([2.0, 7.0, 12.0]))
     assert thresholds[:9].tolist() == [0.1] + [0.2] * 5 + [0.3] * 3
@@ -279,7 +285,7 @@ def test_the_numbers_are_the_loops(runs, routed, table, resampled):
         if row.system == "full":
             continue  # see below
         group, k, n_exits = group_of(runs, row.system), place % len(CHOICES), EXITS[row.system]
-        samples = []  # of each seed and sample: layers, cost, answer, the final exit's answer, label, the full cost
+        samples = []  # per seed and sample: layers, cost, answer, answer of the final exit, label, full cost
         for run in group:
             exits, answers = routed[row.system, run.seed, row.policy][0][k]
             cost, full = (oracles.cost_of(run.test, each) for each in (exits, [n_exits - 1] * N))
@@ -304,7 +310,7 @@ def test_the_numbers_are_the_loops(runs, routed, table, resampled):
         assert row.full_accuracy == pytest.approx(mean([accuracy(rows, 3) for rows in samples]))
         assert row.worse == mean([loss < 0 for loss in losses])
         assert (row.metric, row.exits) == (runs[0].test.metric, n_exits)
-        # BEEM's formula, from how many leave at each exit
+        # The formula of BEEM, from the number of samples that leave at each exit
         left = np.array([[column(rows, 0).count(i + 1) for i in range(n_exits)] for rows in samples])  # (S, L)
         assert row.speedup == pytest.approx(
             mean([n_exits * N / sum((i + 1) * n for i, n in enumerate(c)) for c in left])
@@ -327,13 +333,13 @@ def test_shares_and_losses_fit_together(table, everything):
 
 
 def test_a_policy_is_judged_by_its_own_answers(runs, table):
-    """Stubborn answers as the first exit does, so it is as accurate, however late its samples leave."""
+    """The policy answers as the first exit, so its accuracy is the same, however late samples leave."""
     rows = table[table.policy == "stubborn"]
     assert (rows[rows.system == "long"].speedup < EXITS["long"]).any()
     for row in rows.itertuples():
         firsts = [run.test.correct[:, 0].mean() for run in group_of(runs, row.system)]
         assert row.accuracy == pytest.approx(mean(firsts))
-    # It is behind the full model on the validation data too, which no threshold can mend
+    # It is also less accurate than the full model on validation data, at every threshold
     assert (rows[rows.system == "long"].validation_loss < 0).all()
 
 
@@ -371,7 +377,7 @@ def test_duels_are_the_loops(runs, routed, fought, resampled):
             continue
         m = place % len(MATCHES)
         group, of_match = group_of(runs, row.system), slice(m, m + 1) if m < 3 else slice(5, 23)
-        samples, speeds = [], {row.policy: [], row.rival: []}  # of each seed and sample: gain, cost difference
+        samples, speeds = [], {row.policy: [], row.rival: []}  # per seed and sample: gain, cost difference
         for run in group:
             means = {}
             for label in (row.policy, row.rival):

@@ -1,4 +1,4 @@
-"""Metrics of two classes against scikit-learn's."""
+"""Metrics for two classes compared with those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_there_are_two():
 @quick
 @given(data=st.data())
 def test_they_are_scikit_learns(metric, data):
-    """Of several exits at once, and of means in which samples count several times or not at all."""
+    """For several exits at once, and for means in which samples count several times or not at all."""
     n, l = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
     truth = data.draw(arrays(np.int64, n, elements=classes))
     answer = data.draw(arrays(np.int64, (n, l), elements=classes))
@@ -47,7 +47,7 @@ def test_they_are_scikit_learns(metric, data):
     [
         ([1, 0, 1, 0], [1, 0, 1, 0], 1, 1),
         ([1, 0, 1, 0], [0, 1, 0, 1], 0, -1),
-        ([1, 1, 1, 1], [1, 1, 1, 1], 1, 0),  # all alike: no correlation
+        ([1, 1, 1, 1], [1, 1, 1, 1], 1, 0),  # all equal: no correlation
         ([0, 0, 0, 0], [0, 0, 0, 0], 0, 0),
         ([1, 1, 0, 0], [0, 0, 0, 0], 0, 0),
         ([0, 0, 0, 0], [1, 1, 0, 0], 0, 0),

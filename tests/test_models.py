@@ -281,7 +281,7 @@ def test_initialised_as_published():
                 large += 1
                 assert abs(z.mean()) < 0.05
                 assert abs(z.std() - 1) < 0.03
-                assert abs((z.abs() > 2).float().mean() - 0.0455) < 0.01  # a normal's tails
+                assert abs((z.abs() > 2).float().mean() - 0.0455) < 0.01  # tails of a normal distribution
         elif isinstance(module, nn.BatchNorm2d):
             assert module.weight.eq(1).all()
             assert module.bias.eq(0).all()
@@ -397,7 +397,7 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
 
 
 def test_pretrained_weights_are_resampled_to_other_patches_and_images(monkeypatch):
-    """What fine-tuning on 32 × 32 images relies on."""
+    """Fine-tuning on 32 × 32 images depends on this."""
     create = timm.create_model
     torch.manual_seed(0)
     weights = create("vit_tiny_patch16_224", depth=2).state_dict()
@@ -412,7 +412,7 @@ def test_pretrained_weights_are_resampled_to_other_patches_and_images(monkeypatc
             assert value.shape == (192, 3, 4, 4)
         elif name == "pos_embed":
             assert value.shape == (1, 65, 192)
-            assert torch.equal(value[:, 0], weights[name][:, 0])  # the class token's
+            assert torch.equal(value[:, 0], weights[name][:, 0])  # of the class token
         else:
             assert torch.equal(value, weights[name])
 

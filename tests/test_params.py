@@ -1,4 +1,4 @@
-"""params.yaml: what is there passes, and a mistake is one line that names its place."""
+"""params.yaml is valid, and a mistake in it gives a one-line message with its position."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +25,7 @@ def one_factor(**variant):
 
 
 def changed(*path_and_value):
-    """The parameters with one entry of the study, or of what all share, set to a value, or taken away."""
+    """Return the parameters with one entry of the study or of the shared part changed or removed."""
     *path, key, value = path_and_value
     params = deepcopy(PARAMS)
     params["study"] = STUDY
@@ -145,7 +145,7 @@ MISTAKES = {
     "no sensitivity": (("sensitivity", GONE), ("sensitivity",)),
     "factors without draws": (("sensitivity", {"factors": {}}), ("sensitivity", "draws")),
     "a pair of one": (("comparison", "pairs", [[MSDNET, MSDNET]]), ("comparison.pairs", f"'{MSDNET}'", "two models")),
-    # names that refer to nothing, and policies' options
+    # names that refer to nothing, and options of policies
     "unknown policy": (
         ("policies", "mine", {"policy": "pceee"}),
         ("policies.mine", "unknown policy 'pceee'", "expected one of oracle"),

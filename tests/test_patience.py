@@ -1,4 +1,4 @@
-"""The rules that wait for several exits against the counters of their papers; normalised entropy; similarity."""
+"""Rules over several exits compared with the counters of their papers; normalised entropy; similarity."""
 
 import math
 
@@ -28,7 +28,7 @@ def logit_records(draw, dtypes=(np.float32, np.float64)):
 
 
 def first_to_reach(target, hits):
-    """The exit at which a counter of hits running reaches the target; else the last."""
+    """Return the exit at which the number of consecutive hits reaches the target, or the last exit."""
     count = 0
     for i, hit in enumerate(hits):
         count = count + 1 if hit else 0
@@ -56,7 +56,7 @@ def test_patience_is_the_counter(record, t):
     for n, answers in enumerate(record.prediction):
         same = [i > 0 and answers[i] == answers[i - 1] for i in range(record.n_exits)]
         assert pabee[n] == first_to_reach(t, same)
-        # t equal answers are t − 1 equal neighbours; the first exit is one answer
+        # t equal answers are t − 1 agreements of neighbours; the first exit counts as one answer
         assert lgvit[n] == (0 if t == 1 else first_to_reach(t - 1, same))
 
 
@@ -102,7 +102,7 @@ def test_more_patience_than_exits_is_the_full_model(name, patience):
     policy = make_policy(name, patience=patience)
     assert (policy.signal(record) == -np.inf).all()
     assert (policy.exits(record, -1e300) == 2).all()
-    assert len(frontier(policy, record)) == 2  # at −∞ all leave at once, as with every policy
+    assert len(frontier(policy, record)) == 2  # at −∞, all samples leave at the first exit, as with every policy
     assert evaluate(policy, record, [-1e300]).exit_3[0] == 1
 
 
@@ -110,7 +110,7 @@ def test_more_patience_than_exits_is_the_full_model(name, patience):
 
 
 def divergences(record, kind):
-    """Between each exit and the one before it, (N, L − 1)."""
+    """Divergences between each exit and the previous one, (N, L − 1)."""
     p = softmax(record.logits.astype(np.float64), axis=-1)
     if kind == "kl":
         return rel_entr(p[:, 1:], p[:, :-1]).sum(axis=-1)
@@ -141,7 +141,7 @@ def test_f_pabee_is_the_counter(record, t, kind, tau):
 
 def test_worked_divergences():
     p = np.array([[[0.5, 0.5], [0.9, 0.1]]])
-    kl = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)  # of the later exit from the earlier
+    kl = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)  # of the later exit relative to the earlier one
     js = entr([0.7, 0.3]).sum() - (entr([0.5, 0.5]).sum() + entr([0.9, 0.1]).sum()) / 2
     for kind, expected in (("kl", kl), ("js", js)):
         signal = make_policy("f-pabee", divergence=kind, patience=1).signal(record_of(np.log(p)))
@@ -164,7 +164,7 @@ def test_divergences_have_their_range(record):
     for kind in ("js", "kl"):
         policy = make_policy("f-pabee", divergence=kind, patience=1)
         assert (policy.signal(record) <= 0).all()
-        assert (policy.signal(repeated)[:, 1::2] == 0).all()  # just 0 where nothing changes
+        assert (policy.signal(repeated)[:, 1::2] == 0).all()  # exactly 0 if nothing changes
     assert (make_policy("f-pabee", patience=1).signal(record)[:, 1:] >= -math.log(2) - 1e-12).all()
 
 

@@ -1,4 +1,4 @@
-"""`offramp plan`: its jobs are Snakemake's, its sums are right, and it fetches nothing."""
+"""`offramp plan`: its jobs are those of Snakemake, its sums are correct, and it downloads nothing."""
 
 import os
 import re
@@ -37,22 +37,22 @@ from offramp.study.plan import (
     wall_time,
 )
 
-STUDY = {**TINY, **SHARED}  # as `select_study` gives it
-SHIPPED = {"digits", "text_files"}  # whose loaders fetch nothing
+STUDY = {**TINY, **SHARED}  # as returned by `select_study`
+SHIPPED = {"digits", "text_files"}  # their loaders download nothing
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout with the tiny study, and the process in it."""
+    """A checkout with the tiny study, as the working directory."""
     made = Checkout(tmp_path / "checkout")
     monkeypatch.chdir(made.folder)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as `plan` sets it; so it is taken back
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # `plan` sets it too; here it is restored after the test
     return made
 
 
 @pytest.fixture
 def ticks(monkeypatch):
-    """A clock on which whatever is timed takes a second."""
+    """A clock with which every timed operation takes one second."""
     seconds = count()
     monkeypatch.setattr(planning, "clock", lambda: np.full(2, float(next(seconds))))
 
@@ -79,11 +79,11 @@ def with_training(**training):
 
 
 def test_jobs_are_those_of_a_dry_run(checkout, monkeypatch):
-    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/slurm")  # whose groups do not hide a job
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/slurm")  # its groups must not hide a job
     dry = checkout.run("-n", "--forceall")
     stats = re.search(r"Job stats:\n.*\n[- ]+\n((?:\w+ +\d+\n)+)", dry.stdout + dry.stderr)[1]
     expected = {rule: int(n) for rule, n in (line.split() for line in stats.splitlines())}
-    del expected["total"], expected["all"]  # a sum, and a target that makes nothing
+    del expected["total"], expected["all"]  # a sum, and a target without a job
     assert Counter(job.rule for job in list_jobs("tiny", "--forceall")) == expected
 
 
@@ -93,17 +93,17 @@ def test_jobs_grow_with_seeds_and_tell_what_they_ask_for(checkout):
     checkout.write(TINY | {"seeds": [0, 1], "training": training, "resources": {"train": asked}})
     trainings = [job for job in list_jobs("tiny", "--forceall") if job.rule == "train"]
     assert Counter(job.system for job in trainings) == dict.fromkeys(TINY["models"], 2)
-    assert {job.threads for job in trainings} == {7}  # more than this machine may have
+    assert {job.threads for job in trainings} == {7}  # possibly more than this machine has
     assert all(job.resources == asked for job in trainings)
     assert len({job.benchmark for job in trainings}) == len(trainings)
 
 
-# Estimates, on a clock on which whatever is timed takes a second
+# Estimates, with a clock with which every timed operation takes one second
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 6])
 def test_training_is_start_and_epochs(epochs, ticks):
-    # To start: 10, the model, its first step. 4 samples are probed at once: to make them a second, to use them another.
+    # Start: 10 s, plus the model and its first step. For 4 samples, loading takes one second and a step another one.
     estimate = estimates_of(with_training(epochs=epochs))(job("train", "net"))
     assert estimate.cpu == pytest.approx(10 + 2 + epochs * (597 + 300) * 2 / 4)
     assert estimate.clock == pytest.approx(estimate.cpu)
@@ -116,12 +116,12 @@ def test_training_on_threads_processes_and_workers(ticks):
     in_two = estimates_of(with_training(processes=2))(job("train", "net"))
     assert (in_two.cpu, in_two.clock) == pytest.approx((cpu + 12, 12 + (cpu - 12) / 2))
     helped = estimates_of(with_training(workers=4))(job("train", "net"))
-    assert (helped.cpu, helped.clock) == pytest.approx((cpu, 12 + (cpu - 12) / 2))  # they prepare meanwhile
+    assert (helped.cpu, helped.clock) == pytest.approx((cpu, 12 + (cpu - 12) / 2))  # they load data at the same time
 
 
 def test_recording(ticks):
     estimate = estimates_of(with_training())(job("record", "net"))
-    # Once more to count the cost, for validation and for test
+    # The cost is also counted once each for validation and test
     assert estimate.cpu == pytest.approx(10 + 2 + 2 + (300 + 900) * 2 / 4)
     logits = (300 + 900) * 2 * 10 * 4
     assert logits < estimate.size < 2 * logits
@@ -188,12 +188,12 @@ def test_measured_stands_beside_the_estimate_of_the_same_jobs(tmp_path):
     assert "GPU" not in text
 
 
-# Datasets, none of which is fetched
+# Datasets, none of which is downloaded
 
 
 @pytest.fixture
 def no_network(tmp_path, monkeypatch):
-    """No dataset is here; asking anybody, or another program, for one fails the test."""
+    """Hide all datasets. Network access and other programs that could download a dataset fail the test."""
 
     def refuse(*args, **kwargs):
         pytest.fail(f"asks for the network: {args}")
@@ -238,7 +238,7 @@ def test_texts_that_are_not_here(no_network):
 
 def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
     pytest.importorskip("transformers")
-    trap = tmp_path / "trap"  # for every Python started from here
+    trap = tmp_path / "trap"  # for every Python process that is started here
     trap.mkdir()
     (trap / "sitecustomize.py").write_text(
         "import socket\n"
@@ -265,12 +265,12 @@ def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
     assert "The sums leave out the 15 jobs without an estimate." in told.stdout
 
 
-# The whole
+# The whole command
 
 
 def test_plan_of_a_finished_study(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.copy(tmp_path / "study").folder)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as `plan` sets it; so it is taken back
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # `plan` sets it too; here it is restored after the test
     monkeypatch.setattr(planning, "PROBE", 0.2)
     done = CliRunner().invoke(cli, ["plan", "--study", "tiny", "--cores", "2"])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""Each policy's signal against loops; options, fitting, and the file of fitted policies."""
+"""The signal of each policy compared with loops; options, fitting, and the file of fitted policies."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test():
     return record_of(1, n=50)
 
 
-# What all have in common
+# All policies
 
 
 def test_the_names_that_users_know():
@@ -140,7 +140,7 @@ def test_unknown_classes_are_no_other_classes(validation):
 
 
 def test_a_signal_knows_no_label(validation, test):
-    """Only the oracle sees what is right."""
+    """Only the oracle uses labels."""
     other = ExitRecord(test.logits, (test.labels + 1) % 4, test.cost)
     for name, options in EVERY:
         policy = make_policy(name, **options).fit(validation)
@@ -310,7 +310,7 @@ def test_the_oracle_knows_the_end(record):
         for i in range(record.n_exits):
             assert final[n, i] == float(record.prediction[n, i] == record.prediction[n, record.n_exits - 1])
             assert label[n, i] == float(record.prediction[n, i] == record.labels[n])
-    # Exiting there costs no accuracy, and no policy that keeps all answers is cheaper
+    # These exits cost no accuracy, and no policy with the same answers is cheaper
     table = evaluate(make_policy("oracle"), record, [0.001, 0.5, 1.0, np.inf])
     assert table.accuracy.nunique() == 1
     assert table.cost[:3].nunique() == 1
@@ -329,7 +329,7 @@ def test_random_is_chance():
     )
     assert ((signal >= 0) & (signal < 1)).all()
     assert np.abs(np.corrcoef(signal.T) - np.eye(3)).max() < 0.05
-    # δ is the chance to go on
+    # δ is the probability to continue
     for delta in (0.2, 0.5, 0.9):
         shares = evaluate(make_policy("random"), record, [delta])[["exit_1", "exit_2", "exit_3"]].to_numpy()[0]
         np.testing.assert_allclose(shares, [1 - delta, delta * (1 - delta), delta**2], atol=0.03)
@@ -344,7 +344,7 @@ def limits(score, record):
 
 @st.composite
 def fits(draw):
-    """A validation and a test record of one system, and PCEE's choices."""
+    """Draw a validation and a test record of one system, and options of PCEE."""
     size = {"exits": (2, 3), "classes": (3, 3)}
     validation, test = draw(records(**size)), draw(records(**size))
     if validation.n_exits != test.n_exits:
@@ -358,7 +358,10 @@ def fits(draw):
 
 
 def loop(validation, test, options, estimate):
-    """The signal on both records; `estimate` (confidence, correct) of the fit → a function of one confidence."""
+    """Compute the signal on both records.
+
+    `estimate` takes (confidence, correct) of the fit, and returns a function of one confidence.
+    """
     fitted, asked = (np.float64(r.confidence(options["score"])) for r in (validation, test))
     alive = list(range(validation.n_samples))
     signal = np.empty(asked.shape)
@@ -437,7 +440,7 @@ def test_reached_keeps_the_last_who_came_where_all_have_left():
 
 
 def published(policy, record):
-    """Where the published rule lets each sample leave, for each p: (39, N)."""
+    """Return the exit of each sample with the published rule, for each p: (39, N)."""
     confidence = make_policy("confidence", score=policy.score)
     return np.array([confidence.exits(record, policy.thresholds(p)) for p in P])
 
@@ -452,7 +455,7 @@ def test_budget_is_the_published_procedure(case):
         assert policy.thresholds(p).tolist() == oracles.budget_thresholds(confidence, p)
     rule = published(policy, test)
     for i, p in enumerate(P):
-        # The earliest exit of this p and all above: the rule itself for every sample that no larger p lets out earlier
+        # The earliest exit for this p and all larger ones, which is the published rule unless a larger p exits earlier
         np.testing.assert_array_equal(policy.exits(test, p), rule[i:].min(axis=0))
         np.testing.assert_array_equal(policy.exits(test, p - 0.5), policy.exits(test, p))
 
@@ -460,14 +463,14 @@ def test_budget_is_the_published_procedure(case):
 @pytest.mark.parametrize("exits", [2, 3, 5])
 def test_each_exit_takes_its_share(exits):
     random = np.random.default_rng(exits)
-    sure = random.normal(size=(2000, 1)) + random.normal(size=(2000, exits))  # exits agree in part, none tie
+    sure = random.normal(size=(2000, 1)) + random.normal(size=(2000, exits))  # exits are correlated, without ties
     record = ExitRecord.from_outputs(np.zeros((2000, exits), int), sure, np.zeros(2000, int), np.arange(exits) + 1)
     policy = make_policy("budget").fit(record)
     for p, leave_at in zip(P, published(policy, record)):
         shares = [int(2000 * share) for share in oracles.budget_shares(p, exits)[:-1]]
         shares.append(2000 - sum(shares))
         assert np.bincount(leave_at, minlength=exits).tolist() == shares
-        if p >= 10 or exits == 2:  # no exit is without samples to take: δ is p exactly
+        if p >= 10 or exits == 2:  # no exit runs out of samples, so δ is exactly p
             np.testing.assert_array_equal(policy.exits(record, p), leave_at)
             row = evaluate(policy, record, [p]).iloc[0]
             np.testing.assert_array_equal(row.to_numpy()[3:] * 2000, shares)
@@ -478,12 +481,15 @@ def test_budget_at_and_beyond_the_ends(validation, test):
     for delta, exits in ((-np.inf, 0), (-1, 0), (0, 0), (39.001, 2), (np.inf, 2)):
         assert (policy.exits(test, delta) == exits).all()
     assert set(frontier(policy, test).threshold) <= {0, *P, np.inf}
-    assert (policy.signal(test)[:, -1] == 39).all()  # the last exit takes all that come
+    assert (policy.signal(test)[:, -1] == 39).all()  # the last exit takes all remaining samples
     assert not policy.claims_accuracy
 
 
 def test_budget_counts_in_whole_numbers():
-    """A share that comes out even is not rounded down: p = 16 gives the first of two exits 5 of 9, not 4.9999."""
+    """An integer share is not rounded down.
+
+    With p = 16, the first of two exits takes 5 of 9 samples, not 4.9999.
+    """
     record = ExitRecord.from_outputs(np.zeros((9, 2), int), np.arange(1, 19).reshape(9, 2) / 20, [0] * 9, [1, 2])
     policy = make_policy("budget").fit(record)
     assert [policy.thresholds(p).tolist() for p in (1, 16, 17, 39)] == [[0.15], [0.45], [0.55], [0.65]]
@@ -497,12 +503,12 @@ def test_budget_of_one_exit():
 
 
 def test_budget_with_ties():
-    """All that tie at the threshold leave; where fewer come than are asked for, nobody leaves."""
+    """All samples tied at the threshold leave. If fewer samples are left than requested, none leaves."""
     confidence = [[0.9, 0.1, 0.1], [0.5, 0.8, 0.1], [0.5, 0.7, 0.1], [0.5, 0.6, 0.1], [0.5, 0.5, 0.1], [0.2, 0.9, 0.1]]
     record = ExitRecord.from_outputs(np.zeros((6, 3), int), confidence, [0] * 6, [1, 2, 3])
     policy = make_policy("budget").fit(record)
-    assert policy.thresholds(20).tolist() == [0.5, np.inf]  # two each asked for, five leave, one comes
-    assert policy.thresholds(39).tolist() == [np.inf, 0.9]  # 6 · 0.15 is less than one, 6 · 0.29 more
+    assert policy.thresholds(20).tolist() == [0.5, np.inf]  # 2 requested per exit: 5 leave, 1 is left
+    assert policy.thresholds(39).tolist() == [np.inf, 0.9]  # 6 · 0.15 is less than one sample, 6 · 0.29 more than one
 
 
 @pytest.mark.parametrize("p", [0, 40, -1, 2.5, np.nan, "20", None])

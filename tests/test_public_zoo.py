@@ -1,4 +1,4 @@
-"""Public models: their fronts, the table by hand, the figure, and timm's own marks of the front."""
+"""Public models: their fronts, the table computed by hand, the figure, and the marks of the front by timm."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_table_is_read(tables):
     np.testing.assert_array_equal(new["gpu_ms"], [0.1, np.nan, 10])
     assert front(old, "gmacs")["model"].tolist() == ["tiny", "middle", "huge"]
     assert front(old, "gpu_ms")["model"].tolist() == ["tiny", "beaten", "middle", "huge"]
-    assert front(new, "gpu_ms")["model"].tolist() == ["a", "c"]  # who was not timed is not there
+    assert front(new, "gpu_ms")["model"].tolist() == ["a", "c"]  # models without a time are left out
     assert front(old, "cpu_ms").empty
 
 
@@ -106,7 +106,7 @@ def test_the_figure_shows_fronts_and_exit_rates(tables):
     ]
     assert len([line for line in cpu.lines if line.get_drawstyle() == "steps-post" and len(line.get_xdata())]) == 1
     hollow = [line for line in gpu.lines if line.get_markerfacecolor() == "none"]
-    assert [line.get_ydata().tolist() for line in hollow] == [[], [81]]  # b, which has no time there: not seen
+    assert [line.get_ydata().tolist() for line in hollow] == [[], [81]]  # only b; models without a time are not shown
     marks = [line.get_xydata() for line in rates.lines if line.get_linestyle() == "None"]
     more = np.array([0, 100 * (1 - 1 / 1.9)])
     of_b, of_c = np.array([[11, 10]]), np.array([[17, 2.5], [6, 25]])  # points below, and the ratio of costs in %

@@ -1,4 +1,4 @@
-"""The commands and code examples of README.md and of the pages in docs do what the text says."""
+"""The commands and code examples in README.md and docs work as described."""
 
 import json
 import re
@@ -25,13 +25,13 @@ QUICK = "--resamples 100"  # added to the commands that draw bootstrap samples
 
 
 def blocks(text, language):
-    """The code blocks of a language; "" are shell blocks."""
+    """Return the code blocks of a language. The language "" stands for shell blocks."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [block for name, block in found if name == language]
 
 
 def commands(text, *programs):
-    """The lines of shell blocks that call one of these programs (by default any), without comments."""
+    """Return the lines of shell blocks that call one of these programs (by default any), without comments."""
     lines = [line.split(" #")[0].strip() for block in blocks(text, "") for line in block.splitlines()]
     return [line for line in lines if not programs or line.startswith(programs)]
 
@@ -44,13 +44,13 @@ def run(line):
 
 
 def section(heading):
-    """The text of the section of the README whose heading begins with these words."""
+    """Return the section of the README whose heading starts with these words."""
     return re.search(rf"^## {heading}.*?(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)[0]
 
 
 @pytest.fixture(scope="module")
 def own_outputs(tmp_path_factory):
-    """A folder in which the commands of "Use 1" were run: import, import, judge; and what judge printed."""
+    """Run the commands of "Use 1" in a folder: import, import, judge. Return the folder and the output of judge."""
     folder = tmp_path_factory.mktemp("own_outputs")
     subprocess.run([sys.executable, "-c", blocks(README, "python")[0]], check=True, cwd=folder)
     imports, judge = commands(section("Use 1"), "offramp import"), commands(section("Use 1"), "offramp judge")
@@ -124,7 +124,7 @@ def test_policies_on_the_command_line(own_outputs, monkeypatch):
 
 
 def example(heading):
-    """The names that the code under a heading of docs/design.md defines."""
+    """Return the names that the code below a heading of docs/design.md defines."""
     part = re.search(rf"^### {heading}.*?(?=^##|\Z)", DESIGN, re.DOTALL | re.MULTILINE)[0]
     (code,) = blocks(part, "python")
     names = {"__name__": "example"}

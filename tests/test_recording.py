@@ -1,4 +1,4 @@
-"""Recording: what the model says sample by sample, in the record, whatever the batches."""
+"""Recording: a record contains the outputs of the model for each sample, independent of the batches."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 class Tiny(MultiExitModel):
-    """Two exits whose answers depend on mode: batch norm and dropout."""
+    """Two exits whose outputs depend on the mode: batch norm and dropout."""
 
     n_exits = 2
 
@@ -55,7 +55,7 @@ def model():
 
 
 def test_a_record_is_each_sample_run_by_itself(digits, splits, model):
-    model.train()  # recording must not care
+    model.train()  # must have no effect on recording
     made = record(model, digits, splits, "test", system="tiny", seed=3, parameters={"width": 4}, progress=False)
     index = splits[splits["split"] == "test"]["index"].to_numpy()
     model.eval()
@@ -113,12 +113,12 @@ def test_logits_that_are_not_finite_are_refused(digits, splits):
         record(broken, digits, splits, "test", system="tiny", seed=0, progress=False)
 
 
-# Texts, each of its own length
+# Texts of different lengths
 
 
 @pytest.fixture(scope="module")
 def texts():
-    """60 texts of 3 to 12 tokens in a pool, in no order, with a separator at the end; some of two sentences."""
+    """A pool of 60 unsorted texts of 3 to 12 tokens with a separator at the end, some of two sentences."""
     random = np.random.default_rng(0)
     lengths = random.integers(3, 13, 60)
     ids = [np.append(random.integers(4, 40, length - 1), 3).astype(np.int32) for length in lengths]
@@ -147,7 +147,7 @@ def encoder(texts, tmp_path_factory):
         num_attention_heads=2,
         num_hidden_layers=3,
         max_position_embeddings=20,
-        initializer_range=0.3,  # layers that do something, for all that they are untrained
+        initializer_range=0.3,  # large enough for untrained layers to have an effect
     ).save_pretrained(folder)
     torch.manual_seed(0)
     return build_model("encoder", classes=2, backbone=str(folder), **texts.input_options)
@@ -168,7 +168,7 @@ def cosine(a, b):
 
 
 def check_states(made, n, model, sample):
-    """Logits and similarity of the record's sample `n` against those of the model, run on it alone."""
+    """Compare logits and similarity of sample `n` of the record with those of the model, run on this sample only."""
     with torch.no_grad():
         logits = model(sample)[0]  # (L, C)
         states = [state[0].numpy() for state in model.states(sample)]
@@ -193,7 +193,7 @@ def test_texts_are_recorded_in_their_order_each_at_its_own_length(batch_size, te
         check_states(made, n, encoder, torch.from_numpy(ids.astype(np.int64))[None])
         np.testing.assert_array_equal(made.sample_cost[n], exit_costs(encoder, (len(ids),)).macs)
     assert len(set(lengths)) > 5
-    assert lengths != sorted(lengths)  # batches are by length, so the order is not theirs
+    assert lengths != sorted(lengths)  # batches are sorted by length, but the record is not
     assert made.metric == "f1"
     assert made.metadata["exit_parameters"] == exit_costs(encoder, (max(lengths),)).parameters.tolist()
     np.testing.assert_allclose(made.cost, made.sample_cost.mean(0))
@@ -244,13 +244,13 @@ def test_seconds_are_measured_exit_by_exit(digits, splits, model):
     assert (table["seconds_low"] > 0).all()
     assert (table["seconds_low"] <= table["seconds"]).all()
     assert (table["seconds"] <= table["seconds_high"]).all()
-    assert table["seconds"][0] < table["seconds"][1]  # what comes before an exit is in its time
+    assert table["seconds"][0] < table["seconds"][1]  # the time of an exit includes everything before it
     assert table[["batch_size", "batches", "threads"]].drop_duplicates().to_numpy().tolist() == [[20, 3, 1]]
     assert set(table["device"]) == {"cpu"}
 
 
 def test_a_classifier_of_timm_as_it_comes(digits, splits, tmp_path):
-    """Recorded without a training of ours: its weights decide."""
+    """A classifier of timm is recorded with its own weights, without training here."""
     import timm
     from timm.models import save_for_hf
 

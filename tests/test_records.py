@@ -1,4 +1,4 @@
-"""The exit record: what it refuses, and that a file gives back what was put in or nothing at all."""
+"""The exit record refuses invalid input, and its file restores exactly what was saved or fails."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def assert_same(a, b):
     assert json.dumps(a.metadata, sort_keys=True) == json.dumps(b.metadata, sort_keys=True)
 
 
-# What a record holds
+# The content of a record
 
 
 def test_fields(record):
@@ -95,7 +95,7 @@ def test_larger_is_surer_for_every_measure():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_confidence_meets_the_threshold_of_its_own_value(dtype, tmp_path):
-    """Before and after the file: 0.9 given as float64 is 0.9 still, and no float32 near it."""
+    """A float64 confidence of 0.9 is still 0.9 after saving, not a nearby float32."""
     confidence = np.array([[0.9, 0.5]], dtype)
     record = ExitRecord.from_outputs([[0, 0]], confidence, [0], [1, 2])
     record.save(tmp_path / "r")
@@ -135,7 +135,7 @@ def test_metadata_of_the_caller_is_left_alone():
     assert metadata == {"seed": 1}
 
 
-# What it refuses: the field, the place, what was expected
+# Invalid input: messages name the field, the position and the expected value
 
 NAN = logits_of()
 NAN[4, 1, 2] = np.nan
@@ -250,7 +250,7 @@ def test_logits_are_mapped_not_read(record, tmp_path):
     path = tmp_path / "r.safetensors"
     record.save(path)
     damage(path, "logits")
-    loaded = ExitRecord.load(path)  # nobody asked for the logits yet
+    loaded = ExitRecord.load(path)  # the logits have not been read yet
     with pytest.raises(ValueError, match="logits is damaged"):
         _ = loaded.logits
     record.save(path)
@@ -321,7 +321,7 @@ def test_rows_that_are_refused(rows, error, message, record):
 def test_some_of_the_samples_without_their_logits(record, tmp_path):
     record.save(tmp_path / "r")
     damage(tmp_path / "r", "logits")
-    taken = ExitRecord.load(tmp_path / "r").take(np.array([2, 1]))  # nobody asked for the logits yet
+    taken = ExitRecord.load(tmp_path / "r").take(np.array([2, 1]))  # the logits have not been read yet
     assert taken.labels.tolist() == [2, 1]
     with pytest.raises(ValueError, match="logits is damaged"):
         _ = taken.logits
@@ -354,7 +354,7 @@ def test_other_programs_can_read_it(record, tmp_path):
     np.testing.assert_array_equal(tensors["prediction"], record.prediction)
     types = {"labels": np.int64, "cost": np.float64, "index": np.int64, "prediction": np.int32, "logits": np.float32}
     assert {name: tensors[name].dtype for name in types} == types
-    np.testing.assert_array_equal(tensors["confidence.entropy"], -record.confidence("entropy"))  # as it is, in nats
+    np.testing.assert_array_equal(tensors["confidence.entropy"], -record.confidence("entropy"))  # not negated, in nats
 
 
 def test_same_content_same_bytes(record, tmp_path):
@@ -371,7 +371,7 @@ def test_same_content_same_bytes(record, tmp_path):
 
 
 def places(path):
-    """Where the data of each tensor begin and end in the file, and where all data begin."""
+    """Return where the data of each tensor start and end in the file, and where all data start."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -396,11 +396,11 @@ def test_a_flipped_bit_is_seen(tensor, record, tmp_path):
 
 
 def test_a_flipped_bit_in_the_header_changes_nothing(record, tmp_path):
-    """It is refused by a ValueError, or it made no difference."""
+    """Loading either fails with a ValueError, or gives the same record."""
     path = tmp_path / "r.safetensors"
     record.save(path)
     content = path.read_bytes()
-    name = content.index(b'"checksums"')  # without this key it is a file of another program, that has none
+    name = content.index(b'"checksums"')  # without this key, the file counts as that of another program
     for at in {*range(0, places(path)[1], 5)} - {*range(name, name + 11)}:
         spoilt = bytearray(content)
         spoilt[at] ^= 1 << (at % 8)
@@ -445,7 +445,7 @@ def test_what_is_no_record_is_refused(tmp_path):
 
 @pytest.fixture
 def foreign():
-    """The tensors of a record as another program writes them: int32 predictions, no checksums."""
+    """Return the tensors of a record as another program would write them: int32 predictions, no checksums."""
     return {
         "labels": np.array([0, 1]),
         "cost": np.array([1.0, 2.0]),
@@ -514,7 +514,7 @@ def test_a_full_disk_leaves_nothing(record, tmp_path):
 def test_what_a_killed_save_left_is_cleared_by_the_next(record, tmp_path):
     folder = tmp_path / "new" / "folder"
     record.save(folder / "r.safetensors")
-    # A killed process cannot tidy: find the temporary's name by killing one
+    # A killed process leaves its temporary file, which shows its name
     code = (
         "import os, sys, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
         "from offramp import ExitRecord; r = ExitRecord.load(sys.argv[1]); r.save(sys.argv[1])"
@@ -558,7 +558,7 @@ def test_a_record_without_labels(stored, record, tmp_path):
         _ = bare.correct
 
 
-# Costs of each sample, the similarity of hidden states, and the metric
+# Costs per sample, similarity of hidden states, and metric
 
 COSTS = np.array([[1, 4], [2.5, 3], [0, 10.0], [1, 2], [3, 4], [5, 9]])
 

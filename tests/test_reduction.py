@@ -1,4 +1,4 @@
-"""What cascades save at equal accuracy: choices on validation, scores on test, references, reductions by hand."""
+"""Reduction of cost by cascades at equal accuracy: choices on validation data, scores on test data, references."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ COSTS = [1.0, 3.0, 10.0]
 
 
 def models(n, split, seed=0, costs=COSTS, sample_costs=False, logits=True):
-    """Models of rising accuracy on the same samples; the same labels for all."""
+    """Models of increasing accuracy on the same samples, with the same labels."""
     rng = np.random.default_rng([seed, split == "test"])
     labels = rng.integers(0, 4, n)
     hard = rng.normal(size=n)
@@ -80,8 +80,8 @@ def test_bands_are_means_over_their_accuracies(made):
             assert band["reduction_low"] <= band["reduction_high"]
 
 
-def test_what_is_in_every_reach_of_a_choice(made):
-    """On validation, where they are chosen, cascades cost no more than single models, and hindsight least."""
+def test_cascades_cost_no_more_than_single_models_on_validation(made):
+    """On the data on which they are chosen. Deferral in hindsight costs least."""
     table = made["reductions"]
     table = table[
         (table["variant"] == "max-softmax") & (table["scored_on"] == "validation") & (table["front"] == "step")
@@ -115,7 +115,7 @@ def test_contrasts_are_of_the_same_samples(made):
     of = bands[bands["front"] == "step"].set_index(["variant", "kind", "low"])
     for (variant, kind, to, other, low), row in ratio.iterrows():
         sides = of.loc[(variant, kind, low)], of.loc[(to, other, low)]
-        if sides[0]["accuracies"] == sides[1]["accuracies"] == 11:  # all of the band: else they stop where they differ
+        if sides[0]["accuracies"] == sides[1]["accuracies"] == 11:  # the whole band, so both cover the same
             assert row["value"] == pytest.approx(sides[0]["reduction"] / sides[1]["reduction"])
         if kind == other:
             assert row["value"] * ratio.loc[(to, other, variant, kind, low), "value"] == pytest.approx(1)
@@ -125,8 +125,8 @@ def test_contrasts_are_of_the_same_samples(made):
     assert tops["margin", "entropy"] == pytest.approx(-tops["entropy", "margin"])
 
 
-# Two models on ten samples: the small one has the first six right, the large one all but the sixth; each as sure as
-# the numbers say. Costs 1 and 4.
+# Two models on ten samples, with costs 1 and 4. The small one predicts the first six correctly, and the large one all
+# except the sixth. Both have these confidences.
 SURE = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.7, 0.6, 0.55, 0.4])
 
 
@@ -139,13 +139,13 @@ def test_references_by_hand():
     split = Split(by_hand(), None)
     targets = np.array([0.6, 0.7, 0.75, 0.9, 1.0])
     chance = _reference(split, "random", targets)
-    # From 6 of 10 right at cost 1 to 9 of 10 at cost 1 + 4; the large model alone has 9 of 10 for 4
+    # From 6 of 10 right at cost 1 to 9 of 10 at cost 1 + 4. The large model alone has 9 of 10 right at cost 4.
     np.testing.assert_allclose(chance["target"], [0.6, 0.7, 0.75, 0.9])
     np.testing.assert_allclose(chance["cost"], [1, 1 + 4 / 3, 1 + 4 / 2, 4])
     np.testing.assert_allclose(chance["share"], [0, 1 / 3, 1 / 2, 0])
     right, paid, _ = split.play(chance.iloc[1])
     assert (right.mean(), paid.mean()) == (pytest.approx(0.7), pytest.approx(1 + 4 / 3))
-    # In hindsight only the four that the large one alone has right go on
+    # In hindsight, only the four samples continue that only the large model predicts correctly
     hindsight = _reference(split, "oracle", targets)
     np.testing.assert_allclose(hindsight["cost"], [1, 1.4, 1.6, 2.2, 2.6])
     right, paid, left = split.play(hindsight.iloc[-1])
@@ -159,12 +159,12 @@ def test_the_share_that_is_dominated_by_hand():
     singles = curve([0.5, 0.7, 0.8], [1.0, 4.0, 9.0])
     assert _dominated(singles, curve([0.5, 0.71], [1.0, 3.0])).tolist() == [0.5]
     assert _dominated(singles, curve([0.5, 0.7, 0.8], [1.0, 4.0, 9.0])).tolist() == [0]  # the models themselves
-    assert _dominated(singles, curve([0.9], [8.0])).tolist() == [0.5]  # dearer than the one of 4
+    assert _dominated(singles, curve([0.9], [8.0])).tolist() == [0.5]  # more expensive than the model of cost 4
     assert np.isnan(_dominated(curve([0.5], [1.0]), curve([0.5], [1.0]))).all()
 
 
 def test_noise_is_levelled_not_chosen():
-    """The second choice is luckily accurate: it shares its luck with the third."""
+    """The high accuracy of the second choice is noise. It is averaged with that of the third choice."""
     curve = Curve(np.array([[0.5], [0.9], [0.7]]), np.array([[1.0], [2.0], [3.0]]))
     np.testing.assert_allclose(curve.costs_at(np.array([0.5, 0.79, 0.81])), [[1, 2, np.nan]])
 
@@ -227,7 +227,7 @@ def test_the_same_again():
 
 
 def test_intervals_come_from_test_samples():
-    """Of what nobody gets wrong, none has a width."""
+    """If all samples are right, the accuracy has an interval of width 0, but the cost does not."""
     split, sure = Split(by_hand(), None), Bootstrap.draw(10, 100, 0)
     both = Curve.of(split, _reference(split, "oracle", np.array([1.0])), sure)
     assert both.accuracy.min() == 1

@@ -1,4 +1,4 @@
-"""The report: one page that carries all it shows."""
+"""The report is one page that contains everything it shows."""
 
 import base64
 import json
@@ -71,7 +71,7 @@ def page(study, files):
 
 
 class Balance(HTMLParser):
-    """Refuses tags that are closed in another order than opened."""
+    """Rejects tags that are not closed in the reverse order."""
 
     def __init__(self):
         super().__init__()

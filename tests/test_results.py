@@ -1,4 +1,4 @@
-"""docs/results.md says nothing that no committed table says."""
+"""All measured numbers in docs/results.md are in a committed table."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results.md"
 NUMBER = r"[+−]?\d+(?:\.\d+)?"
-# 1.2 [0.8, 1.6], 1.2 [0.8, 1.6] ± 0.3 or 1.2 ± 0.3: a number that was measured
+# 1.2 [0.8, 1.6], 1.2 [0.8, 1.6] ± 0.3 or 1.2 ± 0.3: a measured number
 MEASURED = re.compile(rf"(?<![\d.]){NUMBER} (?:\[{NUMBER}, {NUMBER}\](?: ± {NUMBER})?|± {NUMBER})")
 TABLE = re.compile(r"\]\((\.\./reports/[^)]+\.md)\)")
 
 
 def paragraphs() -> list[str]:
-    """Those with a measured number in them. A list and the table below a paragraph belong to it."""
+    """Return the paragraphs with a measured number. A list or table after a paragraph belongs to it."""
     blocks = re.split(r"\n\n(?=[^|\-\s])", RESULTS.read_text(encoding="utf-8"))
     return [block for block in (" ".join(block.split()) for block in blocks) if MEASURED.search(block)]
 

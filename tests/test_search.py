@@ -1,4 +1,4 @@
-"""The exact search over cascades, held to all thresholds tried one by one; and the properties of cascades."""
+"""The exact search over cascades compared with all thresholds tried one by one, and properties of cascades."""
 
 import math
 from fractions import Fraction
@@ -20,7 +20,7 @@ from test_cascades import ACCURACY, COST, LARGE, SMALL, stage
 
 
 def record_of(right, confidence, cost, name):
-    """A model with one exit that has these samples right: all labels are 0."""
+    """A model with one exit that predicts these samples correctly. All labels are 0."""
     right = np.asarray(right, bool)
     return ExitRecord.from_outputs(
         (~right).astype(int)[:, None],
@@ -33,7 +33,7 @@ def record_of(right, confidence, cost, name):
 
 @st.composite
 def model_records(draw, models=(2, 4), samples=(1, 8)):
-    """Models on the same samples: few confidences and whole costs, so that most things tie."""
+    """Draw models on the same samples, with few confidences and integer costs, so that most values are tied."""
     m, n = draw(st.integers(*models)), draw(st.integers(*samples))
     pool = draw(few(st.sampled_from(EDGES) | st.floats(0, 1, width=32)))
     confidence = draw(arrays(draw(st.sampled_from([np.float32, np.float64])), (m, n), elements=st.sampled_from(pool)))
@@ -47,15 +47,15 @@ def by_name(records):
 
 
 def total(record):
-    """Cost of all samples."""
+    """Return the cost of all samples."""
     each = [record.cost[0]] * record.n_samples if record.sample_cost is None else record.sample_cost[:, 0]
     return [Fraction(float(cost)) for cost in each]
 
 
 def cascade_points(stages, answers=None):
-    """Every operating point by its two sets of samples that go on: how many are right, all costs, the thresholds.
+    """Return every operating point by its two sets of samples that continue: number right, total cost, thresholds.
 
-    Of several thresholds with the same sets the last, the largest, stays. `answers` are those of a pair where both ran.
+    If several thresholds give the same sets, the largest is kept. `answers` are those of a pair after both models ran.
     """
     confidence = [record.confidence()[:, 0].astype(float) for record in stages]
     right = [record.correct[:, 0] for record in stages]
@@ -80,8 +80,8 @@ def cascade_points(stages, answers=None):
 
 
 def brute_front(records, groups, answers=None):
-    """The front of these groups of stages (places in `records`), with the total order of equals, exactly."""
-    points = {}  # by how many are right
+    """Return the exact front of these groups of stages (indices in `records`), with the same order of ties."""
+    points = {}  # by the number of right answers
     for places in groups:
         answer = answers[places[0]][places[1]] if answers is not None and len(places) == 2 else None
         for on, (right, paid, thresholds) in cascade_points([records[k] for k in places], answer).items():
@@ -96,7 +96,7 @@ def brute_front(records, groups, answers=None):
 
 
 def check_front(front, rows, records):
-    """Held to the brute force's rows, and each row to the cascade that it names."""
+    """Compare the front with the rows of the brute force, and each row with the cascade that it names."""
     n = records[0].n_samples
     named = by_name(records)
     assert len(front) == len(rows)
@@ -117,7 +117,7 @@ def check_front(front, rows, records):
 
 
 def ascending(records, size):
-    """All groups of so many of a zoo's records, each dearer than the one before it."""
+    """Return all groups of `size` records of a zoo, each more expensive than the one before it."""
     costs = [record.cost[0] for record in records]
     return [g for g in combinations(range(len(records)), size) if all(costs[a] < costs[b] for a, b in pairwise(g))]
 
@@ -146,7 +146,7 @@ def test_a_pair_is_the_frontier_of_its_cascade(drawn):
 
 
 def drawn_answers(data, zoo):
-    """What pairs answer where both ran: for each small model, what it has right with each model."""
+    """Draw the correctness of pairs after both models ran, for each small model and each other model."""
     shape = (len(zoo.names), *zoo.correct.shape)
     return data.draw(st.none() | arrays(np.bool_, shape))
 
@@ -203,7 +203,7 @@ def test_every_triple_is_found(drawn, data, block):
 
 
 def random_zoo(models, samples, seed, sample_costs=False):
-    """Better models cost more, hard samples are hard for all; confidences tie."""
+    """A zoo in which better models cost more, samples are hard for all models alike, and confidences are tied."""
     random = np.random.default_rng(seed)
     hardness = random.normal(size=samples)
     logit = np.linspace(0, 1.5, models)[:, None] - hardness + random.normal(size=(models, samples)) / 2
@@ -216,7 +216,10 @@ def random_zoo(models, samples, seed, sample_costs=False):
 
 @pytest.mark.parametrize("sample_costs", [False, True])
 def test_blocks_that_are_ruled_out_hold_nothing(sample_costs):
-    """On more samples than brute force can do: one block of all points rules nothing out."""
+    """Skipped blocks contain no point of the front, on more samples than brute force can process.
+
+    With one block for all points, nothing is skipped.
+    """
     zoo = random_zoo(5, 400, 0, sample_costs)
     pairs = search_pairs(zoo)
     fronts = []
@@ -241,7 +244,7 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
             pd.testing.assert_frame_equal(frame, first, check_exact=True)
 
 
-# The worked vector of the paper's notes, and the properties that every cascade has
+# A worked example, and the properties that every cascade has
 
 
 @pytest.mark.parametrize(("score", "ensemble"), ACCURACY)
@@ -260,7 +263,7 @@ def test_the_worked_example(score, ensemble):
     assert points.threshold.iloc[0] == np.inf
     row = search_pairs(zoo, correct).pairs.iloc[0]
     assert row.best_accuracy * 6 == pytest.approx(5)
-    # The large model alone has 4 right: so has the pair while at most 4 exit
+    # The large model alone has 4 right, and so has the pair if at most 4 samples leave early
     assert row.exit_rate * 6 == pytest.approx(4)
     assert row.reduction == pytest.approx(10 / COST[4])
     if (score, ensemble) == ("max_softmax", None):
@@ -285,7 +288,7 @@ def test_1_6_7_ends_rising_costs_and_ties(drawn):
 def test_2_with_two_classes_all_measures_agree():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 200)
-    # Logits of quarters: many ties, and differences that no rounding hides
+    # Logits are multiples of 1/4: many ties, and no rounding of differences
     models = [
         ExitRecord(random.integers(-8, 9, (200, 1, 2)) / 4, labels, [4**k], metadata={"system": f"m{k}"})
         for k in range(3)
@@ -333,7 +336,7 @@ def test_5_the_oracle_defers_where_the_small_model_is_wrong(drawn):
             assert point.cost == pytest.approx(zoo.cost[s] + (1 - zoo.correct[s].mean()) * zoo.cost[l])
 
 
-# What a zoo is
+# Zoos
 
 
 def test_a_zoo_is_sorted_by_cost():

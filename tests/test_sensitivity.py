@@ -1,4 +1,4 @@
-"""One factor at a time: every variant against loops that fit and route it anew."""
+"""One factor at a time: every variant compared with loops that fit and route it again."""
 
 from itertools import cycle
 
@@ -22,7 +22,7 @@ from strategies import quick
 N = 60
 DRAWS = 3
 SYSTEMS = {"small": (2, 1.0), "large": (4, 1.6)}
-GRID = np.arange(0.4013, 1, 0.05)  # no accuracy of 60 samples
+GRID = np.arange(0.4013, 1, 0.05)  # values that no accuracy of 60 samples can have
 NUMBERS = [*CONTROL_NUMBERS, "excess", "cost_excess"]
 VARIANTS = [
     Setting("bins", "5", "pcee", make_policy("pcee", bins=5)),
@@ -69,7 +69,7 @@ def orders():
 
 @pytest.fixture(scope="module")
 def table(runs, resampled, orders):
-    """With draws that the test knows."""
+    """Compute the table with draws that are known to the test."""
     with pytest.MonkeyPatch.context() as patch:
         drawn = cycle(orders)
         patch.setattr(sensitivity, "stratified_order", lambda labels, random: next(drawn))
@@ -77,7 +77,7 @@ def table(runs, resampled, orders):
 
 
 def slowly(variant, run, orders, weightings):
-    """(weightings, measures): fitted for each draw and each δ, routed sample by sample, weighted, then averaged."""
+    """Return (weightings, measures): fitted for each draw and δ, routed sample by sample, weighted, averaged."""
     test, of_draws = run.test, []
     for order in orders:
         validation = run.validation.take(order[: variant.validation])
@@ -101,7 +101,7 @@ def slowly(variant, run, orders, weightings):
 
 @pytest.fixture(scope="module")
 def slow(runs, resampled, orders):
-    """What the loops give, by system, seeds in order: (variants, weightings, measures)."""
+    """Return the results of the loops by system, with seeds in order: (variants, weightings, measures)."""
     weightings = np.vstack([np.ones(N), resampled.counts]) / N
     return {
         system: [
@@ -175,7 +175,7 @@ def test_the_same_seed_draws_the_same_samples(runs, resampled):
         for setting, n in (("all", None), ("30", 30), ("again", 30), (f"{N}", N))
     ]
     once = sensitivity.sensitivity(runs, variants, GRID, 4, resampled)
-    again = sensitivity.sensitivity(runs[::-1], variants, GRID, 4, resampled)  # files come in any order
+    again = sensitivity.sensitivity(runs[::-1], variants, GRID, 4, resampled)  # files may be in any order
     by_system = {"by": "system", "kind": "stable", "ignore_index": True}
     pd.testing.assert_frame_equal(once.sort_values(**by_system), again.sort_values(**by_system))
     rows = once[once["system"] == ALL].set_index("setting")
@@ -203,7 +203,7 @@ def test_no_sample_is_preferred():
     first = np.array([stratified_order(labels, np.random.default_rng(seed))[:2] for seed in range(400)])
     share = np.bincount(first.ravel(), minlength=20) / 400
     np.testing.assert_allclose(share, 0.1, atol=0.05)
-    assert share[:5].sum() < 0.7  # not one of each class every time
+    assert share[:5].sum() < 0.7  # the first two are not always one of each class
 
 
 def test_a_spec_can_be_typed():
@@ -216,7 +216,7 @@ def test_a_spec_can_be_typed():
     assert Setting("f", "s", "c", make_policy("confidence")).spec == "confidence:score=max_softmax,temperature=null"
 
 
-# What it refuses
+# Invalid input
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_spec_can_be_typed():
 def test_variants_that_cannot_be(variants, message, runs, resampled, capsys):
     with pytest.raises(ValueError, match=message):
         sensitivity.sensitivity(runs, variants, GRID, DRAWS, resampled)
-    assert capsys.readouterr().err == ""  # before any work
+    assert capsys.readouterr().err == ""  # fails before it computes anything
 
 
 def test_systems_of_other_seeds(runs, resampled):

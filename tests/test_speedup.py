@@ -1,5 +1,4 @@
-"""Speed-up against accuracy, in figures and tables: what is shown is what the frames say, verdicts turn at their
-edges."""
+"""Figures and tables of speed-up and accuracy show the given numbers, and verdicts change at their bounds."""
 
 import numpy as np
 import pandas as pd
@@ -33,13 +32,13 @@ def around(name, value, half=0.01):
 
 
 def make_curves():
-    """Accuracy falls by 0.02 a layer saved, in seed 1 by 0.04; patience has three points."""
+    """Curves whose accuracy falls by 0.02 per layer saved, or 0.04 in seed 1. Patience has three points."""
     rows = []
     for system, n_exits in SYSTEMS.items():
         for seed in SEEDS:
             for policy, thresholds in (("confidence", np.linspace(0, 1, 41)), ("patience", [0, 1, 2])):
                 for threshold in thresholds:
-                    early = 1 - threshold / thresholds[-1]  # share that leaves at exit 1
+                    early = 1 - threshold / thresholds[-1]  # share of samples that leaves at exit 1
                     shares = {f"exit_{i}": 0.0 for i in range(2, n_exits)} | {"exit_1": early}
                     rows.append(
                         {"system": system, "seed": seed, "policy": policy, "threshold": threshold, "cost": 1.0}
@@ -144,7 +143,7 @@ def test_figures_are_written_twice_always_the_same_and_can_be_read(name, study, 
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
     for legend in figure.legends:
         box = legend.get_window_extent()
-        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # none is cut
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # no legend is cut off
     title, caption = FIGURES[name].headline
     assert len(title) < 60 < len(caption)
     assert "test" in caption.lower()
@@ -163,7 +162,7 @@ def test_speedup_is_exits_over_the_mean_number_passed():
 
 
 def mean_and_sd(table):
-    """As seaborn draws them."""
+    """Compute mean and standard deviation as seaborn draws them."""
     at = table.groupby("speedup")["loss"]
     return np.array(list(at.groups)), at.mean().to_numpy(), at.std().fillna(0).to_numpy()
 
@@ -172,7 +171,7 @@ def mean_and_sd(table):
 @given(
     st.lists(
         st.tuples(
-            st.floats(0.001, 0.1),  # accuracy that a layer is worth
+            st.floats(0.001, 0.1),  # accuracy per layer
             st.lists(st.integers(1, 299), min_size=8, max_size=30, unique=True),
         ),
         min_size=1,
@@ -180,7 +179,10 @@ def mean_and_sd(table):
     )
 )
 def test_seeds_are_averaged_at_equal_speedup(seeds):
-    """Where each seed's loss is linear in its mean layers, so is their mean, whatever points each of them has."""
+    """If the loss of each seed is linear in its mean number of layers, so is the mean over seeds.
+
+    This does not depend on the operating points of each seed.
+    """
     rows = [
         {"seed": s, "threshold": t, "layers": 1 + layer / 100, "loss": -slope * (4 - 1 - layer / 100), "exits": 4}
         for s, (slope, passed) in enumerate(seeds)
@@ -245,7 +247,7 @@ def test_exit_histogram_stacks_the_shares_at_no_allowed_loss(tmp_path):
     widths = np.array([[bar.get_width() for bar in bars] for bars in first.containers])  # (L, policies)
     np.testing.assert_allclose(widths, np.outer([50, 1, 49], np.ones(3)))
     widths = np.array([[bar.get_width() for bar in bars] for bars in second.containers])
-    np.testing.assert_allclose(widths, np.outer(np.full(5, 20), [1, 0, 1]))  # no BEEM-C there
+    np.testing.assert_allclose(widths, np.outer(np.full(5, 20), [1, 0, 1]))  # no BEEM-C in this panel
     said = [text.get_text() for text in first.texts]
     assert "2" not in said  # does not fit
     assert said.count("1") == said.count("3") == 3
@@ -278,7 +280,7 @@ def test_policies_of_the_speedup_look_different():
     everything = [look[:2] for look in [*style._KNOWN.values(), *style._REMAINING]]
     assert len(set(everything)) == len(everything)
     lightness = sorted(np.dot(to_rgb(s.color), [0.299, 0.587, 0.114]) for s in shown if s.linestyle == "-")
-    assert min(np.diff(lightness)) > 0.05  # solid lines stay apart in print
+    assert min(np.diff(lightness)) > 0.05  # solid lines can be distinguished in greyscale
 
 
 # Tables
@@ -345,7 +347,7 @@ def test_per_exit_sets_the_three_choices_side_by_side(tmp_path):
 @pytest.mark.parametrize(
     ("gain", "cost", "at_drop", "at_budgets"),
     [
-        ((0.1, 0.2), (-0.2, -0.1), "better", "better"),  # in both
+        ((0.1, 0.2), (-0.2, -0.1), "better", "better"),  # cheaper and more accurate
         ((-0.1, 0.1), (-0.2, -0.1), "better", "undecided"),
         ((-0.1, 0.0), (-0.2, -0.1), "better", "undecided"),
         ((-0.2, -0.1), (-0.2, -0.1), "undecided", "worse"),  # cheaper and less accurate
@@ -404,7 +406,7 @@ def test_duels_are_counted_pair_by_pair(tmp_path):
         ((1.5, 1.6), (-0.004, 0.01), "undecided"),
         ((1.51, 1.6), (-0.005, 0.01), "undecided"),
         ((1.51, 1.6), (-0.004, 0.0), "holds"),
-        ((1.51, 1.6), (-0.004, -0.001), "does not hold"),  # little, but lost for sure
+        ((1.51, 1.6), (-0.004, -0.001), "does not hold"),  # a small but certain loss
         ((1.4, 1.5), (-0.004, 0.01), "undecided"),
         ((1.4, 1.49), (0.01, 0.02), "does not hold"),
     ],
@@ -423,7 +425,10 @@ def test_verdict_on_claim_2(beaten_by, undecided, verdict):
 
 @pytest.fixture
 def judged(tmp_path):
-    """Claim 1: fast at no loss, but for BEEM-C on BERT, which loses. Claim 2: holds on MiniLM, not on BERT."""
+    """Tables for both claims.
+
+    Claim 1: fast without loss, except BEEM-C on BERT, which loses accuracy. Claim 2: holds on MiniLM, but not on BERT.
+    """
     table = make_speedup(("beem-a", "beem-c", "confidence"))
     for name, half in (("loss", 0.002), ("speedup", 0.05)):
         table[f"{name}_low"], table[f"{name}_high"] = table[name] - half, table[name] + half
@@ -434,10 +439,10 @@ def judged(tmp_path):
         make_duel("minilm", "beem-a", "confidence", gain=(0.01, 0.02)),
         make_duel("minilm", "beem-a", "patience", gain=(0.001, 0.02)),
         make_duel("minilm", "beem-a", "pcee", "drop 0", gain=(-0.02, -0.01)),  # not at equal cost
-        make_duel("minilm", "beem-c", "pcee", gain=(-0.02, -0.01)),  # another's
+        make_duel("minilm", "beem-c", "pcee", gain=(-0.02, -0.01)),  # another policy
         make_duel("bert", "beem-a", "confidence", gain=(0.01, 0.02)),
         make_duel("bert", "beem-a", "patience", gain=(-0.01, 0.02)),
-        make_duel("bert", "pcee", "beem-a", gain=(0.01, 0.02)),  # turned round: PCEE is better
+        make_duel("bert", "pcee", "beem-a", gain=(0.01, 0.02)),  # reversed: PCEE is better than BEEM-A
     ]
     write_table(pd.DataFrame(rows), tmp_path / "duels.csv")
     return [tmp_path / "duels.csv", tmp_path / "speedup.csv"]

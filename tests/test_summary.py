@@ -1,4 +1,4 @@
-"""The numbers that are followed from version to version."""
+"""The numbers that are compared between versions."""
 
 import json
 
@@ -17,8 +17,8 @@ def files(tmp_path):
         ("small", "pcee", "shared", 0.0, 2.0, -0.01, 0.9),
         ("large", "pcee", "shared", 0.0, 4.0, 0.02, 0.95),
         ("small", "oracle", "shared", 0.0, 5.0, 0.0, 0.9),
-        ("large", "oracle", "shared", 0.0, None, None, 0.95),  # no threshold was good enough
-        ("small", "pcee", "shared", 0.01, 9.0, -0.9, 0.9),  # more is allowed: not what is asked
+        ("large", "oracle", "shared", 0.0, None, None, 0.95),  # no threshold was accurate enough
+        ("small", "pcee", "shared", 0.01, 9.0, -0.9, 0.9),  # a larger allowed loss, which is not used
         ("small", "pcee", "per exit, overall", 0.0, 9.0, -0.9, 0.9),
     ]
     columns = ["system", "policy", "choice", "drop", "speedup", "loss", "full_accuracy"]

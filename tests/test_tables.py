@@ -1,4 +1,4 @@
-"""Tables: the numbers are those of the runs, the text says the same, verdicts turn at their edges."""
+"""Tables contain the numbers of the runs, their text shows the same numbers, and verdicts change at their bounds."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
-# Those of test_speedup.py, test_public_zoo.py and test_cascade_reports.py apart
+# Except the tables in test_speedup.py, test_public_zoo.py and test_cascade_reports.py
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
 _APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds"]
 WRITTEN = [name for name in TABLES if name not in _APART]
@@ -36,8 +36,8 @@ VARIANTS = [
 
 
 def make_record(system, seed, split, n=240):
-    """A system whose later exits are right more often, and surer when they are."""
-    # The labels are those of the split; what the system makes of them is its own.
+    """A system whose later exits are right more often, and more confident when they are right."""
+    # The labels depend only on the split, the predictions also on system and seed
     rng = np.random.default_rng([seed, len(system), split == "test"])
     l = SYSTEMS[system]
     labels = np.random.default_rng(split == "test").integers(0, 10, n)
@@ -168,7 +168,7 @@ def test_calibration_sets_ece_beside_control_and_cost(runs, study, tmp_path):
 
 
 def test_calibration_shows_what_has_both(study, tmp_path):
-    """A policy without a calibration error is left out, one without control too."""
+    """Policies without a calibration error or without control are left out."""
     exits = pd.concat([pd.read_parquet(path) for path in inputs("exits", study)])
     write_table(exits.drop(columns="ece_pcee").assign(ece_other=0.5), tmp_path / "exits.parquet")
     TABLES["calibration"].write([tmp_path / "exits.parquet", study / "control.parquet"], tmp_path / "c")
@@ -215,7 +215,7 @@ def test_targets_list_both_choices(study, tmp_path):
         (0.001, 0.02, claims.OVER_BUDGET + 1e-9, "undecided"),
         (0.0, 0.02, 0.5, "undecided"),
         (-0.01, 0.0, 0.5, "undecided"),
-        (-0.01, -0.001, 0.5, "undecided"),  # cheaper and worse: the costs were not the same
+        (-0.01, -0.001, 0.5, "undecided"),  # cheaper and less accurate: the costs were not equal
         (-0.01, -0.001, claims.UNDERSPENT, "does not hold"),
         (-0.01, -0.001, 1.5, "does not hold"),
     ],
@@ -243,7 +243,10 @@ def numbers_with(name, value, low, high):
 
 @pytest.fixture
 def made_up(tmp_path):
-    """Claim 1 holds for pcee, a little over the budget, and not for pcee-ws; claim 2 the other way round."""
+    """Tables for both claims.
+
+    Claim 1 holds for pcee, slightly over the budget, but not for pcee-ws. Claim 2 holds for pcee-ws, but not for pcee.
+    """
     pairs, control = [], []
     for policy, gain, ratio in (("pcee", 0.02, 1.01), ("pcee-ws", -0.03, 0.9), ("confidence", 0.5, 1)):
         for match in ("equal cost", "equal accuracy"):
@@ -349,7 +352,7 @@ def test_names_in_print():
     assert unit([]) == (1.0, "")
 
 
-# What is refused
+# Invalid input
 
 
 def test_unknown_names_and_options_list_the_known(study, tmp_path):

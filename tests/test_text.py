@@ -1,4 +1,4 @@
-"""Text datasets: real tokens, batches padded right, sources read as they are, and what is wrong named by its line."""
+"""Text datasets: tokens, batches padded on the right, files read exactly, and errors with line numbers."""
 
 import io
 import itertools
@@ -25,7 +25,7 @@ from offramp.datasets.text import tokenize
 from test_downloads import put, refused, sha256
 
 server, no_server = test_downloads.server, test_downloads.no_server
-CLS, SEP, PAD = 101, 102, 0  # of BERT and so of MiniLM
+CLS, SEP, PAD = 101, 102, 0  # of BERT, and therefore of MiniLM
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def rows_of(tokens, offsets):
 
 
 def ids(minilm, *texts):
-    """The ids of a text or a pair, put together by hand."""
+    """Return the ids of a text or a pair, composed by hand."""
     pieces = [minilm.convert_tokens_to_ids(minilm.tokenize(text)) for text in texts]
     return [CLS] + [token for piece in pieces for token in [*piece, SEP]]
 
@@ -206,7 +206,7 @@ def test_workers_after_tokenising_make_the_same_batches_in_silence(capfd, monkey
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
-    """Where the reviews lie, once pip has fetched them, and the dataset."""
+    """The folder of the reviews, as if pip had downloaded them, and the dataset."""
     folder = tmp_path_factory.mktemp("fetched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFRAMP_DATA", str(folder))
@@ -304,7 +304,7 @@ def test_without_pip_one_line_says_what_to_put_where(trouble, monkeypatch, data)
 
 # GLUE
 
-HEADERS = {  # of the training sets; mnli's dev sets have four more labels
+HEADERS = {  # of the training sets; the development sets of MNLI have four more labels
     "sst2": "sentence label",
     "mnli": "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse"
     " sentence2_parse sentence1 sentence2 label1 gold_label",
@@ -330,7 +330,7 @@ def header_of(task, member="train"):
 
 
 def table(task, member, n):
-    """Header, and n rows of it: texts with quotation marks and more than ASCII, labels in turn."""
+    """Return a header and n rows, with quotation marks and non-ASCII characters, and labels in turn."""
     about, header = glue.TASKS[task], header_of(task, member)
     classes = CLASSES.get(task, ["0", "1"])
     rows = []
@@ -354,7 +354,7 @@ def zipped(members):
 
 
 def members_of(task):
-    """Each pool's rows, and what a task's archive holds."""
+    """Return the rows of each pool, and the content of the archive of a task."""
     folder = glue.TASKS[task].train.partition("/")[0]
     dev = "dev_matched" if task == "mnli" else "dev"
     pools, members = {}, {f"{folder}/original/readme.txt": b"\xff"}
@@ -374,7 +374,7 @@ def mrpc_files():
 
 
 def publish(monkeypatch, task, contents):
-    """Make these a task's files, known by their hash; returns them by their place."""
+    """Use these contents as the files of a task, with their hashes. Return the files by path."""
     files = dict(zip(glue.TASKS[task].files, contents, strict=True))
     hashes = {place: sha256(content) for place, content in files.items()}
     monkeypatch.setitem(glue.TASKS, task, replace(glue.TASKS[task], files=hashes))
@@ -414,7 +414,7 @@ def test_a_task_is_what_its_archive_holds(task, monkeypatch, data, minilm):
         "validation": 6,
         "test": 12,
     }
-    assert len(list((data / "glue").iterdir())) == 1  # nothing unpacked
+    assert len(list((data / "glue").iterdir())) == 1  # nothing was unpacked
 
 
 def test_mrpc_is_divided_by_its_ids(monkeypatch, data, minilm):
@@ -501,7 +501,7 @@ def test_archives_without_their_tables_or_damaged_are_refused(monkeypatch, data)
         load("rte")
 
 
-# One's own files
+# Files of the user
 
 TEXTS = ["good, very good", 'a "quoted" word', "", "plain", "naïve", "two\tfields"]
 

@@ -1,4 +1,4 @@
-"""A threshold for each exit, chosen on validation, against a search through all of them."""
+"""One threshold per exit, chosen on validation data, compared with an exhaustive search."""
 
 import warnings
 
@@ -19,13 +19,13 @@ options = st.fixed_dictionaries({"reference": st.sampled_from(REFERENCES), "min_
 
 @st.composite
 def cases(draw):
-    """A record and any signal on it, with ties and ±∞."""
+    """Draw a record and any signal on it, with ties and ±∞."""
     record = draw(records(samples=(1, 12)))
     return record, draw(signals(record.prediction.shape))
 
 
 def record_of(right, **about):
-    """Two classes, right or wrong as given (N, L)."""
+    """A record with two classes, right or wrong as given (N, L)."""
     n, l = np.shape(right)
     prediction = 1 - np.array(right)
     return ExitRecord.from_outputs(prediction, np.full((n, l), 0.5), [0] * n, np.arange(l) + 1, metadata=about)
@@ -46,10 +46,13 @@ def test_they_are_the_lowest_that_err_seldom_enough(case, choice):
 @quick
 @given(cases(), st.integers(1, 5), st.data())
 def test_by_the_same_samples_never_worse_than_the_final_exit(case, min_support, data):
-    """On the data that chose, whatever the signal: the theorem; also where the policy's answers are its own."""
+    """This holds on the data used for the choice, for any signal.
+
+    It also holds if the policy has its own answers.
+    """
     record, signal = case
     own = data.draw(st.none() | arrays(np.int64, signal.shape, elements=st.integers(0, record.n_classes - 1)))
-    somewhere = np.zeros(record.n_samples, np.int64)  # as thresholds are not shared, nobody falls back on it
+    somewhere = np.zeros(record.n_samples, np.int64)  # not used, because thresholds are not shared
     policy = given_signal(signal, somewhere, own)
     chosen = policy.choose_thresholds(record, reference="same_samples", min_support=min_support)
     exits = policy.exits(record, chosen)
@@ -60,7 +63,10 @@ def test_by_the_same_samples_never_worse_than_the_final_exit(case, min_support, 
 
 
 def test_by_all_samples_it_may_be_worse():
-    """Two of four are wrong at the end, so one of two may be wrong at the first exit: but the final exit has both."""
+    """The final exit is wrong on two of four samples, so one of two may be wrong at the first exit.
+
+    However, the final exit is right on both of these.
+    """
     record = record_of([[True, True], [False, True], [False, False], [False, False]])
     policy = given_signal([[4, 0], [3, 0], [2, 0], [1, 0]])
     overall = policy.choose_thresholds(record, reference="overall", min_support=2)
@@ -72,13 +78,13 @@ def test_by_all_samples_it_may_be_worse():
     assert policy.choose_thresholds(record, reference="same_samples", min_support=1).tolist() == [4]
 
 
-def test_by_all_samples_is_what_is_not_said_otherwise():
+def test_the_default_reference_is_all_samples():
     record = record_of([[True, True], [False, True], [False, False], [False, False]] * 10)
     policy = given_signal([[4, 0], [3, 0], [2, 0], [1, 0]] * 10)
     assert policy.choose_thresholds(record).tolist() == [3]
     assert policy.choose_thresholds(record, reference="same_samples").tolist() == [4]
     few = record.take(np.arange(9))
-    assert given_signal(policy.values[:9]).choose_thresholds(few).tolist() == [np.inf]  # 10 are to leave
+    assert given_signal(policy.values[:9]).choose_thresholds(few).tolist() == [np.inf]  # at least 10 must leave
     ten = record.take(np.arange(0, 40, 4))
     assert given_signal(policy.values[::4]).choose_thresholds(ten).tolist() == [4]
 
@@ -105,24 +111,24 @@ def test_each_exit_errs_no_more_often_than_it_may(case, choice):
             assert (~record.correct[leave, i]).mean() <= (~record.correct[judges, -1]).mean()
 
 
-def test_equals_leave_together():
-    """The three surest tie, and two of them are wrong."""
+def test_tied_samples_leave_together():
+    """The three most confident samples are tied, and two of them are wrong."""
     record = record_of([[True, True], [False, True], [False, True], [True, True]])
     policy = given_signal([[2, 0], [2, 0], [2, 0], [1, 0]])
     for reference in REFERENCES:
         assert policy.choose_thresholds(record, reference=reference, min_support=1).tolist() == [np.inf]
 
 
-def test_who_left_is_no_longer_asked():
-    """At the second exit only the last two are there; the first, wrong there, is gone."""
+def test_samples_that_left_do_not_count_at_later_exits():
+    """Only the last two samples reach the second exit. The first, which would be wrong there, has left."""
     record = record_of([[True, False, True], [False, True, True], [False, True, True]])
     policy = given_signal([[9, 9, 0], [1, 5, 0], [1, 4, 0]])
     for reference in REFERENCES:
         assert policy.choose_thresholds(record, reference=reference, min_support=1).tolist() == [9, 4]
 
 
-def test_endless_signals():
-    """+∞ leaves, but at a finite threshold; −∞ never does."""
+def test_infinite_signals():
+    """A signal of +∞ leaves, but at a finite threshold. A signal of −∞ never leaves."""
     record = record_of([[True, True]] * 3)
     policy = given_signal([[np.inf, 0], [-np.inf, 0], [-np.inf, 0]])
     chosen = policy.choose_thresholds(record, min_support=1)
@@ -147,7 +153,7 @@ def test_one_exit_has_no_threshold():
 def test_of_every_kind_of_policy(name):
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 80)
-    logits = random.normal(size=(80, 1, 3)) + 0.3 * random.normal(size=(80, 4, 3))  # exits mostly err alike
+    logits = random.normal(size=(80, 1, 3)) + 0.3 * random.normal(size=(80, 4, 3))  # exits mostly fail alike
     logits[np.arange(80), :, labels] += np.linspace(0.8, 1.2, 4)
     record = ExitRecord(logits.astype(np.float32), labels, [1, 2, 3, 4])
     policy = make_policy(name).fit(record)
@@ -157,7 +163,7 @@ def test_of_every_kind_of_policy(name):
             found = policy.choose_thresholds(record, reference=reference)
         signal, correct = policy.signal(record), policy.correct(record)
         np.testing.assert_array_equal(found, oracles.error_rate_thresholds(signal, correct, reference, 10))
-        assert (policy.exits(record, found) < 3).any()  # it is not the full model
+        assert (policy.exits(record, found) < 3).any()  # some samples leave early
 
 
 @pytest.mark.parametrize(

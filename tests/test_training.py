@@ -1,4 +1,4 @@
-"""Training: the same bits every time, also when killed and resumed; nothing false is resumed from."""
+"""Training gives the same bits every time, also if killed and resumed. Checkpoints that do not fit are refused."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ BEEM = replace(ADAMW, schedule="linear", distillation=0.5)
 
 
 class Tiny(nn.Module):
-    """Two exits with all that a training must carry over: batch norm's averages, dropout, convolutions."""
+    """Two exits, with all state that training must restore: running means of batch norm, dropout, convolutions."""
 
     def __init__(self, width=4):
         super().__init__()
@@ -54,7 +54,7 @@ class Tiny(nn.Module):
 
 
 class Words(nn.Module):
-    """Two exits over the mean of a text's tokens, 0 being none: it does not matter how far a batch is padded."""
+    """Two exits over the mean of the tokens of a text. Token 0 is padding and has no effect."""
 
     def __init__(self, dropout=0.2):
         super().__init__()
@@ -68,7 +68,7 @@ class Words(nn.Module):
 
 
 def make_texts():
-    """Of 2 to 30 tokens; as many as there are digits."""
+    """Return as many texts as there are digits, of 2 to 30 tokens."""
     random = np.random.default_rng(0)
     lengths = random.integers(2, 31, 1797)
     return TextDataset(
@@ -82,7 +82,7 @@ def make_texts():
 
 
 def stopping(model, step):
-    """The model, made to stop at a training step, counted from 0."""
+    """Return the model, modified to stop at a training step, counted from 0."""
     left = iter(range(step))
 
     def count(module, _):
@@ -133,12 +133,12 @@ def digits():
 
 @pytest.fixture(scope="module")
 def splits(digits):
-    return make_splits(digits, validation=200, test=1437, seed=0)  # 160 left to train: 5 steps an epoch
+    return make_splits(digits, validation=200, test=1437, seed=0)  # 160 samples for training: 5 steps per epoch
 
 
 @pytest.fixture
 def run(digits, tmp_path):
-    """Train in a folder of its own; gives the bytes of the weights and the history less its seconds."""
+    """Train in a separate folder. Return the bytes of the weights, and the history without the seconds."""
 
     def go(folder, options=SGD, build=Tiny, seed=0, splits_seed=0, dataset=digits, **changes):
         folder = tmp_path / folder
@@ -155,13 +155,13 @@ def run(digits, tmp_path):
 @pytest.mark.parametrize("options", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_two_trainings_are_equal_bit_for_bit(run, options):
     first = run("first", options)
-    torch.manual_seed(123)  # what happened before does not matter
+    torch.manual_seed(123)  # has no effect
     assert run("second", options, workers=2) == first
     assert run("other", options, seed=1) != first
 
 
 @pytest.mark.parametrize("options", [SGD, ADAMW], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("step", range(1, EPOCHS * 5, 2))  # in the middle and at the borders of every epoch
+@pytest.mark.parametrize("step", range(1, EPOCHS * 5, 2))  # within every epoch and at its boundaries
 def test_a_stopped_training_ends_with_the_same_bits(run, tmp_path, options, step):
     whole = run("whole", options)
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +170,7 @@ def test_a_stopped_training_ends_with_the_same_bits(run, tmp_path, options, step
     assert left == (["weights.safetensors.checkpoint"] if step >= 5 else [])
     Counting.steps = 0
     assert run("stopped", options, Counting) == whole
-    assert Counting.steps == (EPOCHS - step // 5) * 5  # only the epochs that were not done
+    assert Counting.steps == (EPOCHS - step // 5) * 5  # only the remaining epochs
 
 
 @pytest.mark.parametrize("step", [5, 8])
@@ -286,7 +286,7 @@ def test_weights_and_history_say_what_happened(digits, splits, tmp_path):
     assert told == read_parameters(out)
     assert told["model"] == "tiny"
     assert (told["dataset"], told["seed"], told["training"]["milestones"]) == ("digits", 0, [1, 2])
-    assert set(told) == {"model", "dataset", "splits", "training", "seed"}  # one more, and old checkpoints are refused
+    assert set(told) == {"model", "dataset", "splits", "training", "seed"}  # more keys would exclude old checkpoints
     assert set(told["training"]) == {
         *("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "milestones"),
         *("gamma", "exit_weights"),
@@ -324,7 +324,7 @@ def test_a_training_learns(digits, tmp_path):
 
 @pytest.mark.parametrize("distillation", [0.0, 0.5])
 def test_one_epoch_is_plain_sgd(digits, splits, tmp_path, distillation):
-    """What training does, written out: SGD on the sum of the exits' losses, without augmentation."""
+    """One epoch compared with explicit SGD on the sum of the losses of the exits, without augmentation."""
     still = load_dataset("digits", shift=0)
     options = TrainingOptions(epochs=1, batch_size=160, learning_rate=0.05, momentum=0, weight_decay=0)
     options = replace(options, distillation=distillation)
@@ -391,7 +391,7 @@ def test_precision_is_that_of_the_model_in_training(run, tmp_path):
     assert read_parameters(tmp_path / "half" / "weights.safetensors")["training"]["precision"] == "bfloat16"
     assert {value.dtype for value in load_file(tmp_path / "half" / "weights.safetensors").values()} == {
         torch.float32,
-        torch.int64,  # batch norm's counts
+        torch.int64,  # counters of batch norm
     }
 
 
@@ -413,7 +413,7 @@ def test_a_compiled_step_is_compiled_once_and_does_the_same(run, monkeypatch, tm
 
 
 class Plain(Tiny):
-    """Nothing in it depends on how a batch is cut."""
+    """A model that does not depend on how a batch is divided."""
 
     def __init__(self):
         super().__init__()
@@ -447,7 +447,7 @@ with process_group(torch.device("cpu")):
     run("stopped", moving, Tiny)
     run("lost", moving, lambda: Failing(10 if rank == 0 else 8))
 """
-ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 22, which two cannot share equally
+ODD = replace(SGD, epochs=2, batch_size=23)  # 160 samples in batches of 23 and 22, which do not divide equally
 
 
 @pytest.mark.parametrize("lengths", [None, np.arange(11) % 4], ids=["images", "texts"])
@@ -475,11 +475,11 @@ def test_two_processes_train_one_model(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, script, os.path.dirname(__file__)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    # One that stops takes the other along, and says why
+    # If one process stops, the other stops too, and the reason is printed
     assert done.returncode == 1, done.stderr
     assert "KeyboardInterrupt" in done.stderr
     assert [path.name for path in tmp_path.glob("lost*")] == ["lost.safetensors.checkpoint"]
-    assert done.stderr.count("training: 100%") == 4  # one bar for both
+    assert done.stderr.count("training: 100%") == 4  # one progress bar for both processes
 
     still = load_dataset("digits", shift=0)
     splits = make_splits(still, validation=200, test=1437, seed=0)
@@ -497,7 +497,7 @@ def test_two_processes_train_one_model(tmp_path):
     assert stopped == whole
     whole, stopped = (pd.read_csv(tmp_path / f"{name}.csv").drop(columns="seconds") for name in ("whole", "stopped"))
     pd.testing.assert_frame_equal(stopped, whole)
-    model = Tiny()  # what was validated is what was saved
+    model = Tiny()  # the validated weights are the saved ones
     load_weights(tmp_path / "whole.safetensors", model)
     images, labels = still.samples(splits, "validation")[np.arange(200)]
     loss = joint_loss(exit_losses(model.eval()(images), labels), "sum").item()
@@ -527,10 +527,10 @@ def test_exits_are_drawn_to_the_final_one_which_stays():
     np.testing.assert_allclose(losses.detach(), expected, rtol=1e-5)
     gradient = (
         p - right + 0.7 * (p - q)
-    )  # of an exit's logits; the final one's is p − right: nothing reaches the teacher
+    )  # of the logits of an exit; p − right for the final one, as the teacher has no gradient
     np.testing.assert_allclose(logits.grad, gradient, atol=1e-6)
     assert torch.equal(losses[:, -1], exit_losses(logits, labels)[:, -1])
-    assert torch.equal(exit_losses(logits[:, :1], labels, 0.7), exit_losses(logits[:, :1], labels))  # only one exit
+    assert torch.equal(exit_losses(logits[:, :1], labels, 0.7), exit_losses(logits[:, :1], labels))  # a single exit
 
 
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 99))
@@ -550,7 +550,7 @@ def test_batches_of_texts_are_little_padded_and_new_in_every_epoch():
     lengths = np.random.default_rng(0).geometric(0.05, 2000)
 
     def batches(lengths_known=None, epoch=0):
-        order = ShuffledBatches(2000, 20, 0, lengths_known)  # 100 batches, in two stretches
+        order = ShuffledBatches(2000, 20, 0, lengths_known)  # 100 batches, in two parts
         order.epoch = epoch
         return list(order)
 
@@ -565,7 +565,7 @@ def test_batches_of_texts_are_little_padded_and_new_in_every_epoch():
         assert seed == same_seed
         assert set(batch) != set(different)
     longest = [lengths[batch].max() for batch, _ in first]
-    assert 30 < (np.diff(longest) > 0).sum() < 70  # neither from short to long nor back
+    assert 30 < (np.diff(longest) > 0).sum() < 70  # not sorted by length
 
 
 def test_batches_of_images_are_what_they_were():
@@ -598,7 +598,7 @@ def test_the_linear_schedule_falls_at_every_step(run, monkeypatch, tmp_path):
 
     monkeypatch.setattr(training, "make_optimizer", watched)
     run("linear", BEEM)
-    np.testing.assert_allclose(rates, [1e-3 * (1 - step / 15) for step in range(15)])  # 5 steps an epoch
+    np.testing.assert_allclose(rates, [1e-3 * (1 - step / 15) for step in range(15)])  # 5 steps per epoch
     table = pd.read_csv(tmp_path / "linear" / "history.csv")
     np.testing.assert_allclose(table["learning_rate"], rates[::5])
     rates.clear()
@@ -634,7 +634,7 @@ def test_wrong_options_are_refused(options, message):
 
 
 class Exploding(Tiny):
-    """Not finite from a training step on, or wherever it is validated."""
+    """A model whose outputs are not finite from a training step on, or in every validation."""
 
     def __init__(self, step):
         super().__init__()
@@ -674,7 +674,7 @@ class NotFiniteOutside(Tiny):
 
 
 def test_validation_images_are_as_in_the_test(digits, splits, tmp_path):
-    """The trap of the public MSDNet code: validation images that keep the training augmentation."""
+    """In the public code of MSDNet, validation images are augmented as for training."""
     seen = {True: [], False: []}
 
     class Watching(Tiny):
@@ -688,8 +688,8 @@ def test_validation_images_are_as_in_the_test(digits, splits, tmp_path):
     assert torch.equal(torch.cat(seen[False]), torch.cat([validation, validation]))
     plain = {image.numpy().tobytes() for image in digits.samples(splits, "train")[np.arange(160)][0]}
     shown = [image.numpy().tobytes() for image in torch.cat(seen[True])]
-    assert shown[:160] != shown[160:]  # every epoch draws anew
-    assert 0 < sum(image in plain for image in shown) < len(shown) / 2  # one of nine shifts is none
+    assert shown[:160] != shown[160:]  # every epoch has new augmentations
+    assert 0 < sum(image in plain for image in shown) < len(shown) / 2  # one of nine shifts changes nothing
 
 
 def test_settings_of_torch_come_back(run):

@@ -1,4 +1,4 @@
-"""ZTW: its ensembles against loops, its fit against SciPy's optimiser and cases worked by hand."""
+"""ZTW: its ensembles compared with loops, and its fit with an optimiser of SciPy and cases worked by hand."""
 
 import math
 
@@ -57,7 +57,7 @@ def penalty(weights, bias=0.0):
     return PENALTY / 2 * (np.sum((weights - 1 / len(weights)) ** 2) + np.sum(np.square(bias)))
 
 
-# What it answers
+# Answers
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
@@ -70,7 +70,7 @@ def test_signal_and_answers_are_the_loop(ensemble, validation, test):
     p = ensemble_probabilities(policy, test)
     np.testing.assert_allclose(policy.signal(test), p.max(axis=-1), rtol=2e-5)
     answered = np.take_along_axis(p, policy.prediction(test)[..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(answered, p.max(axis=-1), rtol=2e-5)  # rounding may choose among equals
+    np.testing.assert_allclose(answered, p.max(axis=-1), rtol=2e-5)  # rounding may decide between ties
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
@@ -89,8 +89,8 @@ def test_curves_are_of_the_ensembles_answers(ensemble):
     assert frontier(policy, test).accuracy.iloc[-1] == curve.accuracy.iloc[-1]
 
 
-def test_together_they_are_better():
-    """Exits of independent errors, none better than another: each ensemble beats all of its members."""
+def test_ensembles_are_more_accurate_than_their_members():
+    """The errors of the exits are independent, and all exits are equally accurate."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 4000)
     logits = random.normal(size=(4000, 4, 4)) + np.eye(4)[labels][:, None]
@@ -129,18 +129,18 @@ def test_options_out_of_range():
         make_policy("ztw", ensemble="mean")
 
 
-# What it learns
+# Fit
 
 
 @quick
 @given(small_records(), st.data())
 def test_derivatives_are_those_of_plain_numpy(record, data):
-    """Also where samples fill no tile, one, or more than one."""
+    """Also if the samples fill less than one tile, exactly one, or more than one."""
     copies = data.draw(st.sampled_from([1, TILE - 1, TILE, TILE + 3]))
     x = np.repeat(record.logits, copies, axis=0)  # (N, L, C)
     labels = np.repeat(record.labels, copies)
     (n, l, c), k = x.shape, data.draw(st.integers(1, record.n_exits))
-    tiles = np.full((-(-n // TILE), l, c, TILE), 3, np.float32)  # what is behind the last sample does not matter
+    tiles = np.full((-(-n // TILE), l, c, TILE), 3, np.float32)  # values after the last sample have no effect
     for s in range(n):
         tiles[s // TILE, :, :, s % TILE] = x[s]
     weights = data.draw(arrays(np.float32, k, elements=st.floats(0, 2, width=16)))
@@ -148,7 +148,7 @@ def test_derivatives_are_those_of_plain_numpy(record, data):
     gradient, hessian = np.zeros(k + c), np.zeros((k + c, k + c))
     loss = geometric_derivatives(tiles, labels, weights, bias, gradient, hessian)
 
-    # Weights and bias alike belong to features: members' logits, and one that marks the class
+    # Weights and bias are coefficients of features: the logits of the members, and indicators of the class
     features = np.concatenate([x[:, :k], np.broadcast_to(np.eye(c), (n, c, c))], axis=1, dtype=np.float64)  # (N, d, C)
     z = np.einsum("d,ndc->nc", np.append(weights, bias).astype(np.float64), features)
     p = softmax(z, axis=-1)
@@ -194,7 +194,7 @@ def test_the_arithmetic_fit_is_the_optimum(n):
     assert (weights == np.tril(weights)).all()
     for k in range(2, record.n_exits + 1):
 
-        def objective(free, k=k):  # as the paper has them: a softmax of anything
+        def objective(free, k=k):  # as in the paper: weights are the softmax of free parameters
             return likelihood(np.einsum("j,njc->nc", softmax(free), p[:, :k]), record.labels)
 
         best = minimize(objective, np.zeros(k))
@@ -203,7 +203,7 @@ def test_the_arithmetic_fit_is_the_optimum(n):
 
 
 def test_a_member_that_misleads_has_no_weight():
-    """Bound at 0, where the paper's exp(w) could only come near."""
+    """Its weight is exactly 0, which exp(w) in the paper can only approach."""
     record = record_of(n=400, exits=2)
     logits = record.logits.copy()
     logits[:, 0] -= 4 * np.eye(4, dtype=np.float32)[record.labels]
@@ -215,7 +215,7 @@ def test_a_member_that_misleads_has_no_weight():
 
 
 def test_one_exit_is_temperature_scaling_worked_by_hand():
-    """A gap of 2 between two logits, right in 4 of 5 cases: scaled to ln 4, for 4 : 1."""
+    """A gap of 2 between two logits, right in 4 of 5 cases, is scaled to ln 4, which gives 4 : 1."""
     labels = np.tile([0, 1], 50)
     answers = np.where(np.arange(100) < 80, labels, 1 - labels)
     record = ExitRecord(2.0 * np.eye(2)[answers][:, None], labels, [1])
@@ -226,14 +226,14 @@ def test_one_exit_is_temperature_scaling_worked_by_hand():
 
 
 def test_a_bias_worked_by_hand():
-    """Exits that know nothing: the bias is the logarithm of the classes' shares."""
+    """If exits contain no information, the bias is the logarithm of the shares of the classes."""
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     policy = make_policy("ztw").fit(ExitRecord(np.zeros((100, 2, 3)), labels, [1, 2]))
     np.testing.assert_allclose(softmax(policy.state["bias"], axis=-1), [[0.6, 0.3, 0.1]] * 2, atol=1e-3)
 
 
 def test_a_mixture_worked_by_hand():
-    """Two exits, one right and sure in 3 cases of 4, the other in the fourth."""
+    """One of two exits is right and confident in 3 of 4 cases, and the other exit in the fourth case."""
     sure = np.array([[30.0, 0.0], [0.0, 30.0]])
     logits = np.stack([sure, sure[:, ::-1]])[[0, 0, 0, 1]].repeat(10, axis=0)  # (40, 2, 2)
     weights = (

@@ -21,7 +21,7 @@ _LOOKS = [
     (style.SKY, "X", (0, (1, 1))),
     (style.GREY, "<", (0, (6, 2))),
 ]
-_PANELS = {"agreement": "Agrees with the exit before (%)", "accuracy": "Test accuracy (%)"}
+_PANELS = {"agreement": "Agrees with previous exit (%)", "accuracy": "Test accuracy (%)"}
 
 
 def draw(files: Sequence[Path]) -> Figure:

@@ -54,7 +54,7 @@ def draw(files: Sequence[Path]) -> Figure:
         at_bottom = np.full(len(never), _NEVER)
         ax.plot(never, at_bottom, "x", color=style.BLACK, markersize=3.5, transform=ax.get_xaxis_transform())
         ax.axvline(0, color=style.BLACK, linewidth=0.7, linestyle=(0, (1, 2)), zorder=2)
-        ax.set_xlabel("Large model's accuracy above\nthe small one's (points)")
+        ax.set_xlabel("Accuracy of large model minus\nsmall model (points)")
     axes[0].set(ylim=(-10, 104), ylabel="Exit rate at equal accuracy (%)")
     axes[0].yaxis.set_major_locator(FixedLocator(range(0, 101, 20)))
     style.log_scale(axes[1].yaxis, "{x:g}×", (1, 2, 5) if high / low > 3 else (1, 1.2, 1.5, 2, 3, 5, 7, 9))
@@ -63,7 +63,7 @@ def draw(files: Sequence[Path]) -> Figure:
     axes[1].set_ylabel("Reduction of cost at equal accuracy")
     axes[1].axhline(1, color=style.BLACK, linewidth=0.9, zorder=2)
     bar = figure.colorbar(ScalarMappable(norm, _COLORS), ax=axes, pad=0.02, aspect=28)
-    bar.set_label("Large model's cost over the small one's")
+    bar.set_label("Ratio of costs, large / small model")
     style.log_scale(bar.ax.yaxis, "{x:g}×")
     marks = {"o": "cheaper than the large model alone", "s": "as accurate, and no cheaper", "x": "never as accurate"}
     mark = {"linestyle": "", "fillstyle": "none", "markeredgewidth": 0.7}

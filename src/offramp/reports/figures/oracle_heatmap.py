@@ -20,7 +20,7 @@ _SAMPLES = 64
 def draw(files: Sequence[Path], seed: int = 0) -> Figure:
     """Layers that the oracle uses.
 
-    Layers used for 64 random test samples, sorted by the number of layers used. Dark layers are used, and light layers
+    Layers used on 64 random test samples, sorted by the number of layers used. Dark layers are used, and light layers
     are saved. The oracle leaves at the first exit that makes the same prediction as the last exit. This cannot be known
     in advance.
 

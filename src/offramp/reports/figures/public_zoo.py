@@ -98,5 +98,5 @@ def _exit_rates(ax: Axes, zoo: pd.DataFrame) -> None:
     ax.add_artist(ax.legend(handles=handles, loc="upper right"))
     aims = [style.entry(aim, linestyle=line) for aim, (_, line) in _AIMS.items()]
     ax.legend(handles=aims, loc="center right", bbox_to_anchor=(1, 0.36))  # between the two groups of lines
-    ax.set(xlim=(0, _GAP), ylim=(0, 100), title=f"Exit rate a pair needs ({zoo['zoo'].iloc[0]}, MACs)")
-    ax.set(xlabel="Small model's top-1 below the large one's (points)", ylabel="Must end at the small model (%)")
+    ax.set(xlim=(0, _GAP), ylim=(0, 100), title=f"Exit rate needed by a pair ({zoo['zoo'].iloc[0]}, MACs)")
+    ax.set(xlabel="Top-1 of large model minus small model (points)", ylabel="Must end at the small model (%)")

@@ -15,7 +15,7 @@ _NUMBERS = {
     "error": "Mean control error\n(points)",
     "worst": "Largest control error\n(points)",
     "short": "Falls short\n(% of δ)",
-    "cost_excess": "Change of cost\n(% of full model's)",
+    "cost_excess": "Change of cost\n(% of full model)",
 }
 _PITCH = 0.19  # inches per setting
 

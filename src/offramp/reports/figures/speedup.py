@@ -50,7 +50,7 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
         highest = max(highest, _panel(ax, points[points["system"] == system], styles))
         ax.set_title(system_name(system))
     for ax in axes[::columns]:
-        ax.set_ylabel("Accuracy − last exit's (points)")
+        ax.set_ylabel("Change of accuracy (points)")
     axes[0].set_ylim(_LOWEST, highest + 0.2)  # for all panels, which share the y axis
     style.legend_below(figure, style.entries(styles), 4 if columns > 1 else 3)
     return figure

@@ -14,9 +14,9 @@ from offramp.reports.tables.writing import Table, as_shown, cell
 _CLAIMS = {
     1: "cascades of two models need less compute than single models at equal accuracy, those of three still less, and "
     "they beat most of the front",
-    2: "the nearer the two models' accuracies, the more samples may end at the small one",
+    2: "the closer the accuracies of the two models, the more samples can leave at the small one",
     3: "max softmax gains most, and entropy least",
-    4: "ensembling raises the highest accuracy and lowers the gain, and temperatures do not cure that",
+    4: "ensembling raises the highest accuracy and lowers the gain, and temperature scaling does not change this",
 }
 _PLAIN = "max-softmax"
 _MEASURES = [(_PLAIN, "margin"), (_PLAIN, "entropy"), ("margin", "entropy")]  # the first should reduce cost more

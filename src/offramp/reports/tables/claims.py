@@ -23,8 +23,8 @@ def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.
     """The claims of the PCEE paper, and whether they hold here.
 
     Verdicts are based on test data. Claim 1 (a larger system with exits has a lower error than a smaller full one at
-    the same average cost) holds if the interval of the accuracy gain lies above 0 and the mean cost is at most 1.02
-    times the cost of the smaller system. (The threshold was chosen on validation data to spend as much of this cost as
+    the same average cost) holds if the interval of the accuracy gain lies above 0 and the mean cost is at most 1.02 of
+    the cost of the smaller system. (The threshold was chosen on validation data to spend as much of this cost as
     possible without exceeding it.) It does not hold if the interval lies below 0 and at least 0.9 of the budget was
     spent. Claim 2 (accuracy follows δ better than with thresholded confidence, the baseline) holds if the interval of
     the excess control error lies below 0, and does not hold if it lies above 0. All other cases are undecided.

@@ -28,8 +28,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Model": numbers["system"].map(system_name),
-            "ms a sample": cells(numbers, "seconds", scale=1000, digits=3),
-            "Samples a batch": numbers["batch_size"].astype(str),
+            "ms per sample": cells(numbers, "seconds", scale=1000, digits=3),
+            "Samples per batch": numbers["batch_size"].astype(str),
             "Batches": numbers["batches"].astype(str),
             "Threads": numbers["threads"].astype(str),
             "Device": numbers["device"],
