@@ -1,14 +1,11 @@
 """Calibration: reliability diagrams, maps from confidence to estimated accuracy, and temperature scaling."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from offramp.records import ExitRecord
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,12 @@ def interpolated_cost(cost, accuracy, at) -> np.ndarray:
 
 
 def ascending(cost, accuracy) -> tuple[np.ndarray, np.ndarray]:
-    """A measured curve without the noise that makes it fall: accuracy made ascending by isotonic regression.
+    """Return a measured curve whose accuracy ascends: isotonic regression removes the noise that makes it fall.
 
     Parameters
     ----------
     cost, accuracy : array-like of shape (T,)
-        Of points in the order in which accuracy should ascend.
+        Points in the order in which the accuracy should ascend.
 
     Returns
     -------

@@ -192,7 +192,7 @@ def against_last_exit(curves: pd.DataFrame, exits: pd.DataFrame) -> pd.DataFrame
 
 
 def at_equal(points: pd.DataFrame, x: str, y: str, places: int = 100) -> pd.DataFrame:
-    """One policy's curve of each seed, at values of x that every seed reaches.
+    """Return the curve of a policy for each seed, at values of x that every seed reaches.
 
     Parameters
     ----------
@@ -200,14 +200,14 @@ def at_equal(points: pd.DataFrame, x: str, y: str, places: int = 100) -> pd.Data
         Operating points: seed, and the columns x and y.
     x, y : str
     places : int
-        How many values of x to take, equally far apart.
+        Number of equally spaced values of x.
 
     Returns
     -------
     DataFrame
-        seed, x and y, a row a seed and place. y is linear between neighbouring operating points of a seed. Where the
-        seeds have no x in common, or one of them has a single operating point, there is one place, the mean x. The
-        points of a single seed stay as they are.
+        Columns seed, x and y, with one row per seed and value of x. y is interpolated linearly between neighbouring
+        operating points of a seed. If the seeds have no x in common, or if one of them has a single operating point,
+        there is one row per seed, at the mean x. The points of a single seed are returned unchanged.
     """
     curves = {seed: one.groupby(x)[y].mean() for seed, one in points.groupby("seed")}  # ascending in x
     low, high = max(curve.index.min() for curve in curves.values()), min(curve.index.max() for curve in curves.values())
