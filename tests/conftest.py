@@ -13,8 +13,9 @@ hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("many", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("few")
 
-# Files and groups that take longest. They begin first, so that the two processes of `make test` end together.
-LONG = ("study", "kill", "dvc", "interruptions")
+# Files and groups that take longest. They begin first, so that the two processes of `make test` end together: one
+# builds the finished study, and the other needs it only later.
+LONG = ("dvc", "reviews", "plan", "figures", "cascade_reports", "params", "kill", "interruptions")
 
 
 @pytest.hookimpl(tryfirst=True)

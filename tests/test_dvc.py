@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 import listing
 from checkout import ENVIRONMENT, ROOT, SHARED, WHOLE, Checkout
+from offramp.study.sources import sources
 
 pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
 
@@ -287,6 +289,10 @@ def empty(tmp_path_factory) -> Checkout:
     """A checkout in which nothing was run."""
     checkout = Checkout(tmp_path_factory.mktemp("empty"))
     checkout.write(WHOLE)
+    with chdir(checkout.folder):  # once for all forks: which imports there are is found out and kept
+        package = Path("src/offramp")
+        files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py")]
+        sources(*(".".join(file.parts) for file in files if file.name not in ("__init__", "__main__")))
     return checkout
 
 
@@ -367,7 +373,7 @@ def test_a_remote_of_s3(versioned, tmp_path, monkeypatch):
 
 
 def test_another_window_from_change_to_difference(versioned, tmp_path):
-    """What the README shows: change, `dvc repro`, what differs, and back; and the same as an experiment."""
+    """What the README shows: change, `dvc repro`, what differs, and back; and another change as an experiment."""
     narrower = {**SHARED["policies"], "pcee-ws": {**SHARED["policies"]["pcee-ws"], "window": 3}}
     study = clone(versioned, tmp_path / "study")
     do(study, "dvc", "pull")
@@ -384,9 +390,10 @@ def test_another_window_from_change_to_difference(versioned, tmp_path):
     do(study, "dvc", "checkout")
     assert NOTHING in do(study, "snakemake", "-n")
     assert study.artifacts() == versioned.artifacts()
-    do(study, "dvc", "exp", "run", "--name", "narrower", "--set-param", "policies.pcee-ws.window=3")
+    do(study, "dvc", "exp", "run", "--name", "another-diagram", "--set-param", "studies.tiny.report.reliability=vit")
     shown = json.loads(do(study, "dvc", "exp", "show", "--json"))
-    assert "narrower" in json.dumps(shown)
+    assert "another-diagram" in json.dumps(shown)
+    assert "reports/tiny/figures/reliability-vit.png" in study.artifacts()
     assert NOTHING in do(study, "snakemake", "-n")
 
 
