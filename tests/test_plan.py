@@ -283,7 +283,7 @@ def test_plan_of_a_finished_study(finished, tmp_path, monkeypatch):
     for step, cells in table.items():
         assert cells["jobs"] == cells["done"], step
         assert 0 < float(cells["CPU-hours"]) < 1, step
-        if step != "report":
+        if step not in ("cascade", "report"):  # a cascade takes less than what Snakemake measures
             assert float(cells["measured / estimate"]) > 0, step
     assert sum(int(table[step]["jobs"]) for step in planning.STEPS) == int(table["all"]["jobs"])
 

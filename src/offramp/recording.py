@@ -20,7 +20,7 @@ from offramp.models.base import LayeredModel, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.records import ExitRecord
 from offramp.training.checkpoints import load_weights, read_parameters
-from offramp.training.device import default_device, make_portable, torch_settings
+from offramp.training.device import default_device, portable_kernels, torch_settings
 
 
 def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, dict[str, Any]]:
@@ -32,12 +32,11 @@ def load_trained(weights: str | os.PathLike) -> tuple[MultiExitModel, Dataset, d
         If the file is not a file of weights, or if the model or the dataset cannot be loaded.
     """
     made = read_parameters(weights)
-    if made["training"].get("portable"):
-        make_portable()
-    dataset = load_dataset(made["dataset"], **made["dataset_options"])
     options = {key: value for key, value in made["model_options"].items() if key != "pretrained"}  # not needed
-    model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)
-    load_weights(weights, model)
+    with portable_kernels(made["training"].get("portable", False)):
+        dataset = load_dataset(made["dataset"], **made["dataset_options"])
+        model = build_model(made["model"], classes=dataset.classes, **dataset.input_options, **options)
+        load_weights(weights, model)
     return model, dataset, made
 
 
@@ -110,13 +109,16 @@ def record(
     """
     device = torch.device(device or default_device())
     samples = dataset.samples(splits, split)
-    cost, parameters_needed = _costs(model, dataset, samples)
+    portable = (parameters or {}).get("training", {}).get("portable", False)
+    with portable_kernels(portable):  # before anything is computed: counting the costs does
+        cost, parameters_needed = _costs(model, dataset, samples)
     n, n_exits = len(samples), model.n_exits
     logits = torch.empty(n, n_exits, dataset.classes)  # (N, L, C)
     similarity = torch.empty(n, n_exits) if isinstance(model, LayeredModel) else None  # (N, L)
     batches = batches_in_order(n, batch_size, samples.lengths)
     model.to(device, memory_format=torch.channels_last).eval()
     with (
+        portable_kernels(portable),
         torch_settings(threads),
         torch.inference_mode(),
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),

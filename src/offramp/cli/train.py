@@ -92,26 +92,29 @@ def train(dataset, splits, model, system, seed, threads, workers, out, history, 
     from offramp.datasets import load_dataset
     from offramp.datasets.splits import load_splits
     from offramp.models import build_model
+    from offramp.training.device import portable_kernels
     from offramp.training.loop import train
     from offramp.training.options import TrainingOptions
 
     (data_name, data_options), (model_name, model_options) = dataset, model
-    source = load_dataset(data_name, **data_options)
-    train(
-        lambda: build_model(model_name, classes=source.classes, **source.input_options, **model_options),
-        source,
-        load_splits(splits, source),
-        TrainingOptions(**{key: value for key, value in training.items() if value not in (None, ())}),
-        seed=seed,
-        out=out,
-        history=history,
-        parameters={
-            "system": system,
-            "dataset_options": data_options,
-            "model": model_name,
-            "model_options": model_options,
-        },
-        label=f"{system} seed {seed}",
-        threads=threads,
-        workers=workers,
-    )
+    options = TrainingOptions(**{key: value for key, value in training.items() if value not in (None, ())})
+    with portable_kernels(options.portable):  # before anything is computed: loading a dataset does
+        source = load_dataset(data_name, **data_options)
+        train(
+            lambda: build_model(model_name, classes=source.classes, **source.input_options, **model_options),
+            source,
+            load_splits(splits, source),
+            options,
+            seed=seed,
+            out=out,
+            history=history,
+            parameters={
+                "system": system,
+                "dataset_options": data_options,
+                "model": model_name,
+                "model_options": model_options,
+            },
+            label=f"{system} seed {seed}",
+            threads=threads,
+            workers=workers,
+        )

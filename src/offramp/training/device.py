@@ -17,9 +17,22 @@ def default_device() -> str:
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 
 
-def make_portable() -> None:
-    """Use kernels that compute the same bytes on every x86-64 processor with AVX2, from the first operation on."""
-    os.environ.update(PORTABLE)
+@contextmanager
+def portable_kernels(enabled: bool = True) -> Iterator[None]:
+    """Context manager in which torch uses kernels that compute the same bytes on every x86-64 processor with AVX2.
+
+    It has an effect only if torch computes for the first time in this process within the block.
+    """
+    before = {name: os.environ.get(name) for name in PORTABLE} if enabled else {}
+    os.environ.update(PORTABLE if enabled else {})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from offramp._io.writing import write_text
 from offramp.datasets.base import Dataset
 from offramp.datasets.batches import SeededSamples, ShuffledBatches, batch_loader, batches_in_order
 from offramp.training.checkpoints import digest, fingerprint, resume, save_checkpoint, save_weights
-from offramp.training.device import default_device, make_portable, torch_settings
+from offramp.training.device import default_device, portable_kernels, torch_settings
 from offramp.training.distributed import (
     ShardedBatches,
     broadcast_from_first,
@@ -112,9 +112,7 @@ def train(
         batch.
     """
     device = torch.device(device or default_device())
-    if options.portable:
-        make_portable()
-    with torch_settings(threads), process_group(device):
+    with portable_kernels(options.portable), torch_settings(threads), process_group(device):
         rank, processes = process_rank()
         train_set = dataset.samples(splits, "train", augment=True)
         validation_set = dataset.samples(splits, "validation")
