@@ -120,3 +120,29 @@ def grids(system):
     return [grid(STUDY["delta"])] + [
         f"{label}={grid(STUDY['deltas'][label])}" for label in policies_of(STUDY, system) if label in STUDY["deltas"]
     ]
+
+
+# Figures and tables: FILES, SETTINGS, SYSTEM_OF and SHOWN are set in report.smk
+
+
+def shown_here(entries):
+    """The catalogue entries that this study shows, by file name. Entries about one system have its name appended."""
+    kept = shown(entries, FILES, SETTINGS, [options["policy"] for options in STUDY["policies"].values()])
+    return {
+        "-".join([entry.name, *(SYSTEM_OF[kind] for kind in entry.reads if kind in SYSTEM_OF)]): entry for entry in kept
+    }
+
+
+def entry_of(kind, wildcards):
+    return {**SHOWN[kind], "public-zoo": {"figure": FIGURES, "table": TABLES}[kind]["public-zoo"]}[wildcards.stem]
+
+
+def options_of(entry):
+    """Command-line options for the settings of the study that the figure or table uses."""
+    words = []
+    if "pairs" in entry.options:
+        words += [f"--pair {small} {large}" for small, large in SETTINGS["pairs"]]
+    if "exits" in entry.options:
+        words.append(flags(exit=SETTINGS["exits"]))
+    words += [f"--policy {label}" for label, options in STUDY["policies"].items() if options["policy"] in entry.judges]
+    return " ".join(words)

@@ -20,34 +20,9 @@ SETTINGS = {
     "exits": STUDY["report"]["reliability_exits"],
     "duels": STUDY["duels"],
 }
-
-
-def shown_here(entries):
-    """The catalogue entries that this study shows, by file name. Entries about one system have its name appended."""
-    kept = shown(entries, FILES, SETTINGS, [options["policy"] for options in STUDY["policies"].values()])
-    return {
-        "-".join([entry.name, *(SYSTEM_OF[kind] for kind in entry.reads if kind in SYSTEM_OF)]): entry for entry in kept
-    }
-
-
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}
 PUBLIC = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])
 FILES["public models"] = PUBLIC  # belong to no study, and are stored in git
-
-
-def entry_of(kind, wildcards):
-    return {**SHOWN[kind], "public-zoo": {"figure": FIGURES, "table": TABLES}[kind]["public-zoo"]}[wildcards.stem]
-
-
-def options_of(entry):
-    """Command-line options for the settings of the study that the figure or table uses."""
-    words = []
-    if "pairs" in entry.options:
-        words += [f"--pair {small} {large}" for small, large in SETTINGS["pairs"]]
-    if "exits" in entry.options:
-        words.append(flags(exit=SETTINGS["exits"]))
-    words += [f"--policy {label}" for label, options in STUDY["policies"].items() if options["policy"] in entry.judges]
-    return " ".join(words)
 
 
 rule figure:
