@@ -426,7 +426,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_training import *
 
-from offramp.training.distributed import joined
+from offramp.training.distributed import process_group
 
 still = load_dataset("digits", shift=0)
 moving = load_dataset("digits")
