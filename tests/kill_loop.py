@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,14 +49,15 @@ def half_done(checkout: Checkout) -> list[str]:
 
 
 def run_and_kill(
-    checkout: Checkout, kills: int, chance: random.Random, longest: float, cores: int = 2
+    checkout: Checkout, kills: int, chance: random.Random, longest: float, cores: int = 2, targets: Sequence[str] = ()
 ) -> Iterator[Kill]:
-    """Run the study to its end, killed up to this number of times. Yield each kill after the next run."""
+    """Run the study, or these targets, to the end, killed up to this number of times. Yield each kill after the next
+    run."""
     kill, output = None, checkout.folder / "output.txt"
     while True:
         with output.open("w") as file:
             process = subprocess.Popen(
-                ["snakemake", "--nocolor", "--cores", str(cores)],
+                ["snakemake", "--nocolor", "--cores", str(cores), *targets],
                 cwd=checkout.folder,
                 env=ENVIRONMENT,
                 stdout=file,
@@ -87,12 +88,12 @@ def run_and_kill(
             kill.then.append("unlock: 0")
 
 
-def differences(checkout: Checkout, undisturbed: dict[str, bytes]) -> list[str]:
+def differences(checkout: Checkout, undisturbed: dict[str, bytes], targets: Sequence[str] = ()) -> list[str]:
     """Return differences from an undisturbed run: changed, missing or additional files, locks, and remaining jobs."""
     found = checkout.artifacts()
     wrong = [name for name in sorted(found.keys() | undisturbed.keys()) if found.get(name) != undisturbed.get(name)]
     wrong += half_done(checkout) + [str(path) for path in (checkout.folder / ".snakemake/locks").glob("*")]
-    if "Nothing to be done" not in (again := checkout.run("--cores", "2")).stdout + again.stderr:
+    if "Nothing to be done" not in (again := checkout.run("--cores", "2", *targets)).stdout + again.stderr:
         wrong.append("jobs left to do")
     return wrong
 
