@@ -190,5 +190,7 @@ def test_other_parameters_and_no_report_are_told(reports, tmp_path):
     (own / "parameters.json").write_text('{"seeds": [0, 1]}')
     with pytest.raises(ValueError, match=r"made with other parameters than .*: seeds"):
         verify(own, reference)
+    result = CliRunner().invoke(cli, ["verify", str(own), str(reference)])
+    assert (result.exit_code, result.output.startswith("not compared: ")) == (3, True)
     with pytest.raises(ValueError, match=r"no tables/\*.csv; expected the folder of a finished report"):
         verify(tmp_path, reference)

@@ -4,8 +4,10 @@ import click
 
 from offramp._io.tables import write_table
 from offramp.cli.options import (
+    BOOTSTRAP_SEED,
     DEFAULT_GRID,
     EXISTING,
+    RESAMPLES,
     TABLE,
     Grid,
     LabelledGrid,
@@ -144,10 +146,8 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
     show_default=True,
     help="Policy with which the control error of other policies is compared.",
 )
-@click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@RESAMPLES
+@BOOTSTRAP_SEED
 @click.option(
     "--targets-out", type=TABLE, required=True, help="Output: accuracy and cost of every policy for each target."
 )
@@ -234,12 +234,8 @@ def compare(
     show_default=True,
     help="Random draws of each smaller validation set.",
 )
-@click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws and of the bootstrap."
-)
+@RESAMPLES
+@BOOTSTRAP_SEED
 @click.option("--out", type=TABLE, required=True, help="Output: one row per system and variant, .parquet or .csv.")
 def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     """Measure the effect of single settings on control error and cost, varying one factor at a time.
@@ -283,10 +279,8 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     help="FROM TO: range of accuracy over which the reduction of compute is averaged. Repeat this option.",
 )
 @click.option("--step", type=float, default=0.001, show_default=True, help="Step between target accuracies.")
-@click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@RESAMPLES
+@BOOTSTRAP_SEED
 @click.option("--models-out", type=TABLE, required=True, help="Output: models, and which of them are on the front.")
 @click.option(
     "--relations-out",

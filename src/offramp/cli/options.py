@@ -142,6 +142,14 @@ class Grid(click.ParamType):
 DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
 
 
+RESAMPLES = click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
+)
+BOOTSTRAP_SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws."
+)
+
+
 def write_all(tables: dict) -> None:
     """Write tables by path. All of them are computed before, so that an error leaves no incomplete output."""
     for path, table in tables.items():

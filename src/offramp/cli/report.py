@@ -10,6 +10,7 @@ from offramp._registry import find
 from offramp.cli.options import (
     EXISTING,
     OUT,
+    RESAMPLES,
     Verb,
 )
 from offramp.records import ExitRecord
@@ -177,7 +178,8 @@ def verify(ctx, report, reference) -> None:
 
     Both are folders of finished reports of the same study. The output states how many numbers are equal, how many
     differ but have overlapping intervals, and which verdicts changed. Measured times are not compared. The exit status
-    is 0 if all verdicts and intervals agree, and 1 otherwise.
+    is 0 if all verdicts and intervals agree, and 1 otherwise. Reports that were created with different parameters are
+    not compared; the exit status is then 3.
 
     \b
     For example:
@@ -185,7 +187,11 @@ def verify(ctx, report, reference) -> None:
     """
     from offramp.reports import verifying
 
-    found = verifying.verify(report, reference)
+    try:
+        found = verifying.verify(report, reference)
+    except verifying.OtherParameters as error:
+        click.echo(f"not compared: {error}")
+        ctx.exit(3)
     click.echo(verifying.readable(found))
     ctx.exit(not all(each.agrees for each in found.values()))
 
@@ -199,9 +205,7 @@ def verify(ctx, report, reference) -> None:
 @click.option(
     "--cost", type=float, help="Recommend the most accurate policy with this average cost, in the unit of the record."
 )
-@click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
-)
+@RESAMPLES
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

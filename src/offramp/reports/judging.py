@@ -16,7 +16,8 @@ from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
 from offramp.comparison.runs import Run
-from offramp.evaluation import choose_threshold, evaluate, outcomes
+from offramp.evaluation import evaluate, frontier, outcomes
+from offramp.evaluation.curves import threshold_on
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
@@ -219,18 +220,19 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     )
     target = {"cost": cost} if cost is not None else {"accuracy": full - 1e-12 if accuracy is None else accuracy}
     best: tuple[float, ...] = (-np.inf,)
-    chosen = ("confidence", np.inf)
+    chosen = ("confidence", np.inf, np.nan)
     for label, policy in run.policies.items():
         if label in REFERENCES:
             continue
-        threshold = choose_threshold(policy, run.validation, **target)
-        point = evaluate(policy, run.validation, [threshold]).iloc[0]
+        points = frontier(policy, run.validation)
+        threshold = threshold_on(points, **target)
+        point = points[points.threshold >= threshold].iloc[0]
         score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
         if cost is not None and point.cost > cost:
             score = (-np.inf, -point.cost)  # even the first exit is too expensive
         if score > best:
-            best, chosen = score, (label, threshold)
-    label, threshold = chosen
+            best, chosen = score, (label, threshold, point.accuracy)
+    label, threshold, accuracy_there = chosen
     (right,), (paid,) = outcomes(run.policies[label], run.test, [threshold])  # (N,) each
     shares = bootstrap.shares(paid, run.test)  # (1 + B,)
     accuracy_low, accuracy_high = bootstrap.interval(bootstrap.means(right))
@@ -246,7 +248,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         cost_high=cost_high,
         full_accuracy=float(run.test.correct[:, -1].mean()),
         chosen_on=run.validation.n_samples,
-        accuracy_there=float(outcomes(run.policies[label], run.validation, [threshold])[0].mean()),
+        accuracy_there=float(accuracy_there),
         goal=goal,
     )
 

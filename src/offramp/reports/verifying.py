@@ -21,6 +21,10 @@ OF_THE_MACHINE = ("seconds",)  # tables of measured times, which are not compare
 SHOWN = 10  # maximum number of findings of each kind that are printed
 
 
+class OtherParameters(ValueError):
+    """The error that is raised for reports that were created with different parameters."""
+
+
 @dataclass
 class Comparison:
     """Result of the comparison of one table.
@@ -67,14 +71,16 @@ def verify(report: Path, reference: Path) -> dict[str, Comparison]:
 
     Raises
     ------
+    OtherParameters
+        If the reports were created with different parameters.
     ValueError
-        If a folder contains no tables, or if the reports were created with different parameters.
+        If a folder contains no tables.
     """
     for folder in (report, reference):
         if not any(folder.glob("tables/*.csv")):
             raise ValueError(f"{folder}: no tables/*.csv; expected the folder of a finished report")
     if differing := _differing(read_json(report / "parameters.json"), read_json(reference / "parameters.json")):
-        raise ValueError(f"{report}: made with other parameters than {reference}: {', '.join(differing)}")
+        raise OtherParameters(f"{report}: made with other parameters than {reference}: {', '.join(differing)}")
     found = {}
     for path in sorted(reference.glob("tables/*.csv")):
         if path.stem in OF_THE_MACHINE:
