@@ -110,15 +110,17 @@ def test_exits_are_heads_on_the_states_of_the_layers(name):
     x = examples(model, 5)
     logits = model(x)
     ran.clear()
-    states = model.states(x)
-    before = next(states)
+    state = model.embed(x)
+    before = model.hidden(*state)
     assert ran == []
-    for i, state in enumerate(states):
+    for i in range(model.n_exits):
+        state = model.layer(i, *state)
+        hidden = model.hidden(*state)
         assert ran == list(range(i + 1))
-        assert state.shape == before.shape == (5, 12 if name == "vit" else 384)
-        assert not torch.equal(state, before)
-        assert torch.equal(model.head(i, state), logits[:, i])
-        before = state
+        assert hidden.shape == before.shape == (5, 12 if name == "vit" else 384)
+        assert not torch.equal(hidden, before)
+        assert torch.equal(model.head(i, hidden), logits[:, i])
+        before = hidden
     assert i == 2
 
 

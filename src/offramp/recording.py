@@ -3,13 +3,11 @@
 import os
 import time
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import cosine_similarity
 
 from offramp._io.progress import progress_bar
 from offramp.datasets import load_dataset
@@ -126,13 +124,10 @@ def record(
     ):
         for positions, (inputs, _) in zip(batches, batch_loader(samples, batches, workers, device)):
             inputs = inputs.to(device, non_blocking=True)
-            if similarity is None:
-                logits[positions] = model(inputs).cpu()  # (B, L, C)
-            else:
-                states = list(model.states(inputs))  # L + 1 of (B, D)
-                logits[positions] = torch.stack([model.head(i, h) for i, h in enumerate(states[1:])], dim=1).cpu()
-                pairs = pairwise(states)
-                similarity[positions] = torch.stack([cosine_similarity(*pair) for pair in pairs], dim=1).cpu()
+            outputs = list(model.outputs(inputs))  # L
+            logits[positions] = torch.stack([output.logits for output in outputs], dim=1).cpu()  # (B, L, C)
+            if similarity is not None:
+                similarity[positions] = torch.stack([output.similarity for output in outputs], dim=1).cpu()  # (B, L)
             bar.update()
     return ExitRecord(
         logits=logits.numpy(),

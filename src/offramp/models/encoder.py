@@ -1,6 +1,5 @@
 """Text encoders of the BERT family with an exit after every layer."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -99,32 +98,36 @@ class Encoder(LayeredModel, TextModel):
         self.heads = nn.ModuleList(linear(classes) for _ in self.order)
         self.train()
 
-    def states(self, x: Tensor) -> Iterator[Tensor]:
+    def embed(self, x: Tensor) -> tuple[Tensor, ...]:
         kept = x != self.pad  # (B, T)
         x = self.backbone["embeddings"](input_ids=x, token_type_ids=self.token_types(x) if self.has_types else None)
-        x = self.backbone["project"](x)  # (B, T, D)
-        yield self._pool(x, kept)
-        for i in self.order:
-            x = self.backbone["layers"][i](x, kept[:, None, None, :])
-            x = x[0] if isinstance(x, tuple) else x  # earlier versions return a tuple
-            yield self._pool(x, kept)
+        return self.backbone["project"](x), kept  # (B, T, D), (B, T)
 
-    def head(self, i: int, state: Tensor) -> Tensor:
+    def layer(self, i: int, *state: Tensor) -> tuple[Tensor, ...]:
+        x, kept = state
+        x = self.backbone["layers"][self.order[i]](x, kept[:, None, None, :])
+        return x[0] if isinstance(x, tuple) else x, kept  # earlier versions return a tuple
+
+    def hidden(self, *state: Tensor) -> Tensor:
+        x, kept = state
+        if self.pooling == "first":
+            return x[:, 0]
+        mask = kept[..., None].to(x.dtype)  # (B, T, 1), excludes padding
+        return (x * mask).sum(1) / mask.sum(1)
+
+    def head(self, i: int, hidden: Tensor) -> Tensor:
         pooler = self.pooler[i] if self.frozen else self.pooler
-        return self.heads[i](self.dropout(pooler(state).tanh()))
+        return self.heads[i](self.dropout(pooler(hidden).tanh()))
+
+    def keep(self, state: tuple[Tensor, ...], rows: Tensor, length: int | None = None) -> tuple[Tensor, ...]:
+        x, kept, hidden = state
+        return super().keep((x[:, :length], kept[:, :length], hidden), rows)
 
     def train(self, mode: bool = True) -> "Encoder":
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
-
-    def _pool(self, x: Tensor, kept: Tensor) -> Tensor:
-        """Pool the states of the tokens (B, T, D) to the input of the exits (B, D). `kept` (B, T) excludes padding."""
-        if self.pooling == "first":
-            return x[:, 0]
-        kept = kept[..., None].to(x.dtype)  # (B, T, 1)
-        return (x * kept).sum(1) / kept.sum(1)
 
 
 def _load(backbone: str, pretrained: bool) -> nn.Module:

@@ -1,6 +1,5 @@
 """Text classifiers of Hugging Face transformers as models with a single exit, for cascades."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from offramp.datasets.base import Vocabulary
 from offramp.datasets.pretrained import from_transformers, source_of
-from offramp.models.base import TextModel
+from offramp.models.base import ExitOutput, TextModel
 
 
 class HuggingFace(TextModel):
@@ -59,9 +58,10 @@ class HuggingFace(TextModel):
         self.check_vocabulary(backbone, self.classifier.config)
         self.has_types = getattr(self.classifier.config, "type_vocab_size", 0) > 1
 
-    def exits(self, x: Tensor) -> Iterator[Tensor]:
+    def stage(self, i: int, *state: Tensor) -> ExitOutput:
+        (x,) = state
         types = {"token_type_ids": self.token_types(x)} if self.has_types else {}
-        yield self.classifier(input_ids=x, attention_mask=(x != self.pad).long(), **types).logits
+        return ExitOutput(self.classifier(input_ids=x, attention_mask=(x != self.pad).long(), **types).logits)
 
 
 def _load(backbone: str, pretrained: bool, changes: dict[str, int], classes: int):

@@ -4,7 +4,7 @@
 configurations of its public PyTorch code, which PCEE also uses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
 from math import ceil, floor, prod
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp._registry import find
-from offramp.models.base import MultiExitModel
+from offramp.models.base import ExitOutput, MultiExitModel
 
 # Number of times that each kind of first layer halves the image
 _FIRST_HALVINGS = {"cifar": 0, "half": 1, "imagenet": 2}
@@ -204,11 +204,9 @@ class MSDNet(MultiExitModel):
             elif isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def exits(self, x: Tensor) -> Iterator[Tensor]:
-        maps = self.first(x)
-        for block, head in zip(self.blocks, self.heads):
-            maps = block(maps)
-            yield head(maps[-1])
+    def stage(self, i: int, *state: Tensor) -> ExitOutput:
+        maps = self.blocks[i](self.first(*state) if i == 0 else list(state))
+        return ExitOutput(self.heads[i](maps[-1]), tuple(maps))
 
     @classmethod
     def options(cls) -> list[str]:

@@ -1,12 +1,10 @@
 """Classifiers of timm as models with a single exit, for cascades."""
 
-from collections.abc import Iterator
-
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from offramp.datasets.pretrained import build_timm
-from offramp.models.base import MultiExitModel
+from offramp.models.base import ExitOutput, MultiExitModel
 
 
 class Timm(MultiExitModel):
@@ -56,10 +54,11 @@ class Timm(MultiExitModel):
             img_size=size if has_fixed_size(backbone) else None,
         )
 
-    def exits(self, x: Tensor) -> Iterator[Tensor]:
+    def stage(self, i: int, *state: Tensor) -> ExitOutput:
+        (x,) = state
         if self.image_size is not None:
             x = interpolate(x, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
-        yield self.classifier(x)
+        return ExitOutput(self.classifier(x))
 
 
 def has_fixed_size(backbone: str) -> bool:

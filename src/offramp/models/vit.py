@@ -1,7 +1,5 @@
 """Vision transformer with an exit after every block."""
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from offramp.datasets.pretrained import build_timm
@@ -80,16 +78,18 @@ class ViT(LayeredModel):
         self.n_exits = len(vit.blocks)
         self.heads = nn.ModuleList(_head(vit.embed_dim, classes) for _ in vit.blocks)
 
-    def states(self, x: Tensor) -> Iterator[Tensor]:
+    def embed(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.vit._pos_embed(self.vit.patch_embed(x))
-        x = self.vit.norm_pre(self.vit.patch_drop(x))  # (B, T, D)
-        yield self.vit.pool(x)
-        for block in self.vit.blocks:
-            x = block(x)
-            yield self.vit.pool(x)
+        return (self.vit.norm_pre(self.vit.patch_drop(x)),)  # (B, T, D)
 
-    def head(self, i: int, state: Tensor) -> Tensor:
-        return self.heads[i](state)
+    def layer(self, i: int, *state: Tensor) -> tuple[Tensor, ...]:
+        return (self.vit.blocks[i](*state),)
+
+    def hidden(self, *state: Tensor) -> Tensor:
+        return self.vit.pool(*state)
+
+    def head(self, i: int, hidden: Tensor) -> Tensor:
+        return self.heads[i](hidden)
 
     def train(self, mode: bool = True) -> "ViT":
         super().train(mode)
