@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -9,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from offramp.calibration import fit_temperatures, with_temperatures
-from offramp.records import ExitRecord
+from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import MEASURES
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
@@ -67,13 +68,7 @@ def cascade(
         if len(temperatures) != len(records):
             raise ValueError(f"cascade: temperatures of {len(temperatures)} stages; expected {len(records)}")
         records = [with_temperatures(record, its) for record, its in zip(records, temperatures)]
-    if ensemble not in (None, *get_args(Ensemble)):
-        known = ", ".join(get_args(Ensemble))
-        raise ValueError(f"cascade: ensemble is {ensemble!r}; expected None or one of {known}")
-    if confidence not in ("own", "ensemble") or (confidence == "ensemble" and ensemble is None):
-        raise ValueError(f"cascade: confidence is {confidence!r}; expected 'own', or 'ensemble' where there is one")
-    if weights is not None and ensemble != "accuracy_weighted":
-        raise ValueError(f"cascade: weights are for ensemble='accuracy_weighted'; expected none for {ensemble!r}")
+    check_ensemble(ensemble, confidence, weights)
     for k, (before, record) in enumerate(pairwise(records), start=2):
         if record.cost[-1] <= before.cost[-1]:
             warnings.warn(
@@ -105,10 +100,19 @@ def cascade(
         metadata["weights"] = weights.tolist()
     sums, total = _ensembles(records, ensemble, weights)
     if confidence == "ensemble":
-        mean = sums / total[:, None]  # (N, L, C)
-        of_probabilities = ensemble in ("mean_probability", "accuracy_weighted")
-        return ExitRecord(np.log(np.maximum(mean, np.finfo(float).tiny)) if of_probabilities else mean, **about)
+        return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
     return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+
+
+def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[float] | None) -> None:
+    """Raise ValueError unless these options of `cascade` are known and fit together."""
+    if ensemble not in (None, *get_args(Ensemble)):
+        known = ", ".join(get_args(Ensemble))
+        raise ValueError(f"cascade: ensemble is {ensemble!r}; expected None or one of {known}")
+    if confidence not in ("own", "ensemble") or (confidence == "ensemble" and ensemble is None):
+        raise ValueError(f"cascade: confidence is {confidence!r}; expected 'own', or 'ensemble' where there is one")
+    if weights is not None and ensemble != "accuracy_weighted":
+        raise ValueError(f"cascade: weights are for ensemble='accuracy_weighted'; expected none for {ensemble!r}")
 
 
 def check_stages(records: Sequence[ExitRecord], who: str) -> None:
@@ -165,18 +169,94 @@ def _ensembles(
     records: Sequence[ExitRecord], ensemble: Ensemble, weights: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted sum of the scores of all systems up to each exit, (N, L, C), and of the weights, (L,)."""
-    of_exit = iter([1.0] * sum(record.n_exits for record in records) if weights is None else weights)
-    before, weighed, sums, total = 0.0, 0.0, [], []
+    together = Combination(ensemble, [record.n_exits for record in records], weights)
+    sums, total = [], []
     for k, record in enumerate(records, start=1):
         if not record.has_logits:
             raise ValueError(f"cascade: ensemble={ensemble!r} needs logits, but stage {k} has none")
         for i in range(record.n_exits):
-            weight = next(of_exit)
-            score = weight * _score(ensemble)(record.logits[:, i].astype(np.float64))  # (N, C)
-            sums.append(before + score)
-            total.append(weighed + weight)
-        before, weighed = sums[-1], total[-1]
+            together.add(record.logits[:, i])
+            sums.append(together.sums)
+            total.append(together.total)
     return np.stack(sums, axis=1), np.array(total)
+
+
+class Combination:
+    """The ensemble of a cascade, exit by exit: the latest exits of all systems so far, combined.
+
+    Parameters
+    ----------
+    ensemble, weights, confidence, temperatures
+        As for `cascade`. Weights are required for "accuracy_weighted".
+    exits : sequence of int
+        Number of exits of each system.
+
+    Raises
+    ------
+    ValueError
+        If the ensemble is unknown, or if the weights or temperatures are not one for each exit.
+
+    Attributes
+    ----------
+    sums : ndarray of shape (n, C), float64
+        Weighted sum of the scores.
+    total : float
+        Sum of the weights.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble | None,
+        exits: Sequence[int],
+        weights: Sequence[float] | None = None,
+        confidence: Literal["own", "ensemble"] = "own",
+        temperatures: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        check_ensemble(ensemble, confidence, weights)
+        if ensemble == "accuracy_weighted" and weights is None:
+            raise ValueError("cascade: ensemble='accuracy_weighted' needs weights, one for each exit")
+        self.ensemble, self.confidence = ensemble, confidence
+        self.weights = [1.0] * sum(exits) if weights is None else list(weights)
+        self.temperatures = None if temperatures is None else np.hstack(temperatures).astype(np.float32)  # (L,)
+        for what, values in (("weights", self.weights), ("temperatures", self.temperatures)):
+            if values is not None and len(values) != sum(exits):
+                raise ValueError(f"cascade: {len(values)} {what}; expected {sum(exits)}, one for each exit")
+        self.ends = set(np.cumsum(exits) - 1)
+        self.exit = -1
+        self.before: np.ndarray | float = 0.0  # sum over the systems before the current one
+        self.weighed = 0.0
+
+    def add(self, logits: np.ndarray) -> None:
+        """Add the next exit, with logits (n, C)."""
+        self.exit += 1
+        weight = self.weights[self.exit]
+        self.sums = self.before + weight * _score(self.ensemble)(logits.astype(np.float64))  # (n, C)
+        self.total = self.weighed + weight
+        if self.exit in self.ends:
+            self.before, self.weighed = self.sums, self.total
+
+    def step(self, logits: np.ndarray) -> ExitOutputs:
+        """Add the next exit, with logits (n, C), and return the outputs of the cascade at this exit."""
+        if self.temperatures is not None:
+            logits = logits / self.temperatures[self.exit + 1]
+        if self.ensemble is None:
+            self.exit += 1
+            return ExitOutputs.of(logits)
+        self.add(logits)
+        if self.confidence == "ensemble":
+            return ExitOutputs.of(mean_logits(self.ensemble, self.sums / self.total))
+        return replace(ExitOutputs.of(logits), prediction=self.sums.argmax(axis=1), logits=None)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Drop all samples except those in these positions (k,)."""
+        if isinstance(self.before, np.ndarray):
+            self.before = self.before[rows]
+
+
+def mean_logits(ensemble: Ensemble, mean: np.ndarray) -> np.ndarray:
+    """Return logits of the ensemble from the mean of the scores, (…, C)."""
+    of_probabilities = ensemble in ("mean_probability", "accuracy_weighted")
+    return np.log(np.maximum(mean, np.finfo(float).tiny)) if of_probabilities else mean
 
 
 @cache
