@@ -64,7 +64,7 @@ def test_a_temperature_for_each_exit(values, data):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [1, 2, 3, 10, 1000, 20_000])
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 16, 17, 512, 513, 1000, 20_000])
 def test_many_classes_against_scipy(dtype, classes):
     values = (np.random.default_rng(classes).normal(size=(6, 2, classes)) * 2).astype(dtype)
     p = np.sort(softmax(values.astype(np.float64), axis=-1), axis=-1)
@@ -108,6 +108,13 @@ def test_ties_go_to_the_first_class(dtype):
     found = check(np.array([[[1, 3, 3, 2], [0, 0, 0, 0]], [[3, 1, 3, 3], [-7, -7, -9, -7]]], dtype))
     assert found.prediction.tolist() == [[1, 0], [0, 0]]
     assert (found.margin == 0).all()
+
+
+@pytest.mark.parametrize("classes", [1, 3, 16, 17, 513])
+def test_high_temperatures_make_all_classes_equal(classes):
+    found = confidences(np.linspace(0, 9, classes, dtype=np.float32)[None, None], [np.inf])
+    np.testing.assert_allclose(found.max_softmax, 1 / classes, rtol=2 * ULP)
+    np.testing.assert_allclose(found.entropy, np.log(classes), rtol=2 * ULP)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

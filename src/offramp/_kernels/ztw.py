@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from offramp._kernels.compiling import FLOOR, RELAXED, compiled, exp, larger
+from offramp._kernels.compiling import FLOOR, LOG2E, RELAXED, compiled, exp2, larger
 
 TILE = 128  # number of samples per tile, so that repeatedly used data stays in the caches
 
@@ -47,7 +47,7 @@ def _softmax(x, labels, weights, bias, p, top, total):
     for c in range(p.shape[0]):
         p_c = p[c]
         for k in range(TILE):
-            p_c[k] = exp(larger(p_c[k] - top[k], np.float32(FLOOR)))
+            p_c[k] = exp2(larger(p_c[k] - top[k], np.float32(FLOOR / LOG2E)), np.float32(LOG2E))
             total[k] += p_c[k]
     for k in range(n):
         loss += np.log(total[k])

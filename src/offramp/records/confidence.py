@@ -65,8 +65,12 @@ def confidences(logits: np.ndarray, temperature: np.ndarray | None = None) -> Co
         return -1 if bad < 0 else start + bad // n_exits
 
     step = max(1, BLOCK_BYTES // max(1, logits[0].size * dtype().itemsize))
-    with ThreadPoolExecutor(available_threads()) as pool:
-        bad = [sample for sample in pool.map(run, range(0, n_samples, step)) if sample >= 0]
+    if n_samples <= step:  # a thread takes longer to start than a small block to process
+        found = [run(0)]
+    else:
+        with ThreadPoolExecutor(available_threads()) as pool:
+            found = list(pool.map(run, range(0, n_samples, step)))
+    bad = [sample for sample in found if sample >= 0]
     if bad:
         exit_, class_ = np.argwhere(~np.isfinite(logits[bad[0]]))[0]
         value = logits[bad[0], exit_, class_]
