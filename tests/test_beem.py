@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import ExitRecord, evaluate, make_policy
-from offramp.policies.beem import score
+from offramp.policies import beem
 from strategies import quick, records, thresholds
 
 PREDICTION = [1, 1, 1, 0, 0, 0]
@@ -18,6 +18,13 @@ def record_of(prediction, confidence, labels=None):
     prediction, confidence = np.atleast_2d(prediction), np.atleast_2d(np.asarray(confidence, np.float64))
     labels = prediction[:, -1] if labels is None else labels
     return ExitRecord.from_outputs(prediction, confidence, labels, np.arange(1, prediction.shape[1] + 1))
+
+
+def score(confidence, prediction, weights, on_disagree="own"):
+    """Compute the scores (N, L), one exit after the other."""
+    past = {}
+    weighted = weights * np.asarray(confidence, np.float64)  # (N, L)
+    return np.stack([beem.score(w, p, past, on_disagree) for w, p in zip(weighted.T, prediction.T)], axis=1)
 
 
 def loop(confidence, prediction, weights, on_disagree):

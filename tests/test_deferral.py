@@ -291,7 +291,7 @@ def test_constant_features_have_no_effect():
 
 def test_a_measure_that_the_fit_had_is_asked_for():
     policy, alone = make_policy("learned-deferral").fit(record_of(0)), record_of(1, measures=("max_softmax",))
-    with pytest.raises(ValueError, match="this record has no margin, only max_softmax"):
+    with pytest.raises(ValueError, match="these outputs have no margin, only max_softmax"):
         policy.signal(alone)
     policy.fit(record_of(0, measures=("max_softmax",)))
     np.testing.assert_array_equal(policy.signal(record_of(1)), policy.signal(alone))

@@ -31,11 +31,11 @@ class Stubborn(Policy):
     rule = "max softmax ≥ δ"
     paper = "none"
 
-    def _signal(self, record):
-        return record.confidence()
+    answers_together = True
 
-    def prediction(self, record):
-        return np.repeat(record.prediction[:, :1], record.n_exits, axis=1)
+    def _step(self, outputs, stream):
+        stream.prediction = stream.past.setdefault("first", outputs.prediction)
+        return outputs.score()
 
 
 def make_record(system, seed, split, metric):

@@ -219,7 +219,7 @@ def test_normalised_entropy_needs_the_number_of_classes(name):
     entropy = {"entropy": [[0.5]]}
     with pytest.raises(ValueError, match=rf'{name} needs the number of classes; set metadata\["classes"\]'):
         make_policy(name).signal(ExitRecord.from_outputs([[0]], entropy, [0], [1]))
-    with pytest.raises(ValueError, match=rf"{name}: the record has 1 class; expected at least 2"):
+    with pytest.raises(ValueError, match=rf"{name}: there is 1 class; expected at least 2"):
         make_policy(name).signal(ExitRecord.from_outputs([[0]], entropy, [0], [1], metadata={"classes": 1}))
     with pytest.raises(ValueError, match="no entropy, only margin"):
         make_policy(name).signal(ExitRecord.from_outputs([[0]], {"margin": [[0.5]]}, [0], [1], metadata={"classes": 2}))

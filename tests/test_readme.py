@@ -113,6 +113,18 @@ def test_cascades_of_your_own_models(tmp_path, monkeypatch):
     np.testing.assert_array_equal(given[1].prediction, expected.prediction)
 
 
+def test_the_example_of_a_running_model():
+    random = np.random.default_rng(0)
+    record = ExitRecord(random.normal(size=(30, 3, 4)), random.integers(0, 4, 30), [1, 2, 3])
+    names = {}
+    exec(blocks(POLICIES_PAGE, "python")[0], names)
+    for policy in (make_policy("ztw"), make_policy("pcee", no_exit="most_accurate")):
+        policy.fit(record)
+        for threshold in (-np.inf, 0.3, 0.6, 0.99, np.inf):
+            answers = names["answer"](policy, record.logits.transpose(1, 0, 2), threshold, len(record))
+            np.testing.assert_array_equal(answers, policy.predict(record, threshold))
+
+
 def test_policies_on_the_command_line(own_outputs, monkeypatch):
     monkeypatch.chdir(own_outputs[0])
     for line in commands(POLICIES_PAGE, "offramp"):

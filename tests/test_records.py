@@ -656,7 +656,7 @@ def test_similarity_alone():
 
 def test_a_record_without_similarity(record):
     for ask in (lambda: record.confidence("similarity"), lambda: make_policy("hidden-similarity").signal(record)):
-        with pytest.raises(ValueError, match="this record has no similarity, only max_softmax, margin, entropy"):
+        with pytest.raises(ValueError, match="no similarity, only max_softmax, margin, entropy"):
             ask()
 
 

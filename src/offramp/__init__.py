@@ -3,9 +3,10 @@
 from offramp.cascades import cascade
 from offramp.evaluation import choose_threshold, decide, evaluate, frontier
 from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
-from offramp.records import ExitRecord
+from offramp.records import ExitOutputs, ExitRecord
 
 __all__ = [
+    "ExitOutputs",
     "ExitRecord",
     "NotFittedError",
     "Policy",

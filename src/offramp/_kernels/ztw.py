@@ -7,6 +7,24 @@ from offramp._kernels.compiling import FLOOR, LOG2E, RELAXED, compiled, exp2, la
 TILE = 128  # number of samples per tile, so that repeatedly used data stays in the caches
 
 
+@compiled(fastmath={"contract"})
+def _add(total, weight, values):  # (n,), scalar, (n,)
+    for k in range(total.shape[0]):
+        total[k] += weight * values[k]
+
+
+def weighted_sum(weights, members):
+    """Return Σ_j weights[j] · members[j] (n, C), for weights (L,) and a sequence of at most L arrays (n, C).
+
+    The sum is computed in the order of the members, for each number alone. Therefore it does not depend on the number
+    of samples, as that of a matrix product may.
+    """
+    total = np.zeros_like(members[0])
+    for weight, member in zip(weights, members):
+        _add(total.reshape(-1), weight, member.reshape(-1))
+    return total
+
+
 @compiled(fastmath=RELAXED)
 def _dot(a, b):  # (n,), (n,)
     total = a.dtype.type(0)

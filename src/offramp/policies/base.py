@@ -1,10 +1,9 @@
 """Base class of all exit policies.
 
-A policy computes a signal for each sample and exit. A sample leaves at the first exit where the signal is at least the
-threshold δ.
+A policy computes a signal for each sample and exit, exit by exit. A sample leaves at the first exit where the signal is
+at least the threshold δ.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
@@ -13,7 +12,11 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from offramp._registry import check_options
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
+from offramp.records.confidence import each_of
+
+BLOCK = 1 << 17  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -21,6 +24,11 @@ class NotFittedError(ValueError, AttributeError):
 
     It has the same base classes as `sklearn.exceptions.NotFittedError`, so code that catches ValueError catches both.
     """
+
+
+def reaches(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Return whether signals reach the threshold, bool: signal ≥ threshold. No signal reaches a threshold of +∞."""
+    return (signal >= threshold) & (threshold < np.inf)
 
 
 def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
@@ -44,21 +52,27 @@ def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
         If the threshold is NaN or has another shape.
     """
     n_samples, n_exits = signal.shape
-    threshold = np.asarray(threshold, np.float64)
-    if threshold.shape not in ((), (n_exits - 1,)) or np.isnan(threshold).any():
-        raise ValueError(
-            f"threshold: expected a number or {n_exits - 1} of them (one an exit but the last), none NaN; "
-            f"got {threshold.tolist()}"
-        )
+    threshold = checked_threshold(threshold, n_exits)
     stops = np.ones((n_samples, n_exits), bool)  # (N, L): the last exit always answers
-    stops[:, :-1] = (signal[:, :-1] >= threshold) & (threshold < np.inf)
+    stops[:, :-1] = reaches(signal[:, :-1], threshold)
     return stops.argmax(axis=1)
 
 
-class Policy(ABC):
+def checked_threshold(threshold: float | np.ndarray, n_exits: int) -> np.ndarray:
+    """Return a threshold as an array of shape () or (L − 1,). Raises ValueError if it is NaN or has another shape."""
+    threshold = np.asarray(threshold, np.float64)
+    if threshold.shape not in ((), (n_exits - 1,)) or np.isnan(threshold).any():
+        raise ValueError(
+            f"threshold: expected a number or {n_exits - 1} of them (one per exit except the last), none NaN; "
+            f"got {threshold.tolist()}"
+        )
+    return threshold
+
+
+class Policy:
     """Base class of exit policies. The options of a policy are its dataclass fields.
 
-    A subclass is a dataclass that defines `name`, `rule`, `paper` and `_signal`. If it learns from validation data, it
+    A subclass is a dataclass that defines `name`, `rule`, `paper` and `_step`. If it learns from validation data, it
     also defines `_fit`, which returns the learned parameters as named arrays. A file of fitted policies contains these
     arrays and the options.
 
@@ -132,11 +146,54 @@ class Policy(ABC):
             If the numbers of exits or classes differ from those of the record of the fit, if the record lacks data that
             the policy needs, or if the signal contains NaN.
         """
-        self._check_fits(record)
-        signal = np.asarray(self._signal(record), np.float64)
-        if np.isnan(signal).any():
-            raise ValueError(f"{self.name}: the signal has NaN; expected numbers")
-        return signal
+        self._check_fits(record.n_exits, record.n_classes)
+        return self._over(record)[0]
+
+    def start(self, n: int, exits: int | None = None, *, first: int = 0) -> Stream:
+        """Start to decide on samples whose exits come in one after another.
+
+        Parameters
+        ----------
+        n : int
+            Number of samples.
+        exits : int, optional
+            Number of exits L. By default that of the fit, if the policy was fitted. `Agreement` and `Random` need it.
+        first : int
+            Number of samples before these, for samples that come in batches. Only `Random` uses it, whose numbers are
+            then those of a single batch.
+
+        Returns
+        -------
+        Stream
+            Its method `step` takes the outputs of the next exit and returns the signal.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy learns from data and was not fitted.
+        ValueError
+            If a number is out of range, if the number of exits differs from that of the fit, or if it is missing.
+            Also for `Oracle`, which needs the last exit or the labels.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from offramp import ExitOutputs, make_policy
+        >>> stream = make_policy("patience").start(2)
+        >>> stream.step(ExitOutputs.of(np.array([[2.0, 1.0], [0.0, 3.0]])))
+        array([0., 0.])
+        >>> stream.keep([1])
+        >>> stream.step(ExitOutputs.of(np.array([[1.0, 2.0]])))
+        array([1.])
+        """
+        for what, value, least in (("n", n, 0), ("exits", exits, 1), ("first", first, 0)):
+            if value is not None and not (isinstance(value, Integral) and value >= least):
+                raise ValueError(f"{self.name}: start: {what} is {value!r}; expected a whole number from {least}")
+        exits = self.fitted_exits if exits is None else exits
+        self._check_fits(exits, None)
+        stream = Stream(self, n, exits, first)
+        self._begin(stream)
+        return stream
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get the options of this policy, as for any scikit-learn estimator.
@@ -244,9 +301,9 @@ class Policy(ABC):
     def prediction(self, record: ExitRecord) -> np.ndarray:
         """Return the prediction of each exit, (N, L).
 
-        These are the predictions of the record, except for policies in which several exits predict together.
+        These are the predictions of the record, except for policies in which several exits answer together.
         """
-        return record.prediction
+        return self._over(record)[1] if self.answers_together else record.prediction
 
     def correct(self, record: ExitRecord) -> np.ndarray:
         """Return whether each of these predictions is correct, bool (N, L).
@@ -373,7 +430,12 @@ class Policy(ABC):
 
         None means the last exit. The cost is that of all exits in any case.
         """
-        return None
+        ranks = [
+            self._rank(record.outputs(i, logits=False), signal[:, i]) for i in range(record.n_exits)
+        ]  # L arrays (N,)
+        if ranks[0] is None:
+            return None
+        return record.n_exits - 1 - np.argmax(ranks[::-1], axis=0)  # the latest exit in case of ties
 
     @property
     def options(self) -> dict[str, Any]:
@@ -386,6 +448,16 @@ class Policy(ABC):
         return False
 
     @property
+    def answers_together(self) -> bool:
+        """Whether several exits answer together, so that the predictions differ from those of the record."""
+        return False
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the policy reads logits, not only predictions and confidences."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Whether the policy learns from validation data, so that it must be fitted."""
         return type(self)._fit is not Policy._fit
@@ -393,26 +465,52 @@ class Policy(ABC):
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         return {}
 
-    @abstractmethod
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        """Compute the signal, (N, L)."""
+    def _begin(self, stream: Stream) -> None:
+        """Put what the first step needs into `stream.past`, or check that the stream knows what the policy needs."""
+
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        """Compute the signal (n,) of exit `stream.exit` from its outputs.
+
+        What later exits need of it is put into `stream.past`. If several exits answer together, `stream.prediction` is
+        set, too.
+        """
+        raise NotImplementedError
+
+    def _rank(self, outputs: ExitOutputs, signal: np.ndarray) -> np.ndarray | None:
+        """Return numbers (n,), the highest of which determine the fallback exit of a sample; None for the last exit."""
+        return None
+
+    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
+        """Run a stream over the exits of a record. Return the signal and the predictions, (N, L) each."""
+        if self.needs_logits:
+            record.needed_logits(self.name)
+        signal = np.empty(record.prediction.shape)  # (N, L)
+        answers = np.empty_like(record.prediction) if self.answers_together else record.prediction  # (N, L)
+        size = max(1, BLOCK // (record.n_classes if self.needs_logits else 4))
+
+        def run(first: int) -> None:
+            rows = slice(first, first + size)
+            stream = self.start(len(signal[rows]), record.n_exits, first=first)
+            for i in range(record.n_exits):
+                signal[rows, i] = stream.step(record.outputs(i, rows, logits=self.needs_logits))
+                if self.answers_together:
+                    answers[rows, i] = stream.prediction
+
+        each_of(run, range(0, record.n_samples, size))
+        return signal, answers
 
     def _check_fitted(self) -> None:
         if self.learns and self.state is None:
             raise NotFittedError(f"{self.name} learns from data: call fit(validation_record) first")
 
-    def _check_fits(self, record: ExitRecord) -> None:
+    def _check_fits(self, exits: int | None, classes: int | None) -> None:
+        """Check that the policy is fitted, on as many exits and classes as these."""
         self._check_fitted()
         if self.state is None:
             return
-        if record.n_exits != self.fitted_exits:
-            raise ValueError(
-                f"the record has {record.n_exits} exits, but {self.name} was fitted on {self.fitted_exits}"
-            )
-        if None not in (record.n_classes, self.fitted_classes) and record.n_classes != self.fitted_classes:
-            raise ValueError(
-                f"the record has {record.n_classes} classes, but {self.name} was fitted on {self.fitted_classes}"
-            )
+        for what, number, fitted in (("exits", exits, self.fitted_exits), ("classes", classes, self.fitted_classes)):
+            if number != fitted and None not in (number, fitted):
+                raise ValueError(f"there are {number} {what}, but {self.name} was fitted on {fitted}")
 
 
 def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:

@@ -1,41 +1,40 @@
 """BEEM (arXiv 2502.00745): the confidences of consecutive exits are added up as long as their predictions agree."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 OnDisagree = Literal["own", "zero"]
 
 
-def score(
-    confidence: np.ndarray, prediction: np.ndarray, weights: np.ndarray, on_disagree: OnDisagree = "own"
-) -> np.ndarray:
-    """Compute the score of BEEM: S_i = S_{i−1} + w_i · C_i if exits i and i − 1 predict the same class.
+def score(confidence: np.ndarray, prediction: np.ndarray, past: dict[str, Any], on_disagree: OnDisagree) -> np.ndarray:
+    """Compute the score of BEEM at the next exit.
 
-    Otherwise, and at the first exit, the score is reset.
+    It is S_i = S_{i−1} + w_i · C_i if exits i and i − 1 predict the same class. Otherwise, and at the first exit, the
+    score is reset.
 
     Parameters
     ----------
-    confidence, prediction : ndarray of shape (N, L)
-        Confidences C and predicted classes ŷ.
-    weights : ndarray of shape (L,)
-        Weights w.
+    confidence, prediction : ndarray of shape (n,)
+        Weighted confidences w_i · C_i, and predicted classes.
+    past : dict
+        State of the stream, in which the score and the prediction of the exit are stored for the next one.
     on_disagree : {"own", "zero"}
         Value to which the score is reset: w_i · C_i, as in the paper, or 0, as in the public code.
 
     Returns
     -------
-    ndarray of shape (N, L), float64
+    ndarray of shape (n,), float64
     """
-    weighted = weights * np.asarray(confidence, np.float64)  # (N, L)
-    scores = weighted.copy() if on_disagree == "own" else np.zeros_like(weighted)  # (N, L): values after a reset
-    for i in range(1, weighted.shape[1]):
-        agree = prediction[:, i] == prediction[:, i - 1]  # (N,)
-        scores[:, i] = np.where(agree, scores[:, i - 1] + weighted[:, i], scores[:, i])
+    scores = confidence if on_disagree == "own" else np.zeros(len(confidence))  # (n,): values after a reset
+    if "score" in past:
+        scores = np.where(prediction == past["prediction"], past["score"] + confidence, scores)
+    past["score"], past["prediction"] = scores, prediction
     return scores
 
 
@@ -47,11 +46,13 @@ class _BEEM(Policy):
 
     paper = "BEEM (ICLR 2025, arXiv 2502.00745)"
 
-    def _weights(self, record: ExitRecord) -> np.ndarray:
+    def _weight(self, i: int) -> float:
+        """Return the weight of exit i, counted from 0."""
         raise NotImplementedError
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return score(record.confidence(self.score), record.prediction, self._weights(record), self.on_disagree)
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        weighted = self._weight(stream.exit) * outputs.score(self.score).astype(np.float64)  # (n,)
+        return score(weighted, outputs.prediction, stream.past, self.on_disagree)
 
 
 @dataclass
@@ -77,8 +78,8 @@ class BEEMC(_BEEM):
     name = "beem-c"
     rule = "sum of the confidences of consecutive exits that agree, each multiplied by the depth of its exit, ≥ δ"
 
-    def _weights(self, record: ExitRecord) -> np.ndarray:
-        return self.cost_weight * np.arange(1, record.n_exits + 1)  # (L,)
+    def _weight(self, i: int) -> float:
+        return self.cost_weight * (i + 1)
 
 
 @dataclass
@@ -112,5 +113,5 @@ class BEEMA(_BEEM):
         by = {"none": 1.0, "sum": accuracy.sum(), "max": accuracy.max()}[self.normalisation]
         return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # all 0 if no exit is ever correct
 
-    def _weights(self, record: ExitRecord) -> np.ndarray:
-        return self.state["weights"]
+    def _weight(self, i: int) -> float:
+        return self.state["weights"][i]

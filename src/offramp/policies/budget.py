@@ -6,7 +6,8 @@ import numpy as np
 
 from offramp.policies.base import Policy
 from offramp.policies.confidence import Score
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 P = range(1, 40)  # as in the authors' code
 
@@ -80,13 +81,11 @@ class Budget(Policy):
                 alive &= confidence[:, i] < of_p[i]
         return {"thresholds": thresholds}
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
-        lowest = np.minimum.accumulate(self.state["thresholds"][::-1])[::-1]  # (39, L − 1): minimum over p and above
-        signal = np.full(confidence.shape, P[-1], np.float64)  # (N, L): at the last exit, all samples leave
-        for i in range(record.n_exits - 1):
-            signal[:, i] = np.searchsorted(lowest[:, i], confidence[:, i], side="right")
-        return signal
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        if stream.is_last:
+            return np.full(stream.n, P[-1])  # all samples leave
+        lowest = np.minimum.accumulate(self.state["thresholds"][::-1, stream.exit])[::-1]  # (39,): over p and above
+        return np.searchsorted(lowest, outputs.score(self.score).astype(np.float64), side="right")
 
 
 def _samples_asked_for(p: int, n_samples: int, n_exits: int) -> list[int]:

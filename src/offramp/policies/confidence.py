@@ -7,8 +7,8 @@ import numpy as np
 
 from offramp.calibration import fit_temperatures
 from offramp.policies.base import Policy
-from offramp.records import ExitRecord
-from offramp.records.confidence import confidences
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 Score = Literal["max_softmax", "margin", "entropy"]
 
@@ -41,17 +41,19 @@ class Confidence(Policy):
     def learns(self) -> bool:
         return self.temperature is not None
 
+    @property
+    def needs_logits(self) -> bool:
+        return self.learns
+
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         if not self.learns:
             return {}
         return {"temperature": fit_temperatures(record)}
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        if not self.learns:
-            return record.confidence(self.score)
-        logits = record.needed_logits("temperature='per_exit'")
-        scaled = getattr(confidences(logits, self.state["temperature"]), self.score)  # (N, L)
-        return -scaled if self.score == "entropy" else scaled
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        if self.learns:
+            outputs = ExitOutputs.of(outputs.logits, temperature=self.state["temperature"][stream.exit])
+        return outputs.score(self.score)
 
 
 @dataclass
@@ -66,8 +68,8 @@ class NormalizedEntropy(Policy):
     rule = "1 − entropy / ln C ≥ δ, for C classes"
     paper = "FastBERT (ACL 2020)"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return one_minus_entropy(record, self.name)
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        return one_minus_entropy(outputs, self.name)
 
 
 @dataclass
@@ -82,19 +84,19 @@ class HiddenSimilarity(Policy):
     rule = "cosine similarity between the hidden states of this exit and of the exit before it ≥ δ"
     paper = "MuE (CVPR 2023)"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        if "similarity" not in record.measures:
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        if outputs.similarity is None:
             raise ValueError(
-                f"{self.name}: this record has no similarity, only {', '.join(record.measures)}; expected one of a "
-                "model whose exits read states of one width (encoder, vit), or an import with the array similarity"
+                f"{self.name}: these outputs have no similarity, only {', '.join(outputs.confidence)}; expected those "
+                "of a model whose exits read states of one width (encoder, vit), or an import with the array similarity"
             )
-        return record.confidence("similarity")
+        return outputs.similarity
 
 
-def one_minus_entropy(record: ExitRecord, what: str) -> np.ndarray:
-    """Return 1 − H / ln C for C classes, float64 (N, L). `what` names the policy in error messages."""
-    if record.n_classes is None:
+def one_minus_entropy(outputs: ExitOutputs, what: str) -> np.ndarray:
+    """Return 1 − H / ln C for C classes, float64 (n,). `what` names the policy in error messages."""
+    if outputs.classes is None:
         raise ValueError(f'{what} needs the number of classes; set metadata["classes"] of the record')
-    if record.n_classes < 2:
-        raise ValueError(f"{what}: the record has {record.n_classes} class; expected at least 2")
-    return 1 + record.confidence("entropy").astype(np.float64) / np.log(record.n_classes)
+    if outputs.classes < 2:
+        raise ValueError(f"{what}: there is {outputs.classes} class; expected at least 2")
+    return 1 + outputs.score("entropy").astype(np.float64) / np.log(outputs.classes)

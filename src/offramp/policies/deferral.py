@@ -6,7 +6,8 @@ import numpy as np
 
 from offramp.policies.base import Policy
 from offramp.policies.newton import minimise
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import MEASURES
 
 
@@ -37,26 +38,22 @@ class Agreement(Policy):
         "the majority class is the prediction"
     )
     paper = "Agreement-Based Cascading (2024, arXiv 2407.02348)"
+    answers_together = True
 
-    def prediction(self, record: ExitRecord) -> np.ndarray:
-        """Return the majority class at the last exit of each tier, and the exit's own prediction elsewhere, (N, L)."""
-        return self._votes(record)[0]
+    def _begin(self, stream: Stream) -> None:
+        stream.needed_exits()  # the last tier may be smaller
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return self._votes(record)[1]
-
-    def _votes(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions and signal, (N, L) each."""
-        answers = record.prediction.copy()  # (N, L)
-        agreement = np.full(answers.shape, -np.inf)  # (N, L)
-        for start in range(0, record.n_exits, self.tier):
-            members = record.prediction[:, start : start + self.tier]  # (N, T)
-            size = members.shape[1]
-            votes = (members[:, :, None] == members[:, None]).sum(axis=2)  # (N, T), votes for each prediction
-            winner = size - 1 - votes[:, ::-1].argmax(axis=1)  # (N,)
-            answers[:, start + size - 1] = np.take_along_axis(members, winner[:, None], axis=1)[:, 0]
-            agreement[:, start + size - 1] = votes.max(axis=1) / size
-        return answers, agreement
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        tier = (*stream.past.get("tier", ()), outputs.prediction)
+        ends = stream.is_last or len(tier) == self.tier
+        stream.past["tier"] = () if ends else tier
+        if not ends:
+            return np.full(stream.n, -np.inf)
+        members = np.stack(tier, axis=1)  # (n, T)
+        votes = (members[:, :, None] == members[:, None]).sum(axis=2)  # (n, T), votes for each prediction
+        winner = len(tier) - 1 - votes[:, ::-1].argmax(axis=1)  # (n,)
+        stream.prediction = members[np.arange(stream.n), winner]
+        return votes.max(axis=1) / len(tier)
 
 
 @dataclass
@@ -106,7 +103,7 @@ class LearnedDeferral(Policy):
         mean, scale = np.zeros((2, n_exits - 1, n_features))  # (L − 1, F) each
         weights = np.zeros((n_exits - 1, n_exits, n_features + 1))  # (L − 1, L, F + 1): [i, j]; bias last
         for i in range(n_exits - 1):
-            shown = _shown(record, i, used)  # (F, N)
+            shown = _shown(record.outputs(i, logits=False), record.prediction[:, max(i - 1, 0)], used)  # (F, N)
             mean[i], scale[i] = shown.mean(axis=1), shown.std(axis=1)
             scale[i, np.ptp(shown, axis=1) == 0] = np.inf
             x = _standardised(shown, mean[i], scale[i])
@@ -114,18 +111,19 @@ class LearnedDeferral(Policy):
                 weights[i, j] = fit_logistic(x, record.correct[:, j], self.penalty)
         return {"measures": used, "mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         from scipy.special import expit
 
         used, mean, scale, weights, cost = (self.state[n] for n in ("measures", "mean", "scale", "weights", "cost"))
-        signal = np.zeros(record.prediction.shape)  # (N, L)
-        for i in range(record.n_exits - 1):
-            x = _standardised(_shown(record, i, used), mean[i], scale[i])  # (F + 1, N)
-            # Without BLAS, whose rounding depends on the number of samples
-            chance = expit((weights[i, i:, :, None] * x).sum(axis=1))  # (L − i, N): P_i … P_L
-            price = (cost[i + 1 :] - cost[i]) / cost[-1]  # (L − i − 1,)
-            signal[:, i] = -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
-        return signal
+        i, before = stream.exit, stream.past.get("prediction", outputs.prediction)
+        stream.past["prediction"] = outputs.prediction
+        if stream.is_last:
+            return np.zeros(stream.n)
+        x = _standardised(_shown(outputs, before, used), mean[i], scale[i])  # (F + 1, n)
+        # Without BLAS, whose rounding depends on the number of samples
+        chance = expit((weights[i, i:, :, None] * x).sum(axis=1))  # (L − i, n): P_i … P_L
+        price = (cost[i + 1 :] - cost[i]) / cost[-1]  # (L − i − 1,)
+        return -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
 
 
 def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
@@ -162,11 +160,13 @@ def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray
     return minimise(derivatives, centre)
 
 
-def _shown(record: ExitRecord, i: int, used: np.ndarray) -> np.ndarray:
-    """Return the features of exit i, (F, N): the `used` measures, and whether it agrees with the exit before it."""
-    agrees = record.prediction[:, i] == record.prediction[:, max(i - 1, 0)]  # (N,): always true at the first exit
-    measures = [record.measure(measure)[:, i] for measure, is_used in zip(MEASURES, used) if is_used]
-    return np.stack([*measures, agrees]).astype(np.float64)
+def _shown(outputs: ExitOutputs, before: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return the features of an exit, (F, n): the `used` measures, and whether it agrees with the exit before it.
+
+    `before` (n,) are the predictions of the exit before it. The first exit agrees with itself.
+    """
+    measures = [outputs.measure(measure) for measure, is_used in zip(MEASURES, used) if is_used]
+    return np.stack([*measures, outputs.prediction == before]).astype(np.float64)
 
 
 def _standardised(shown: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

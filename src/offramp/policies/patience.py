@@ -1,16 +1,16 @@
 """Policies that wait for several consecutive exits: to agree, to be confident, or to change little."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import reduce
+from typing import Any, Literal
 
 import numpy as np
 
 from offramp.policies.base import Policy
 from offramp.policies.beem import score
 from offramp.policies.confidence import one_minus_entropy
-from offramp.records import ExitRecord
-
-CACHED_BYTES = 1 << 18  # size of a block of probabilities, so that it stays in the cache
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs
 
 
 @dataclass
@@ -31,11 +31,10 @@ class Patience(Policy):
     rule = "number of consecutive exits that predict the same class as the exit before them ≥ δ"
     paper = "PABEE (NeurIPS 2020); LGViT (2023)"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         # Both counts are the score of BEEM with all confidences and weights equal to 1
-        sure = np.ones_like(record.prediction, np.float64)  # (N, L)
         on_disagree = "zero" if self.count == "pabee" else "own"
-        return score(sure, record.prediction, np.ones(record.n_exits), on_disagree)
+        return score(np.ones(stream.n), outputs.prediction, stream.past, on_disagree)
 
 
 @dataclass
@@ -58,8 +57,8 @@ class PatientConfident(Policy):
     rule = "minimum of 1 − entropy / ln C over the last `patience` exits ≥ δ"
     paper = "PCEE-BERT (2022), patient and confident early exit; not related to PCEE"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return _least_of_last(self.patience, one_minus_entropy(record, self.name))
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        return _least_of_last(self.patience, one_minus_entropy(outputs, self.name), stream.past)
 
 
 @dataclass
@@ -83,48 +82,48 @@ class FPABEE(Policy):
     name = "f-pabee"
     rule = "negated maximum of the last `patience` divergences between consecutive exits ≥ δ"
     paper = "F-PABEE (2023)"
+    needs_logits = True
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        logits = record.needed_logits(self.name)  # (N, L, C)
-        step = max(1, CACHED_BYTES // (logits[0].size * 8))
-        signal = np.full(record.prediction.shape, -np.inf)  # (N, L)
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        p, ln_p = _probabilities(outputs.logits, outputs.prediction)
+        now = (p, _entropy(p)) if self.divergence == "js" else (p, ln_p)
         between = {"js": _jensen_shannon, "kl": _kullback_leibler}[self.divergence]
-        for start in range(0, record.n_samples, step):
-            rows = slice(start, start + step)
-            signal[rows, 1:] = -between(*_probabilities(logits[rows], record.prediction[rows]))
-        return _least_of_last(self.patience, signal)
+        before, stream.past["before"] = stream.past.get("before"), now
+        change = np.full(stream.n, np.inf) if before is None else between(*now, *before)  # (n,)
+        return _least_of_last(self.patience, -change, stream.past)
 
 
-def _least_of_last(count: int, values: np.ndarray) -> np.ndarray:
-    """Return the minimum of the last `count` values up to each exit, (N, L), or −∞ if there are fewer values."""
-    least = values.copy()
-    for back in range(1, min(count, values.shape[1])):
-        np.minimum(least[:, back:], values[:, :-back], out=least[:, back:])
-    least[:, : count - 1] = -np.inf
-    return least
+def _least_of_last(count: int, values: np.ndarray, past: dict[str, Any]) -> np.ndarray:
+    """Return the minimum of these values (n,) and of those of the `count` − 1 exits before, or −∞ if there are fewer.
+
+    The values are stored in `past`.
+    """
+    past["values"] = (*past.get("values", ()), values)[-count:]
+    if len(past["values"]) < count:
+        return np.full(len(values), -np.inf)
+    return reduce(np.minimum, reversed(past["values"]))
 
 
 def _probabilities(logits: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return p and ln p, float64 (n, L, C). ln p is finite even if p is rounded to 0."""
-    ln_p = logits - np.take_along_axis(logits, prediction[..., None], axis=-1).astype(np.float64)
+    """Return p and ln p, float64 (n, C). ln p is finite even if p is rounded to 0."""
+    ln_p = logits - logits[np.arange(len(logits)), prediction, None].astype(np.float64)
     p = np.exp(ln_p)
-    total = np.einsum("nlc->nl", p)[..., None]  # (n, L, 1); np.sum is slow for few classes
+    total = np.einsum("nc->n", p)[:, None]  # (n, 1); np.sum is slow for few classes
     p /= total
     ln_p -= np.log(total)
     return p, ln_p
 
 
-def _kullback_leibler(p: np.ndarray, ln_p: np.ndarray) -> np.ndarray:
-    """Return KL(p_i ‖ p_{i−1}), (n, L − 1). Negative values due to rounding are set to 0."""
-    return np.maximum(np.einsum("nlc,nlc->nl", p[:, 1:], np.diff(ln_p, axis=1)), 0)
+def _kullback_leibler(p: np.ndarray, ln_p: np.ndarray, _, ln_before: np.ndarray) -> np.ndarray:
+    """Return KL(p_i ‖ p_{i−1}), (n,). Negative values due to rounding are set to 0."""
+    return np.maximum(np.einsum("nc,nc->n", p, ln_p - ln_before), 0)
 
 
-def _jensen_shannon(p: np.ndarray, ln_p: np.ndarray) -> np.ndarray:
-    """Return the Jensen–Shannon divergence, (n, L − 1): the entropy of the mean of p_i and p_{i−1} minus the mean of
-    their entropies. It is exactly 0 if they are equal."""
-    entropy = _entropy(p)  # (n, L)
-    return np.maximum(_entropy((p[:, 1:] + p[:, :-1]) / 2) - (entropy[:, 1:] + entropy[:, :-1]) / 2, 0)
+def _jensen_shannon(p: np.ndarray, entropy: np.ndarray, before: np.ndarray, entropy_before: np.ndarray) -> np.ndarray:
+    """Return the Jensen–Shannon divergence, (n,): the entropy of the mean of p_i and p_{i−1} minus the mean of their
+    entropies. It is exactly 0 if they are equal."""
+    return np.maximum(_entropy((p + before) / 2) - (entropy + entropy_before) / 2, 0)
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -np.einsum("nlc,nlc->nl", p, np.log(np.maximum(p, np.finfo(np.float64).tiny)))
+    return -np.einsum("nc,nc->n", p, np.log(np.maximum(p, np.finfo(np.float64).tiny)))

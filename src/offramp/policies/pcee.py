@@ -8,7 +8,8 @@ import numpy as np
 from offramp.calibration import StepMap, histogram_map, isotonic_map, reliability_diagram, window_map
 from offramp.policies.base import Policy
 from offramp.policies.confidence import Score
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 
 class _AccuracyMap(Policy):
@@ -48,18 +49,19 @@ class _AccuracyMap(Policy):
             If the policy was not fitted.
         """
         self._check_fitted()
-        exits = range(1, self.fitted_exits + 1)
-        return [StepMap(self.state[f"exit_{i}.edges"], self.state[f"exit_{i}.accuracy"]) for i in exits]
+        return [self._map_of(i) for i in range(self.fitted_exits)]
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
-        return np.stack([map_(confidence[:, i]) for i, map_ in enumerate(self.maps())], axis=1)  # (N, L)
+    def _map_of(self, i: int) -> StepMap:
+        """Return the fitted map of exit i, counted from 0."""
+        return StepMap(self.state[f"exit_{i + 1}.edges"], self.state[f"exit_{i + 1}.accuracy"])
 
-    def fallback(self, record: ExitRecord, signal: np.ndarray) -> np.ndarray | None:
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        return self._map_of(stream.exit)(outputs.score(self.score).astype(np.float64))
+
+    def _rank(self, outputs: ExitOutputs, signal: np.ndarray) -> np.ndarray | None:
         if self.no_exit == "last":
             return None
-        rank = signal if self.no_exit == "most_accurate" else record.confidence(self.score)  # (N, L)
-        return record.n_exits - 1 - rank[:, ::-1].argmax(axis=1)  # the latest exit in case of ties
+        return signal if self.no_exit == "most_accurate" else outputs.score(self.score)
 
 
 @dataclass

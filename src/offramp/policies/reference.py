@@ -6,15 +6,16 @@ from typing import Literal
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.records import ExitRecord
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 
 @dataclass
 class Oracle(Policy):
     """Exit at the first exit that predicts the same class as the last exit (the Oracle of PCEE), or the label.
 
-    This cannot be used in practice, because it needs the last exit or the label. All thresholds in (0, 1] are
-    equivalent.
+    This cannot be used in practice, because it needs the last exit or the label: `start` raises ValueError. All
+    thresholds in (0, 1] are equivalent.
 
     Parameters
     ----------
@@ -28,16 +29,24 @@ class Oracle(Policy):
     rule = "indicator (1 or 0) that the exit predicts the same class as the last exit (or as the label) ≥ δ"
     paper = "PCEE (arXiv 2412.19325)"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
+    def _begin(self, stream: Stream) -> None:
+        needed = {"final": "the last exit", "label": "the labels"}[self.target]
+        raise ValueError(f"oracle with target={self.target!r} needs {needed}; expected a whole record, as in signal")
+
+    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
         if self.target == "label":
             record.needed_labels("oracle with target='label'")
-            return record.correct
-        return record.prediction == record.prediction[:, -1:]
+            right = record.correct  # (N, L)
+        else:
+            right = record.prediction == record.prediction[:, -1:]
+        return right.astype(np.float64), record.prediction
 
 
 @dataclass
 class Random(Policy):
     """Exit at random: the signal is an independent uniform number at each exit, so δ is the probability to continue.
+
+    The numbers of a sample depend on its position only, and not on the other samples.
 
     Parameters
     ----------
@@ -51,5 +60,11 @@ class Random(Policy):
     rule = "uniform random number ≥ δ"
     paper = "baseline"
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return np.random.default_rng(self.seed).random((record.n_samples, record.n_exits))
+    def _begin(self, stream: Stream) -> None:
+        exits = stream.needed_exits()
+        generator = np.random.default_rng(self.seed)
+        generator.bit_generator.advance(stream.first * exits)  # type: ignore[attr-defined]  # one step per number
+        stream.past["numbers"] = generator.random((stream.n, exits))  # (n, L)
+
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        return stream.past["numbers"][:, stream.exit]

@@ -7,8 +7,8 @@ import numpy as np
 
 from offramp.policies.base import Policy
 from offramp.policies.newton import Derivatives, minimise
-from offramp.records import ExitRecord
-from offramp.records.confidence import BLOCK_BYTES, confidences
+from offramp.policies.stream import Stream
+from offramp.records import ExitOutputs, ExitRecord
 
 PENALTY = 1e-4  # weight of the penalty on the squared distance from equal weights and zero bias
 
@@ -47,46 +47,37 @@ class ZTW(Policy):
     )
     paper = "Zero Time Waste (NeurIPS 2021)"
     claims_accuracy = True
-
-    def prediction(self, record: ExitRecord) -> np.ndarray:
-        """Return the predictions of the ensembles, (N, L)."""
-        self._check_fits(record)
-        return self._answers(record)[0]
+    answers_together = True
+    needs_logits = True
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
         return fit(record.needed_logits(self.name), record.prediction, record.needed_labels(f"fitting {self.name}"))
 
-    def _signal(self, record: ExitRecord) -> np.ndarray:
-        return self._answers(record)[1]
-
-    def _answers(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
-        """Return the predictions of the ensembles and their probabilities, (N, L) each."""
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         from scipy.special import softmax
 
-        logits = record.needed_logits(self.name)  # (N, L, C)
-        weights = self.state["weights"].astype(np.float32)  # (L, L)
-        answers, probability = np.empty_like(record.prediction), np.empty(record.prediction.shape)
-        step = max(1, BLOCK_BYTES // (logits[0].size * 4))
-        for start in range(0, len(logits), step):
-            rows = slice(start, start + step)
-            members = _below_top(logits[rows], record.prediction[rows])  # (n, L, C)
-            if self.ensemble == "geometric":
-                together = weights @ members + self.state["bias"].astype(np.float32)  # (n, L, C)
-                answers[rows], probability[rows], *_ = confidences(together)
-            else:
-                together = weights @ softmax(members, axis=-1)
-                answers[rows] = together.argmax(axis=-1)
-                probability[rows] = _of_class(together, answers[rows])
-        return answers, probability
+        from offramp._kernels.ztw import weighted_sum  # imported here, because importing Numba takes time
+
+        member = _below_top(outputs.logits, outputs.prediction)  # (n, C)
+        if self.ensemble == "arithmetic":
+            member = softmax(member, axis=-1)
+        members = stream.past["members"] = (*stream.past.get("members", ()), member)
+        together = weighted_sum(self.state["weights"][stream.exit].astype(np.float32), members)  # (n, C)
+        if self.ensemble == "arithmetic":
+            stream.prediction = together.argmax(axis=-1)
+            return _of_class(together, stream.prediction)
+        answer = ExitOutputs.of(together + self.state["bias"][stream.exit].astype(np.float32))
+        stream.prediction = answer.prediction
+        return answer.score()
 
 
 def _of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(values, classes[..., None], axis=-1)[..., 0]  # (n, L, C), (n, L) → (n, L)
+    return values[np.arange(len(values)), classes]  # (n, C), (n,) → (n,)
 
 
 def _below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return logits (n, L, C) minus those of the predicted classes, float32.
+    """Return logits (n, C) minus those of the predicted classes, float32.
 
     They differ from ln p by one constant per sample and exit, which has no effect on the ensembles.
     """
@@ -101,7 +92,8 @@ def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarra
     members = np.zeros((-(-n_samples // TILE), n_exits, n_classes, TILE), np.float32)
     for t, tile in enumerate(members):
         rows = slice(t * TILE, (t + 1) * TILE)
-        tile[:, :, : len(labels[rows])] = _below_top(logits[rows], prediction[rows]).transpose(1, 2, 0)
+        below = _below_top(logits[rows].reshape(-1, n_classes), prediction[rows].reshape(-1))  # (n · L, C)
+        tile[:, :, : len(labels[rows])] = below.reshape(-1, n_exits, n_classes).transpose(1, 2, 0)
     weights, bias = np.zeros((n_exits, n_exits)), np.zeros((n_exits, n_classes))
 
     def derivatives(at):

@@ -11,6 +11,7 @@ import numpy as np
 from offramp._io.arrays import open_arrays, save_arrays
 from offramp.records.confidence import MEASURES, confidences
 from offramp.records.metrics import METRICS
+from offramp.records.outputs import ExitOutputs
 
 FORMAT = "offramp-record/1"
 KNOWN = (*MEASURES, "similarity")  # the last one cannot be computed from logits
@@ -244,6 +245,30 @@ class ExitRecord:
         if measure not in self._confidence:
             raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
         return self._confidence[measure]
+
+    def outputs(self, i: int, rows=None, *, logits: bool = True) -> ExitOutputs:
+        """Return the outputs of one exit.
+
+        Parameters
+        ----------
+        i : int
+            Exit, counted from 0.
+        rows : slice, or array-like of shape (n,) of int or of shape (N,) of bool, optional
+            Samples, as in NumPy. All by default.
+        logits : bool
+            Whether to include the logits, if the record contains them. They are read from the file at their first use.
+
+        Returns
+        -------
+        ExitOutputs
+        """
+        rows = slice(None) if rows is None else rows
+        confidence = {measure: values[rows, i] for measure, values in self._confidence.items()}  # (n,) each
+        similarity = confidence.pop("similarity", None)
+        of_exit = None  # (n, C)
+        if logits and self.has_logits:  # contiguous rows are faster to compute with
+            of_exit = self.logits[rows].take(i, axis=1) if isinstance(rows, slice) else self.logits[rows, i]
+        return ExitOutputs(self.prediction[rows, i], confidence, of_exit, similarity, self.n_classes)
 
     def take(self, rows) -> "ExitRecord":
         """Select samples. `record[rows]` is equivalent.

@@ -12,7 +12,7 @@ from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import CascadeModel
 from offramp.policies import Policy
-from offramp.policies.base import checked_thresholds
+from offramp.policies.base import checked_threshold
 from offramp.runtime.loop import Answers, answer
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 
@@ -73,7 +73,7 @@ class EarlyExit:
         policy.start(0, model.n_exits)
         self.model, self.policy, self.regroup = model.eval(), policy, regroup
         self.n_exits = model.n_exits
-        self.threshold = checked_thresholds(threshold, model.n_exits)
+        self.threshold = checked_threshold(threshold, model.n_exits)
         self.combination: Callable[[], Combination] | None = None
         self.times: Times | None = None
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
@@ -196,7 +196,7 @@ class EarlyExit:
         for repeat in range(REPEATS + 1):
             for s, size in enumerate(sizes):
                 begin, outputs = self._now(), self.model.outputs(x[:size].to(self.device))
-                for i, output in enumerate(outputs):
+                for i, _ in enumerate(outputs):
                     stages[repeat, i, s] = self._now() - begin
                     begin = self._now()
             for i, output in enumerate(outputs := self.model.outputs(x.to(self.device))):
