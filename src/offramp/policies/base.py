@@ -424,9 +424,8 @@ class Policy:
 
         None means the last exit. The cost is that of all exits in any case.
         """
-        ranks = [
-            self._rank(record.outputs(i, logits=False), signal[:, i]) for i in range(record.n_exits)
-        ]  # L arrays (N,)
+        exits = range(record.n_exits)
+        ranks = [self._rank(record.outputs(i, logits=False), signal[:, i]) for i in exits]  # L arrays (N,)
         if ranks[0] is None:
             return None
         return record.n_exits - 1 - np.argmax(ranks[::-1], axis=0)  # the latest exit in case of ties
@@ -504,7 +503,7 @@ class Policy:
             return
         for what, number, fitted in (("exits", exits, self.fitted_exits), ("classes", classes, self.fitted_classes)):
             if number != fitted and None not in (number, fitted):
-                raise ValueError(f"there are {number} {what}, but {self.name} was fitted on {fitted}")
+                raise ValueError(f"the system has {number} {what}, but {self.name} was fitted on {fitted}")
 
 
 def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
