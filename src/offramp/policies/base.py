@@ -14,9 +14,8 @@ import numpy as np
 from offramp._registry import check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
-from offramp.records.confidence import each_of
 
-BLOCK = 1 << 17  # numbers per exit that stay in the cache, with some arrays that are computed from them
+BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -480,16 +479,13 @@ class Policy:
         signal = np.empty(record.prediction.shape)  # (N, L)
         answers = np.empty_like(record.prediction) if self.answers_together else record.prediction  # (N, L)
         size = max(1, BLOCK // (record.n_classes if self.needs_logits else 4))
-
-        def run(first: int) -> None:
+        for first in range(0, record.n_samples, size):
             rows = slice(first, first + size)
             stream = self.start(len(signal[rows]), record.n_exits, first=first)
             for i in range(record.n_exits):
                 signal[rows, i] = stream.step(record.outputs(i, rows, logits=self.needs_logits))
                 if self.answers_together:
                     answers[rows, i] = stream.prediction
-
-        each_of(run, range(0, record.n_samples, size))
         return signal, answers
 
     def _check_fitted(self) -> None:
