@@ -51,7 +51,7 @@ def test_a_judgement_recommends_what_its_files_say(judged):
     page = (folder / "out/index.html").read_text()
     assert "Recommended for the accuracy of the last exit" in page
     assert "policies for mine" in page  # the name of the file is used, because the metadata contain no name
-    assert "hidden-similarity (this record has no similarity" in page
+    assert "hidden-similarity (these outputs have no similarity" in page
     for name in ("speedup", "control", "reliability", "exit-histogram"):
         assert (folder / f"out/figures/{name}.png").stat().st_size > 1000
     assert set(pd.read_csv(folder / "out/tables/speedup.csv")["policy"]) == set(policies)

@@ -180,10 +180,10 @@ def outputs(n=3, **others):
         (lambda: make_policy("patience").start(-1), "patience: start: n is -1"),
         (lambda: make_policy("patience").start(1, 0), "patience: start: exits is 0; expected a whole number from 1"),
         (lambda: make_policy("patience").start(1, first=-1), "patience: start: first is -1"),
-        (lambda: make_policy("pcee").fit(record_of()).start(3, 2), "there are 2 exits, but pcee was fitted on 3"),
+        (lambda: make_policy("pcee").fit(record_of()).start(3, 2), "the system has 2 exits, but pcee was fitted on 3"),
         (
             lambda: make_policy("pcee").fit(record_of()).start(3).step(outputs(classes=5)),
-            "there are 5 classes, but pcee was fitted on 4",
+            "the system has 5 classes, but pcee was fitted on 4",
         ),
         (lambda: make_policy("oracle").start(3, 2), "oracle with target='final' needs the last exit; expected a whole"),
         (lambda: make_policy("oracle", target="label").start(3, 2), "oracle with target='label' needs the labels"),

@@ -186,5 +186,5 @@ def test_the_policy_is_to_be_fitted_on_such_a_record():
     record = record_of([[True, True]])
     with pytest.raises(ValueError, match="beem-a learns from data"):
         make_policy("beem-a").choose_thresholds(record)
-    with pytest.raises(ValueError, match="there are 2 exits, but beem-a was fitted on 3"):
+    with pytest.raises(ValueError, match="the system has 2 exits, but beem-a was fitted on 3"):
         make_policy("beem-a").fit(record_of([[True, True, True]])).choose_thresholds(record)

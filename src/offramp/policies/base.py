@@ -14,9 +14,8 @@ import numpy as np
 from offramp._registry import check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
-from offramp.records.confidence import each_of
 
-BLOCK = 1 << 17  # numbers per exit that stay in the cache, with some arrays that are computed from them
+BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -430,9 +429,8 @@ class Policy:
 
         None means the last exit. The cost is that of all exits in any case.
         """
-        ranks = [
-            self._rank(record.outputs(i, logits=False), signal[:, i]) for i in range(record.n_exits)
-        ]  # L arrays (N,)
+        exits = range(record.n_exits)
+        ranks = [self._rank(record.outputs(i, logits=False), signal[:, i]) for i in exits]  # L arrays (N,)
         if ranks[0] is None:
             return None
         return record.n_exits - 1 - np.argmax(ranks[::-1], axis=0)  # the latest exit in case of ties
@@ -487,16 +485,13 @@ class Policy:
         signal = np.empty(record.prediction.shape)  # (N, L)
         answers = np.empty_like(record.prediction) if self.answers_together else record.prediction  # (N, L)
         size = max(1, BLOCK // (record.n_classes if self.needs_logits else 4))
-
-        def run(first: int) -> None:
+        for first in range(0, record.n_samples, size):
             rows = slice(first, first + size)
             stream = self.start(len(signal[rows]), record.n_exits, first=first)
             for i in range(record.n_exits):
                 signal[rows, i] = stream.step(record.outputs(i, rows, logits=self.needs_logits))
                 if self.answers_together:
                     answers[rows, i] = stream.prediction
-
-        each_of(run, range(0, record.n_samples, size))
         return signal, answers
 
     def _check_fitted(self) -> None:
@@ -510,7 +505,7 @@ class Policy:
             return
         for what, number, fitted in (("exits", exits, self.fitted_exits), ("classes", classes, self.fitted_classes)):
             if number != fitted and None not in (number, fitted):
-                raise ValueError(f"there are {number} {what}, but {self.name} was fitted on {fitted}")
+                raise ValueError(f"the system has {number} {what}, but {self.name} was fitted on {fitted}")
 
 
 def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -30,14 +29,6 @@ def available_threads() -> int:
     if given.isdigit() and int(given) > 0:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def each_of(function: Callable, values: Sequence) -> list:
-    """Call a function with each of the values, in as many threads as this process may use."""
-    if len(values) < 2:  # starting threads takes longer than a small computation
-        return [function(value) for value in values]
-    with ThreadPoolExecutor(available_threads()) as pool:
-        return list(pool.map(function, values))
 
 
 def confidences(logits: np.ndarray, temperature: np.ndarray | None = None) -> Confidences:
@@ -75,7 +66,12 @@ def confidences(logits: np.ndarray, temperature: np.ndarray | None = None) -> Co
         return -1 if bad < 0 else start + bad // n_exits
 
     step = max(1, BLOCK_BYTES // max(1, math.prod(logits.shape[1:]) * dtype().itemsize))
-    bad = [sample for sample in each_of(run, range(0, n_samples, step)) if sample >= 0]
+    if n_samples <= step:  # starting threads takes longer than a small block
+        found = [run(0)]
+    else:
+        with ThreadPoolExecutor(available_threads()) as pool:
+            found = list(pool.map(run, range(0, n_samples, step)))
+    bad = [sample for sample in found if sample >= 0]
     if bad:
         exit_, class_ = np.argwhere(~np.isfinite(logits[bad[0]]))[0]
         value = logits[bad[0], exit_, class_]
