@@ -73,4 +73,4 @@ def regrouping(choice: str | int, times: Times | None) -> Regroup:
 def measured_sizes(largest: int) -> np.ndarray:
     """Return the numbers of samples at which times are measured: powers of 2 and 1.5 times these, up to `largest`."""
     powers = 2 ** np.arange(int(largest).bit_length())
-    return np.unique(np.minimum([*powers, *(powers + powers // 2)], largest))
+    return np.unique(np.minimum([*powers, *(powers + powers // 2), largest], largest))
