@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_collection_finish(session):
+    """Stop if the groups have no effect, as with versions of pytest and pytest-xdist that do not match."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist does not group the tests: install the versions of requirements.lock")
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Checkout:
     """The study `WHOLE`, run to its end once for all processes. Tests read it, or work on a `copy`."""

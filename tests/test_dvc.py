@@ -44,8 +44,8 @@ for suffix in suffixes[verb]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stand_in(tmp_path_factory):
-    """The stand-in for `offramp`, found before the command itself."""
+def stand_in(finished, tmp_path_factory):
+    """The stand-in for `offramp`, found before the command itself, but not by the study that all tests share."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "offramp").write_text(STAND_IN)
     (folder / "offramp").chmod(0o755)
