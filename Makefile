@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verify reference test test-all lint bench lock environment unlock clean
+.PHONY: help reproduce verify reference test test-all lint bench gpu-check lock environment unlock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,11 @@ bench: $(STAMP) ## run all benchmarks (docs/benchmarks.md)
 	python benchmarks/bench_training.py
 	python benchmarks/bench_overhead.py
 	python benchmarks/bench_search.py
+	python benchmarks/bench_runtime.py
+
+gpu-check: ## test and benchmark what runs on a GPU (8 minutes); needs torch, timm, transformers and a GPU, no Snakemake
+	PYTHONPATH=src python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py
+	PYTHONPATH=src python3 benchmarks/bench_runtime.py --device cuda --batches 1 8 32 128 512 1024 --seconds 240
 
 lock: $(STAMP) ## update requirements.lock from pyproject.toml
 	python -m pip install --quiet uv

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -75,18 +75,28 @@ class MultiExitModel(nn.Module, ABC):
         """Return the number of tokens of each text (B,), or None for images."""
         return None
 
-    def outputs(self, x: Tensor) -> Generator[ExitOutput, tuple[Tensor, int | None] | None, None]:
+    def outputs(
+        self, x: Tensor, stage: Callable[..., ExitOutput] | None = None
+    ) -> Generator[ExitOutput, tuple[Tensor, int | None] | None, None]:
         """Yield the output of each exit as soon as it is computed.
 
         If iteration stops early, later exits are not computed. `send((rows, length))` continues with these samples
         only; the arguments are those of `keep`.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images (B, channels, H, W), or texts as padded token ids (B, T).
+        stage : callable, optional
+            Function that is called instead of the method `stage`.
         """
+        stage = stage or self.stage
         if not self.has_stages:
             yield from self._outputs_of_exits(x)
             return
         state: tuple[Tensor, ...] = (x,)
         for i in range(self.n_exits):
-            output = self.stage(i, *state)
+            output = stage(i, *state)
             kept = yield output
             state = output.state if kept is None else self.keep(output.state, *kept)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp.cascades.building import Combination, Ensemble
-from offramp.models.base import MultiExitModel
+from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import CascadeModel
 from offramp.policies import Policy
@@ -17,6 +17,12 @@ from offramp.runtime.loop import Answers, answer
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 
 REPEATS = 5  # of each measured time
+LARGEST_GRAPH = 1024  # samples in a batch that runs as a CUDA graph
+WORTH = 0.8
+TOKENS = 16  # lengths of texts are multiples of this number if they run as CUDA graphs
+GRAPHED = (
+    128  # largest batch whose stages run as CUDA graphs: larger ones compute longer than their kernels take to start
+)
 
 
 class EarlyExit:
@@ -80,6 +86,7 @@ class EarlyExit:
         self._cost = None if cost is None else np.asarray(cost, np.float64)
         if self._cost is not None and self._cost.shape != (self.n_exits,):
             raise ValueError(f"cost: expected {self.n_exits} numbers, one for each exit; got shape {self._cost.shape}")
+        self._graphs = _Graphs(model)
         regrouping(regroup, None)
 
     @classmethod
@@ -159,7 +166,7 @@ class EarlyExit:
 
     def start(self, x: Tensor) -> "_Run":
         """Start with a batch of inputs, as in `loop.Stages`."""
-        return _Run(self.model, x, self.device)
+        return _Run(self.model, x, self.device, self._graphs)
 
     def cost(self, x: Tensor) -> np.ndarray:
         """Return the cumulative cost of each exit, (L,), or (B, L) for texts, which differ in length."""
@@ -195,7 +202,9 @@ class EarlyExit:
         rows = [torch.arange(size, device=self.device) for size in sizes]
         for repeat in range(REPEATS + 1):
             for s, size in enumerate(sizes):
-                begin, outputs = self._now(), self.model.outputs(x[:size].to(self.device))
+                inputs = x[:size].to(self.device)
+                stage = self._graphs.stage if self._graphs.applies(inputs) else None
+                begin, outputs = self._now(), self.model.outputs(inputs, stage)
                 for i, _ in enumerate(outputs):
                     stages[repeat, i, s] = self._now() - begin
                     begin = self._now()
@@ -213,16 +222,93 @@ class EarlyExit:
         return time.perf_counter()
 
 
+class _Graphs:
+    """Stages as CUDA graphs, one for each shape of their inputs, so that batches do not wait for launches of kernels.
+
+    Batches are filled up to one of a few sizes, and texts are cut to one of a few lengths. A graph is used if its stage
+    then takes less than `WORTH` of the time; if it does not, batches of this size and larger ones run without graphs.
+    """
+
+    def __init__(self, model: MultiExitModel) -> None:
+        self.model = model
+        self.captured: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], ExitOutput]] = {}
+        self.largest = LARGEST_GRAPH if model.has_stages else 0
+        steps = [*range(1, 9), *(size * step // 4 for size in 2 ** np.arange(3, 11) for step in (5, 6, 7, 8))]
+        self.sizes = np.array(steps)  # at most 25 % larger than the batch
+
+    def applies(self, x: Tensor) -> bool:
+        return x.is_cuda and len(x) <= self.largest
+
+    def filled(self, rows: np.ndarray) -> np.ndarray:
+        """Repeat the last position until their number is one of `sizes`."""
+        size = self.sizes[np.searchsorted(self.sizes, len(rows))]
+        return np.append(rows, np.repeat(rows[-1:], size - len(rows)))
+
+    def stage(self, i: int, *state: Tensor) -> ExitOutput:
+        key = (i, *((tensor.shape, tensor.dtype) for tensor in state))
+        if key not in self.captured:
+            free, total = torch.cuda.mem_get_info()
+            captured = self._captured(i, state) if self.applies(state[0]) and free > total / 2 else None
+            if captured is None:
+                return self.model.stage(i, *state)
+            self.captured[key] = captured
+        graph, inputs, output = self.captured[key]
+        for own, given in zip(inputs, state):
+            own.copy_(given)
+        graph.replay()
+        return output
+
+    def _captured(
+        self, i: int, state: tuple[Tensor, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], ExitOutput] | None:
+        """Capture a stage. Return None if it cannot be captured, or if that does not pay."""
+        inputs = [tensor.clone() for tensor in state]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # kernels are chosen and libraries loaded before the capture
+            self.model.stage(i, *inputs)
+            self.model.stage(i, *inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                output = self.model.stage(i, *inputs)
+        except RuntimeError:  # some operation of the model waits for the device
+            self.largest = 0
+            return None
+        if self._seconds(graph.replay) > WORTH * self._seconds(lambda: self.model.stage(i, *inputs)):
+            self.largest = min(self.largest, len(state[0]) - 1)
+            return None
+        return graph, inputs, output
+
+    @staticmethod
+    def _seconds(function: Callable[[], object]) -> float:
+        """Return the shortest time of three calls."""
+        times = []
+        for _ in range(3):
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            function()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+
 class _Run:
     """A batch in a model, as in `loop.Run`."""
 
-    def __init__(self, model: MultiExitModel, x: Tensor, device: torch.device) -> None:
+    def __init__(self, model: MultiExitModel, x: Tensor, device: torch.device, graphs: _Graphs) -> None:
         lengths = model.lengths(x)
         self.lengths = None if lengths is None else lengths.cpu().numpy()  # (b,): on the host, for `keep`
         self.inside = np.arange(len(x))  # (b,): positions in the whole batch
-        self.outputs = model.outputs(x.to(device, non_blocking=True))
+        self.only_exits = not model.has_stages  # whose generator may ignore which samples stay
+        self.device, self.graphs = device, graphs
+        x = x.to(device, non_blocking=True)
+        self.graphed = graphs.applies(x)
+        if self.graphed and (rows := graphs.filled(self.inside)).size > len(x):
+            x = x[self._on_device(rows)]
+        self.outputs = model.outputs(x, graphs.stage if self.graphed else None)
         self.kept: tuple[Tensor, int | None] | None = None
-        self.device = device
 
     def step(self) -> tuple[np.ndarray, np.ndarray | None]:
         output = self.outputs.send(self.kept)
@@ -231,7 +317,7 @@ class _Run:
         if output.similarity is not None:  # one copy to the host for both
             numbers = torch.cat([numbers, output.similarity[:, None].to(numbers.dtype)], dim=1)
         numbers = (numbers.float() if numbers.dtype == torch.bfloat16 else numbers).cpu().numpy()
-        if len(numbers) != len(self.inside):  # a model that defines `exits` and ignores which samples stay
+        if self.only_exits and len(numbers) != len(self.inside):
             numbers = numbers[self.inside]
         return (numbers, None) if output.similarity is None else (numbers[:, :-1], numbers[:, -1])
 
@@ -241,4 +327,9 @@ class _Run:
         if self.lengths is not None:
             self.lengths = self.lengths[rows]
             length = int(self.lengths.max())
-        self.kept = torch.from_numpy(rows).to(self.device, non_blocking=True), length
+            if self.graphed:
+                length = -(-length // TOKENS) * TOKENS
+        self.kept = self._on_device(self.graphs.filled(rows) if self.graphed else rows), length
+
+    def _on_device(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(self.device, non_blocking=True)
