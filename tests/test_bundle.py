@@ -24,7 +24,7 @@ from offramp.models import build_model
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
-from offramp.runtime import Bundle, EarlyExit, export_bundle, load
+from offramp.runtime import Bundle, EarlyExit, export_bundle, load, write_single_file
 from offramp.runtime.inputs import read_inputs
 from offramp.runtime.manifest import Combined, read_manifest
 from test_encoder import config_of
@@ -150,6 +150,35 @@ def test_times_are_measured(system):
     assert times.stages.shape == times.removal.shape == (bundle.n_exits, len(times.sizes))
     assert (times.stages > 0).all()
     assert bundle(system.x.numpy()).exit.shape == (N,)
+
+
+def test_one_file_for_single_samples(system, tmp_path):
+    import onnxruntime
+
+    bundle = system.bundle
+    bundle.policy, bundle.regroup = make_policy("confidence"), "always"
+    signal = bundle.policy.signal(system.record)  # (N, L)
+    folder, exits = shutil.copytree(bundle.folder, tmp_path / "bundle"), set()
+    for threshold in (float(np.median(signal)) + 1e-3, (np.median(signal[:, :-1], axis=0) + 1e-3).tolist()):
+        edited(folder, threshold=threshold)
+        bundle.threshold = np.asarray(threshold)
+        write_single_file(folder, tmp_path / "whole.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "whole.onnx")
+        for x in system.x.numpy()[:, None]:
+            if x.dtype == np.int64:
+                x = x[:, x[0] != 0]
+            logits, exit_ = session.run(["logits", "exit"], {"input": x})
+            expected = bundle(x)
+            assert exit_ == expected.exit[0]
+            np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
+            exits.add(int(exit_))
+    assert len(exits) > 1
+
+
+def test_one_file_is_for_one_policy(images, tmp_path):
+    export_bundle(tmp_path / "b", Staged([nn.Flatten()], [nn.Linear(64, 4)]), make_policy("patience"), 1, GREY)
+    with pytest.raises(ValueError, match="policy 'patience'; expected confidence with max_softmax"):
+        write_single_file(tmp_path / "b", tmp_path / "whole.onnx")
 
 
 # Cascades

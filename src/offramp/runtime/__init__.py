@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from offramp.runtime.bundle import Bundle, load
     from offramp.runtime.exporting import export_bundle
     from offramp.runtime.modules import EarlyExit
+    from offramp.runtime.single import write_single_file
 
-__all__ = ["Answers", "Bundle", "EarlyExit", "export_bundle", "load"]
+__all__ = ["Answers", "Bundle", "EarlyExit", "export_bundle", "load", "write_single_file"]
 
 # Imported when they are used: some need torch, and others onnxruntime
 _MODULES = {"Bundle": "bundle", "load": "bundle", "EarlyExit": "modules", "export_bundle": "exporting"}
+_MODULES |= {"write_single_file": "single"}
 
 
 def __getattr__(name: str) -> Any:
