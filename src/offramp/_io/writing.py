@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,32 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise OSError(f"{path}: not written ({os.strerror(error.errno)}); make room and run again") from None
             raise
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Context manager that yields an empty temporary folder, and renames it to `path` if the block succeeds.
+
+    A folder that is there already is replaced. The temporary folder is beside it, and is removed if the block fails.
+    """
+    path = Path(path)
+    partial, before = (path.with_name(f".{path.name}.{ending}") for ending in ("new", "old"))
+    with claim(path):
+        for folder in (partial, before):  # left by a process that was killed
+            shutil.rmtree(folder, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if path.exists():
+                path.replace(before)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

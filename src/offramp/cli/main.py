@@ -6,13 +6,14 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import calibrate, data, evaluate, plan, record, report, train
+from offramp.cli import bundle, calibrate, data, evaluate, plan, record, report, train
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.import_),
     *(calibrate.calibrate, calibrate.policies),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
+    *(bundle.export, bundle.run),
     plan.plan,
 )
 
@@ -34,6 +35,10 @@ def cli() -> None:
       calibrate, evaluate              fit policies on validation data, and evaluate them on test data
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
       figure, table, summary, report   show the results
+
+    \b
+    To use a trained model without torch:
+      export, run                      write a bundle, and run it on images or texts
 
     `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`
     explains each command.

@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import pad
 
+from offramp.datasets.preparing import ImagePreparation, TextPreparation, padded
+
 
 class Published(NamedTuple):
     """What is known of a dataset before it is fetched.
@@ -61,12 +63,20 @@ class Dataset(ABC):
         int64 labels of each pool: "train" and "test" if the source has its own test set, otherwise "all".
     metric : {"accuracy", "f1", "matthews"}
         Metric that is usually reported for this dataset.
+    names : tuple of str
+        Names of the classes. Empty: they are not known.
     """
 
     name: str
     classes: int
     labels: Mapping[str, np.ndarray] = field(repr=False)
     metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    names: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def preparation(self) -> ImagePreparation | TextPreparation:
+        """How raw inputs become model inputs at evaluation."""
 
     @property
     @abstractmethod
@@ -179,8 +189,11 @@ class InMemoryDataset(ImageDataset):
         pixels = self.pixels[pool][torch.from_numpy(index)]  # (B, C, H, W)
         if augment:
             pixels = shift_and_flip(pixels, self.shift, self.flip)
-        mean, std = torch.tensor([self.mean, self.std])[:, :, None, None]  # (C, 1, 1) each
-        return (pixels - mean) / std
+        return torch.from_numpy(self.preparation(pixels.numpy()))
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        return ImagePreparation(shape=tuple(self.image_shape), mean=tuple(self.mean), std=tuple(self.std))
 
 
 @dataclass(frozen=True)
@@ -219,11 +232,24 @@ class TextDataset(Dataset):
         int32 token ids of each pool: all texts, concatenated.
     offsets : mapping of str to ndarray of shape (N + 1,)
         int64 offsets of each pool: text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    columns : tuple of str
+        Columns of the texts in its tables: one, or two for pairs of texts.
     """
 
     vocabulary: Vocabulary
     tokens: Mapping[str, np.ndarray] = field(repr=False)
     offsets: Mapping[str, np.ndarray] = field(repr=False)
+    columns: tuple[str, ...] = ("text",)
+
+    @property
+    def preparation(self) -> TextPreparation:
+        vocabulary = self.vocabulary
+        return TextPreparation(
+            tokenizer=vocabulary.tokenizer,
+            max_tokens=vocabulary.max_tokens,
+            pad=vocabulary.pad,
+            columns=self.columns,
+        )
 
     @property
     def input_options(self) -> dict[str, Any]:
@@ -231,10 +257,7 @@ class TextDataset(Dataset):
 
     def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
         starts, lengths = self.offsets[pool][index], self.lengths(pool, index)
-        filled = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, T)
-        batch = np.full(filled.shape, self.vocabulary.pad, np.int64)
-        batch[filled] = self.tokens[pool][(starts[:, None] + np.arange(filled.shape[1]))[filled]]
-        return torch.from_numpy(batch)
+        return torch.from_numpy(padded(self.tokens[pool], starts, lengths, self.vocabulary.pad))
 
     def lengths(self, pool: str, index: np.ndarray) -> np.ndarray:
         offsets = self.offsets[pool]

@@ -3,7 +3,6 @@
 Each task has its own licence terms and citation.
 """
 
-import csv
 import io
 import zipfile
 from collections.abc import Mapping
@@ -16,10 +15,11 @@ import numpy as np
 from offramp._registry import find
 from offramp.datasets.base import Published, TextDataset, published
 from offramp.datasets.download import data_folder, fetch, read_checked
-from offramp.datasets.text import read_table, text_dataset
+from offramp.datasets.preparing import FORMATS, read_table
+from offramp.datasets.text import text_dataset
 
 URL = "https://dl.fbaipublicfiles.com/"
-TSV = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # quotation marks have no special meaning
+TSV = FORMATS[".tsv"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,8 @@ def load_glue(
         tokenizer=tokenizer,
         max_tokens=max_tokens,
         metric=about.metric,
+        columns=about.texts,
+        names=about.classes,
     )
 
 

@@ -1,16 +1,18 @@
 """ImageNet (ILSVRC 2012), or another folder with the same layout. Images are decoded when they are accessed."""
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from offramp.datasets.base import ImageDataset, Published, published
 from offramp.datasets.download import data_folder
+from offramp.datasets.preparing import ImagePreparation, read_image
 
 FOLDERS = {"train": "train", "test": "val"}  # of each pool; results on ImageNet are reported on its validation set
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,36 +26,36 @@ class ImageFolder(ImageDataset):
     ----------
     paths : mapping of str to ndarray of shape (N,)
         File names of each pool as bytes arrays, because a million Python strings would be copied to every worker.
-    prepare : callable
-        Test-time transform from an image to a tensor (3, H, W).
-    mean, std : tuple of float
-        Mean and standard deviation used to normalise augmented images.
+    prepare : ImagePreparation
+        Test-time transform. Its mean and standard deviation are used for augmented images, too.
     """
 
     paths: Mapping[str, np.ndarray] = field(repr=False)
-    prepare: Callable[[Any], torch.Tensor] = field(repr=False)
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    prepare: ImagePreparation
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        return self.prepare
 
     def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
-        prepare = _steps("augment", self.image_shape[1], self.mean, self.std) if augment else self.prepare
-        return torch.stack([prepare(read_image(path)) for path in self.paths[pool][index]])  # (B, 3, H, W)
+        paths, prepare = self.paths[pool][index], self.prepare
+        if augment:
+            steps = _augmentation(prepare)
+            return torch.stack([steps(read_image(path)) for path in paths])  # (B, 3, H, W)
+        return torch.from_numpy(prepare(np.stack([prepare.read(os.fsdecode(path)) for path in paths])))
 
 
-def _steps(kind: Literal["augment", "centre"], size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+def _augmentation(prepare: ImagePreparation):
     from torchvision.transforms import v2
 
-    if kind == "augment":
-        steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-    else:
-        steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size)]
-    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    steps = [v2.RandomResizedCrop(prepare.shape[1]), v2.RandomHorizontalFlip(), v2.ToImage()]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(prepare.mean, prepare.std)])
 
 
 def _published(*, folder: str | None, prepare: str | None, size: int, classes: int, **_) -> Published:
     train, val = 1_281_167, 50_000
     pools = {"all": {"train": train, "val": val}[folder]} if folder else {"train": train, "test": val}
-    size = preparation_of(prepare)[0] if prepare else size
+    size = preparation_of(prepare).shape[1] if prepare else size
     return Published(pools, classes, [], (3, size, size))
 
 
@@ -103,32 +105,45 @@ def load_imagenet(
             f"{root}: {found} class folders in {' and '.join(path.name for path in folders.values())} each, expected"
             f" {classes}; if they are what is meant, set classes in params.yaml"
         )
-    mean, std = MEAN, STD
-    steps = _steps("centre", size, mean, std)
+    preparation = ImagePreparation(
+        shape=(3, size, size), mean=MEAN, std=STD, factor=1 / 255, resize=(size * 256 // 224,)
+    )
     if prepare:
-        size, mean, std, steps = preparation_of(prepare)
+        preparation = preparation_of(prepare)
     return ImageFolder(
         name="imagenet",
         classes=classes,
-        image_shape=(3, size, size),
+        image_shape=preparation.shape,
+        names=tuple(next(iter(listed.values()))[0]),
         labels={pool: np.array([label for _, label in samples], np.int64) for pool, (_, samples) in listed.items()},
-        prepare=steps,
-        mean=mean,
-        std=std,
+        prepare=preparation,
         paths={pool: np.array([os.fsencode(path) for path, _ in samples]) for pool, (_, samples) in listed.items()},
     )
 
 
-def preparation_of(name: str) -> tuple[int, tuple[float, ...], tuple[float, ...], Callable[[Any], torch.Tensor]]:
-    """Return the image size, mean, standard deviation and test-time transform of a timm model."""
-    from timm.data import create_transform, resolve_data_config
+def preparation_of(name: str) -> ImagePreparation:
+    """Return the preparation of images for a timm model, as `timm.data.create_transform` does it."""
+    from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
     known = get_pretrained_cfg(name, allow_unregistered=True)
     if known is None:
         raise ValueError(f"prepare: timm knows no model {name!r}; expected one of `timm.list_pretrained()`")
     config = resolve_data_config(pretrained_cfg=known.to_dict())
-    return config["input_size"][1], config["mean"], config["std"], create_transform(**config)
+    (channels, height, width), mode = config["input_size"], config["crop_mode"]
+    if height != width or mode not in ("center", "squash"):
+        raise ValueError(
+            f"prepare: {name!r} takes {height} × {width} pixels, crop {mode!r}; expected a square, 'center'"
+        )
+    size = math.floor(height / config["crop_pct"])
+    return ImagePreparation(
+        shape=(channels, height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        divisor=255.0,
+        resize=(size, size) if mode == "squash" else (size,),
+        interpolation=config["interpolation"],
+    )
 
 
 def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
@@ -143,21 +158,3 @@ def list_images(folder: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
             f"{folder}: expected {folder}/CLASS/*.JPEG ({error.strerror or error}); ImageNet's folder, with"
             f" {' and '.join(FOLDERS.values())} in it, is root of the dataset in params.yaml"
         ) from None
-
-
-def read_image(path: bytes):
-    """Read an image file as RGB.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read completely.
-    """
-    from PIL import Image
-
-    path = os.fsdecode(path)
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # PIL raises many types of exceptions for damaged files
-        raise ValueError(f"{path}: unreadable image ({error}); put a good copy there") from None

@@ -57,6 +57,7 @@ def load_reviews(min_rating: float = 0.5, tokenizer: str = "minilm-l6", max_toke
         texts={"all": [texts[i] for i in kept]},
         tokenizer=tokenizer,
         max_tokens=max_tokens,
+        names=("negative", "positive"),
     )
 
 

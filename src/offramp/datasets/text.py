@@ -1,7 +1,5 @@
-"""Reading of text tables, and tokenization. Texts are tokenized once, and datasets store the token ids."""
+"""Tokenization. Texts are tokenized once, and datasets store the token ids."""
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,60 +13,6 @@ from offramp.datasets.pretrained import one_line, source_of
 BATCH = 4096  # texts tokenized at once; lists of ids need much more memory than the resulting arrays
 
 
-def read_table(
-    content: bytes,
-    where: str,
-    columns: Sequence[str],
-    *,
-    delimiter: str,
-    quoting: int,
-    header: Sequence[str] | None = None,
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields in `columns` for each row of a UTF-8 table. Blank lines are skipped.
-
-    Parameters
-    ----------
-    content : bytes
-    where : str
-        Name of the table in error messages.
-    columns : sequence of str
-    delimiter : str
-    quoting : int
-        As in `csv`.
-    header : sequence of str, optional
-        Names of all columns. By default, they are in the first line.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or if a line is not UTF-8 or has the wrong number of fields.
-    """
-    reader = csv.reader(_lines(content, where), delimiter=delimiter, quoting=quoting, strict=True)
-    try:
-        for row in filter(None, reader):
-            if header is None:
-                header = row
-                if missing := [column for column in columns if column not in header]:
-                    raise ValueError(f"{where}, line {reader.line_num}: no column {missing[0]!r}: only {header}")
-                if twice := [column for column in columns if header.count(column) > 1]:
-                    raise ValueError(f"{where}, line {reader.line_num}: two columns {twice[0]!r}, expected one")
-                continue
-            if len(row) != len(header):
-                raise ValueError(f"{where}, line {reader.line_num}: {len(row)} fields, expected {len(header)}")
-            yield reader.line_num, [row[header.index(column)] for column in columns]
-    except csv.Error as error:
-        reason = str(error).split(" - ")[0]  # the rest is advice to programmers
-        raise ValueError(f"{where}, line {reader.line_num}: not as expected in such a table ({reason})") from None
-
-
-def _lines(content: bytes, where: str) -> Iterator[str]:
-    for number, line in enumerate(io.BytesIO(content), 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"{where}: not UTF-8 at line {number}: save it as UTF-8") from None
-
-
 def text_dataset(
     *,
     name: str,
@@ -78,6 +22,8 @@ def text_dataset(
     pairs: Mapping[str, Sequence[str]] | None = None,
     tokenizer: str,
     max_tokens: int,
+    columns: tuple[str, ...] = ("text",),
+    names: tuple[str, ...] = (),
     metric: Literal["accuracy", "f1", "matthews"] = "accuracy",
 ) -> TextDataset:
     """Build a dataset from the texts, or pairs of texts, of each pool. See `tokenize` for truncation."""
@@ -91,6 +37,8 @@ def text_dataset(
         classes=classes,
         labels=labels,
         metric=metric,
+        names=names,
+        columns=columns,
         vocabulary=vocabulary,
         tokens=tokens,
         offsets=offsets,

@@ -1,18 +1,13 @@
 """Text datasets from your own files: tables with one row per text, with its label."""
 
-import csv
 import re
 from pathlib import Path
 
 import numpy as np
 
 from offramp.datasets.base import TextDataset
-from offramp.datasets.text import read_table, text_dataset
-
-FORMATS = {
-    ".csv": {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL},
-    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
-}
+from offramp.datasets.preparing import FORMATS, read_table
+from offramp.datasets.text import text_dataset
 
 
 def load_text_files(
@@ -66,6 +61,8 @@ def load_text_files(
         pairs=None if pair is None else {pool: fields[pool][2] for pool in fields},
         tokenizer=tokenizer,
         max_tokens=max_tokens,
+        columns=tuple(columns[1:]),
+        names=tuple(names),
     )
 
 

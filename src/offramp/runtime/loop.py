@@ -1,5 +1,8 @@
 """The loop over the exits of a model in which samples that have left are removed. It needs NumPy only."""
 
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,9 +10,11 @@ import numpy as np
 
 from offramp.cascades.building import Combination
 from offramp.policies import Policy
-from offramp.policies.base import reaches
+from offramp.policies.base import checked_threshold, reaches
 from offramp.records import ExitOutputs
-from offramp.runtime.regrouping import Regroup
+from offramp.runtime.regrouping import Regroup, Times, measured_sizes, regrouping
+
+REPEATS = 5  # of each measured time
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +54,109 @@ class Run(Protocol):
     def keep(self, rows: np.ndarray) -> None:
         """Remove all samples from the batch except those in these positions (k,)."""
 
+    def select(self, rows: np.ndarray) -> None:
+        """Compute what the next stage would read after `keep(rows)`, and forget it. Times are measured with it."""
 
-class Stages(Protocol):
-    """A model as a sequence of stages, each of which ends with an exit."""
 
-    n_exits: int
+class Stages(ABC):
+    """A model as a sequence of stages, each of which ends with an exit, with a policy: the base of all that stop.
 
+    Attributes
+    ----------
+    n_exits : int
+        Number of exits L.
+    policy : Policy
+    threshold : ndarray of shape () or (L − 1,)
+    regroup : str or int
+        As for `regrouping.regrouping`.
+    combination : callable or None
+        It returns a new `Combination`, for cascades with an ensemble or temperatures.
+    times : Times or None
+        What `profile` measured.
+    """
+
+    def __init__(
+        self,
+        n_exits: int,
+        policy: Policy,
+        threshold,
+        regroup: str | int,
+        combination: Callable[[], Combination] | None = None,
+    ) -> None:
+        policy.start(0, n_exits)
+        regrouping(regroup, None)
+        if combination is not None:
+            combination()  # raises its errors here
+        self.n_exits, self.policy, self.regroup, self.combination = n_exits, policy, regroup, combination
+        self.threshold = checked_threshold(threshold, n_exits)
+        self.times: Times | None = None
+
+    @abstractmethod
     def start(self, x) -> Run:
         """Start with a batch of inputs."""
 
+    @abstractmethod
     def cost(self, x) -> np.ndarray:
         """Return the cumulative cost of each exit, (L,), or (B, L) if it differs between samples."""
+
+    def synchronize(self) -> None:  # noqa: B027
+        """Wait for a device that computes on its own."""
+
+    def __call__(self, x) -> Answers:
+        """Answer a batch.
+
+        Parameters
+        ----------
+        x : array or tensor of shape (B, …)
+            Inputs of the model: images, or texts as padded token ids.
+
+        Returns
+        -------
+        Answers
+
+        Raises
+        ------
+        ValueError
+            If the batch is empty, or if a logit is not finite.
+        """
+        combination = None if self.combination is None else self.combination()
+        return answer(self, x, self.policy, self.threshold, regrouping(self.regroup, self.times), combination)
+
+    def profile(self, x) -> Times:
+        """Measure the times of all stages on this machine, which `regroup="measured"` then uses.
+
+        Parameters
+        ----------
+        x : array or tensor of shape (B, …)
+            A typical batch of the largest size that will be used.
+
+        Returns
+        -------
+        Times
+        """
+        sizes = measured_sizes(len(x))
+        stages = np.empty((REPEATS + 1, self.n_exits, len(sizes)))  # the first repeat is not counted
+        removal = np.empty_like(stages)
+        for repeat in range(REPEATS + 1):
+            for s, size in enumerate(sizes):
+                run = self.start(x[:size])
+                for i in range(self.n_exits):
+                    begin = self._now()
+                    run.step()
+                    stages[repeat, i, s] = self._now() - begin
+            run = self.start(x)
+            for i in range(self.n_exits):
+                run.step()
+                for s, size in enumerate(sizes):
+                    begin = self._now()
+                    run.select(np.arange(size))
+                    removal[repeat, i, s] = self._now() - begin
+        self.times = Times(sizes, np.median(stages[1:], axis=0), np.median(removal[1:], axis=0))
+        return self.times
+
+    def _now(self) -> float:
+        self.synchronize()
+        return time.perf_counter()
 
 
 def answer(

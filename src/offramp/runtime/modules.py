@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,20 +13,15 @@ from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import CascadeModel
 from offramp.policies import Policy
-from offramp.policies.base import checked_threshold
-from offramp.runtime.loop import Answers, answer
-from offramp.runtime.regrouping import Times, measured_sizes, regrouping
+from offramp.runtime.loop import Answers, Stages
+from offramp.runtime.regrouping import Times
 
-REPEATS = 5  # of each measured time
 LARGEST_GRAPH = 1024  # samples in a batch that runs as a CUDA graph
-WORTH = 0.8
+WORTH = 0.8  # of the time without a graph
 TOKENS = 16  # lengths of texts are multiples of this number if they run as CUDA graphs
-GRAPHED = (
-    128  # largest batch whose stages run as CUDA graphs: larger ones compute longer than their kernels take to start
-)
 
 
-class EarlyExit:
+class EarlyExit(Stages):
     """A model that stops for each sample at the first exit at which a policy says so.
 
     Parameters
@@ -76,18 +72,13 @@ class EarlyExit:
         regroup: str | int = "measured",
         cost=None,
     ) -> None:
-        policy.start(0, model.n_exits)
-        self.model, self.policy, self.regroup = model.eval(), policy, regroup
-        self.n_exits = model.n_exits
-        self.threshold = checked_threshold(threshold, model.n_exits)
-        self.combination: Callable[[], Combination] | None = None
-        self.times: Times | None = None
+        super().__init__(model.n_exits, policy, threshold, regroup)
+        self.model = model.eval()
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
         self._cost = None if cost is None else np.asarray(cost, np.float64)
         if self._cost is not None and self._cost.shape != (self.n_exits,):
             raise ValueError(f"cost: expected {self.n_exits} numbers, one for each exit; got shape {self._cost.shape}")
         self._graphs = _Graphs(model)
-        regrouping(regroup, None)
 
     @classmethod
     def cascade(
@@ -131,34 +122,17 @@ class EarlyExit:
         made = cls(model, policy, threshold, regroup=regroup, cost=cost)
         if ensemble is not None or temperatures is not None:
             exits = [each.n_exits for each in model.models]
-
-            def combination() -> Combination:
-                return Combination(ensemble, exits, weights, confidence, temperatures)
-
-            combination()
-            made.combination = combination
+            made.combination = partial(Combination, ensemble, exits, weights, confidence, temperatures)
+            made.combination()  # raises its errors here
         return made
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Answers:
-        """Answer a batch.
+        return super().__call__(x)
 
-        Parameters
-        ----------
-        x : Tensor of shape (B, …)
-            Inputs of the model: images, or texts as padded token ids.
-
-        Returns
-        -------
-        Answers
-
-        Raises
-        ------
-        ValueError
-            If the batch is empty, or if a logit is not finite.
-        """
-        combination = None if self.combination is None else self.combination()
-        return answer(self, x, self.policy, self.threshold, regrouping(self.regroup, self.times), combination)
+    @torch.inference_mode()
+    def profile(self, x: Tensor) -> Times:
+        return super().profile(x)
 
     @property
     def device(self) -> torch.device:
@@ -183,43 +157,9 @@ class EarlyExit:
             self._costs[shape] = exit_costs(self.model, shape).macs
         return self._costs[shape]
 
-    @torch.inference_mode()
-    def profile(self, x: Tensor) -> Times:
-        """Measure the times of all stages on this machine, which `regroup="measured"` then uses.
-
-        Parameters
-        ----------
-        x : Tensor of shape (B, …)
-            A typical batch of the largest size that will be used.
-
-        Returns
-        -------
-        Times
-        """
-        sizes = measured_sizes(len(x))
-        stages = np.empty((REPEATS + 1, self.n_exits, len(sizes)))  # the first repeat is not counted
-        removal = np.empty_like(stages)
-        rows = [torch.arange(size, device=self.device) for size in sizes]
-        for repeat in range(REPEATS + 1):
-            for s, size in enumerate(sizes):
-                inputs = x[:size].to(self.device)
-                stage = self._graphs.stage if self._graphs.applies(inputs) else None
-                begin, outputs = self._now(), self.model.outputs(inputs, stage)
-                for i, _ in enumerate(outputs):
-                    stages[repeat, i, s] = self._now() - begin
-                    begin = self._now()
-            for i, output in enumerate(outputs := self.model.outputs(x.to(self.device))):
-                for s, kept in enumerate(rows):
-                    begin = self._now()
-                    self.model.keep(output.state, kept)
-                    removal[repeat, i, s] = self._now() - begin
-        self.times = Times(sizes, np.median(stages[1:], axis=0), np.median(removal[1:], axis=0))
-        return self.times
-
-    def _now(self) -> float:
+    def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 class _Graphs:
@@ -309,10 +249,11 @@ class _Run:
             x = x[self._on_device(rows)]
         self.outputs = model.outputs(x, graphs.stage if self.graphed else None)
         self.kept: tuple[Tensor, int | None] | None = None
+        self.model = model
 
     def step(self) -> tuple[np.ndarray, np.ndarray | None]:
         output = self.outputs.send(self.kept)
-        self.kept = None
+        self.kept, self.state = None, output.state
         numbers = output.logits  # (b, C)
         if output.similarity is not None:  # one copy to the host for both
             numbers = torch.cat([numbers, output.similarity[:, None].to(numbers.dtype)], dim=1)
@@ -330,6 +271,9 @@ class _Run:
             if self.graphed:
                 length = -(-length // TOKENS) * TOKENS
         self.kept = self._on_device(self.graphs.filled(rows) if self.graphed else rows), length
+
+    def select(self, rows: np.ndarray) -> None:
+        self.model.keep(self.state, self._on_device(rows))
 
     def _on_device(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device, non_blocking=True)

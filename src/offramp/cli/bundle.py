@@ -1,0 +1,181 @@
+"""The commands `offramp export` and `offramp run`, for models without torch."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from offramp._io.progress import progress_bar
+from offramp._io.tables import write_table
+from offramp.cli.options import EXISTING, TABLE, Grid, Verb
+from offramp.policies import load_policies
+from offramp.records import ExitRecord
+from offramp.runtime.manifest import Combined
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Threshold(click.ParamType):
+    """δ, or δ,δ,…: one per exit except the last."""
+
+    name = "δ or δ,δ,…"
+
+    def convert(self, value, param, ctx):
+        values = Grid().convert(value, param, ctx)
+        return float(values[0]) if len(values) == 1 and isinstance(value, str) and "," not in value else values
+
+
+class Regroup(click.ParamType):
+    """measured, always, never, or a number of samples."""
+
+    name = "measured|always|never|N"
+
+    def convert(self, value, param, ctx):
+        from offramp.runtime.regrouping import regrouping
+
+        choice = int(value) if str(value).isdigit() else value
+        try:
+            regrouping(choice, None)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return choice
+
+
+@click.command(cls=Verb)
+@click.argument("weights", type=EXISTING, nargs=-1, required=True)
+@click.option("--policies", type=EXISTING, required=True, help="File of fitted policies from `offramp calibrate`.")
+@click.option("--policy", "label", help="Label of the policy. Not needed if the file has one policy.")
+@click.option("--threshold", type=Threshold(), help="Threshold δ, or one per exit: δ,δ,…")
+@click.option("--accuracy", type=float, help="Choose the threshold for this accuracy on --validation.")
+@click.option("--cost", type=float, help="Choose the threshold for this average cost on --validation.")
+@click.option(
+    "--validation",
+    type=EXISTING,
+    help="Validation record, for --accuracy and --cost, and for the ensemble and the temperatures of a cascade.",
+)
+@click.option("--out", type=FOLDER, required=True, help="Output: the bundle, a folder.")
+def export(weights, policies, label, threshold, accuracy, cost, validation, out) -> None:
+    """Export a trained model with a policy and a threshold, to run it without torch.
+
+    WEIGHTS are files from `offramp train`: one model, or the models of a cascade, cheaper models first. The bundle
+    contains one ONNX file per stage, the policy, the preparation of the inputs, and a manifest with a checksum of every
+    file. `offramp run` and `offramp.runtime.load` use it.
+
+    \b
+    For example:
+      offramp export weights.safetensors --policies policies.safetensors --policy pcee --accuracy 0.9 \\
+          --validation validation.safetensors --out bundle/
+    """
+    if sum(value is not None for value in (threshold, accuracy, cost)) != 1:
+        raise click.UsageError("expected one of --threshold, --accuracy and --cost")
+    if threshold is None and validation is None:
+        raise click.UsageError("--accuracy and --cost need --validation, a record on which the threshold is chosen")
+    fitted, run = load_policies(policies)
+    label = label or (next(iter(fitted)) if len(fitted) == 1 else None)
+    if label not in fitted:
+        raise click.UsageError(f"--policy: {label!r} is not in {policies}; expected one of {', '.join(fitted)}")
+    record = None if validation is None else ExitRecord.load(validation)
+    combined = _combined(record, run, policies)
+    if threshold is None:
+        threshold = fitted[label].choose_threshold(record, accuracy=accuracy, cost=cost)
+
+    from offramp.recording import load_trained
+    from offramp.runtime.exporting import check_target, export_bundle
+
+    check_target(out)
+    models, datasets, made = zip(*map(load_trained, weights))
+    for key in ("system", "seed") if len(made) == 1 else ():
+        if run.get(key, made[0][key]) != made[0][key]:
+            raise ValueError(f"{policies}: fitted on {key} {run[key]}, but {weights[0]} is of {made[0][key]}")
+    kept = ("system", "seed", "dataset", "dataset_options", "model", "model_options", "splits")
+    export_bundle(
+        out,
+        models,
+        fitted[label],
+        threshold,
+        [dataset.preparation for dataset in datasets],
+        label=label,
+        names=datasets[0].names,
+        sources=[{key: each[key] for key in kept if key in each} for each in made],
+        combined=combined,
+        run=run,
+    )
+    click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}")
+
+
+def _combined(record: ExitRecord | None, run: dict, policies: Path) -> Combined | None:
+    """Return the ensemble and the temperatures of a cascade, which are in the metadata of its validation record."""
+    known = run if record is None else record.metadata
+    ensemble, temperatures = known.get("ensemble"), known.get("temperatures")
+    if ensemble is None and temperatures is None:
+        return None
+    if record is None:
+        raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
+    return Combined(
+        ensemble=ensemble,
+        # The record of an ensemble has logits only if they are those of the ensemble (see `cascade`)
+        confidence="ensemble" if ensemble is not None and record.has_logits else "own",
+        weights=None if known.get("weights") is None else tuple(known["weights"]),
+        temperatures=None if temperatures is None else tuple(map(tuple, temperatures)),
+    )
+
+
+@click.command(cls=Verb)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("inputs", metavar="INPUT", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=TABLE, required=True, help="Output: one row per sample, .parquet or .csv.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Number of samples per batch."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads.")
+@click.option(
+    "--regroup",
+    type=Regroup(),
+    default="always",
+    show_default=True,
+    help="When samples that have left are removed from the batch. measured: when it saves time, which is measured on "
+    "the first batch. A number: once at most this many samples are left.",
+)
+def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
+    """Run an exported model (a BUNDLE from `offramp export`) on INPUT, without torch.
+
+    \b
+    INPUT is, for images:
+      a folder of image files, which are resized and cropped as at evaluation
+      a .npy file of shape (N, C, H, W): integers are pixels as the dataset stores them, floats are prepared already
+    and for texts, in UTF-8:
+      a .txt file with one text per line
+      a .csv or .tsv file with the columns of the dataset (two for pairs of texts)
+
+    The columns of the output are sample (file name, row from 0, or line), prediction, class (if the names of the
+    classes are known), exit (from 1), signal, confidence (max softmax of the exit) and cost. Texts that are too long
+    are truncated as in training.
+
+    \b
+    For example:
+      offramp run bundle/ images/ --out answers.csv
+    """
+    import pandas as pd
+
+    from offramp.runtime.bundle import load
+    from offramp.runtime.inputs import read_inputs
+
+    model = load(bundle, threads=threads, regroup=regroup)
+    raw = read_inputs(inputs, model.preparations)
+    batches = raw.batches(batch_size)
+    columns = {"prediction": np.int64, "exit": np.int64, "signal": float, "confidence": np.float32, "cost": float}
+    found = {name: np.empty(len(raw), dtype) for name, dtype in columns.items()}  # (N,) each
+    with progress_bar(len(batches), str(inputs), shown=True) as bar:
+        for rows in batches:
+            x = model.prepare(raw.take(rows))
+            if regroup == "measured" and model.times is None:
+                model.profile(x)
+            answers = model(x)
+            for name, values in found.items():
+                values[rows] = getattr(answers, name)
+            bar.update()
+    table = pd.DataFrame({"sample": raw.names, **found})
+    table["exit"] += 1
+    if model.manifest.names:
+        table.insert(2, "class", np.array(model.manifest.names)[table["prediction"]])
+    write_table(table, out)
