@@ -73,7 +73,7 @@ def system_of(name, folder):
         for head in getattr(model, "heads", []):  # untrained exits are never sure
             for layer in head.modules():
                 if isinstance(layer, nn.Linear):
-                    layer.weight *= 20
+                    layer.weight *= 1 if name == "encoder" else 20
         outputs = list(model.outputs(x))
     logits = torch.stack([output.logits for output in outputs], dim=1)  # (N, L, C)
     similarity = None
@@ -331,7 +331,7 @@ class Counting(nn.Module):
 
 
 def test_what_an_export_fixes_is_found(tmp_path):
-    with pytest.raises(ValueError, match="stage 1: (torch cannot export it|logits differs in onnxruntime)") as refused:
+    with pytest.raises(ValueError, match=r"stage 1: (torch cannot export it|logits differs in onnxruntime)") as refused:
         export_bundle(tmp_path / "b", Staged([Counting()], [nn.Linear(64, 4)]), make_policy("confidence"), 0.5, GREY)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []

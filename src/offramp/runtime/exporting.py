@@ -173,7 +173,7 @@ def _write_stages(
                 )
                 program.save(file, external_data=False)
         except Exception as error:  # the exporter raises many types of exceptions
-            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise ValueError(f"stage {i + 1}: torch cannot export it to ONNX ({reason})") from error
         opsets.add(program.model.opset_imports[""])
         _verify(stage, file, inputs, outputs, states[1], results[1])
