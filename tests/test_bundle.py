@@ -21,7 +21,7 @@ from offramp.datasets.base import Vocabulary
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.datasets.text import tokenize
 from offramp.models import build_model
-from offramp.models.base import ExitOutput, MultiExitModel
+from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
 from offramp.runtime import Bundle, EarlyExit, export_bundle, load, write_single_file
@@ -73,7 +73,7 @@ def system_of(name, folder):
         for head in getattr(model, "heads", []):  # untrained exits are never sure
             for layer in head.modules():
                 if isinstance(layer, nn.Linear):
-                    layer.weight *= 20
+                    layer.weight *= 1 if name == "encoder" else 20
         outputs = list(model.outputs(x))
     logits = torch.stack([output.logits for output in outputs], dim=1)  # (N, L, C)
     similarity = None
@@ -236,6 +236,28 @@ def test_a_cascade_of_models_with_their_own_preparation(options, tmp_path):
         bundle(inputs[0].numpy())
 
 
+def test_a_cascade_of_texts(tmp_path):
+    words = Vocabulary(30522, 0, 102, "minilm-l6", 8)
+    options = {"classes": 2, "vocabulary": words, "backbone": str(saved_config(tmp_path / "backbone")), "layers": 1}
+    models = [build_model(name, **options).eval() for name in ("huggingface", "encoder")]
+    prepare = TextPreparation(tokenizer="minilm-l6", max_tokens=8, pad=0)
+    texts = ["a film", "", "it was long, and nobody cared", "good " * 20]
+    folder = export_bundle(tmp_path / "b", models, make_policy("confidence"), 0.5, [prepare, prepare])
+    assert [file.name for file in sorted(folder.glob("tokenizer*"))] == ["tokenizer.json"]
+    bundle = load(folder)
+    x = bundle.prepare(texts)
+    with torch.no_grad():
+        first = models[0](torch.from_numpy(x.arrays[0]))[:, 0].softmax(1).amax(1)  # (B,)
+    threshold = float(first.sort().values[1:3].mean())
+    whole = EarlyExit.cascade(models, make_policy("confidence"), threshold)(torch.from_numpy(x.arrays[0]))
+    for regroup in ("always", "never"):
+        answers = load(folder, threshold=threshold, regroup=regroup)(x)
+        assert sorted(answers.exit) == [0, 0, 1, 1]
+        np.testing.assert_array_equal(answers.exit, whole.exit)
+        np.testing.assert_array_equal(answers.cost, whole.cost)
+        np.testing.assert_allclose(answers.logits, whole.logits, atol=1e-5)
+
+
 def test_texts_are_tokenized_as_in_training(tmp_path):
     texts = ["", "A film.", "[SEP] is a word here", "long " * 30, "naïve café — 日本"]
     model = build_model(
@@ -264,19 +286,6 @@ def saved_config(folder):
 
 
 # Export
-
-
-class Deciding(MultiExitModel):
-    """A model that takes a decision on its inputs, which an export fixes."""
-
-    n_exits = 1
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(64, 2)
-
-    def stage(self, i, x):
-        return ExitOutput(self.head(x.flatten(1)) * (1 + len(x)) ** (x.shape[0] % 2))
 
 
 def test_a_bundle_replaces_only_a_bundle(images, tmp_path):
@@ -311,6 +320,20 @@ def test_exports_that_are_refused(change, message, tmp_path):
     given = {"model": model, "policy": make_policy("confidence"), "threshold": 0.5, "preparation": GREY}
     with pytest.raises(ValueError, match=message):
         export_bundle(tmp_path / "b", **(given | change))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Counting(nn.Module):
+    """A layer whose computation depends on the number of samples, which an export fixes."""
+
+    def forward(self, x):
+        return x.flatten(1) * len(list(x))
+
+
+def test_what_an_export_fixes_is_found(tmp_path):
+    with pytest.raises(ValueError, match=r"stage 1: (torch cannot export it|logits differs in onnxruntime)") as refused:
+        export_bundle(tmp_path / "b", Staged([Counting()], [nn.Linear(64, 4)]), make_policy("confidence"), 0.5, GREY)
+    assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 

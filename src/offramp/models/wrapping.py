@@ -93,3 +93,6 @@ class CascadeModel(MultiExitModel):
 
     def lengths(self, x: Tensor) -> Tensor | None:
         return self.models[0].lengths(x)
+
+    def blank(self, shape: tuple[int, ...]) -> Tensor:
+        return self.models[0].blank(shape)

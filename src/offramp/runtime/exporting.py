@@ -160,17 +160,21 @@ def _write_stages(
         following = tuple(f"next_{n + 1}" for n in range(len(results[0]) - 1 - (output.similarity is not None)))
         outputs = ("logits", *(() if output.similarity is None else ("similarity",)), *following)
         file = folder / f"{prefix}stage-{i + 1}.onnx"
-        with _quiet():
-            program = torch.onnx.export(
-                stage,
-                states[0],
-                dynamo=True,
-                verbose=False,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes={"state": tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in axes)},
-            )
-            program.save(file, external_data=False)
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    stage,
+                    states[0],
+                    dynamo=True,
+                    verbose=False,
+                    input_names=list(inputs),
+                    output_names=list(outputs),
+                    dynamic_shapes={"state": tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in axes)},
+                )
+                program.save(file, external_data=False)
+        except Exception as error:  # the exporter raises many types of exceptions
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise ValueError(f"stage {i + 1}: torch cannot export it to ONNX ({reason})") from error
         opsets.add(program.model.opset_imports[""])
         _verify(stage, file, inputs, outputs, states[1], results[1])
         lengths = {name: free[1:] for name, free in zip(inputs, axes) if free[1:]}
