@@ -3,8 +3,8 @@
 Every exit but the last takes an equal share of the samples, by thresholds on the confidence, so that the ratio of MACs
 is about the same for all models. Weights are random: the time does not depend on them. Compared are the full model with
 all its exits, and `EarlyExit` with samples that are never removed from the batch, always removed, or removed by the
-measured table. "never" is also the rule of runtimes in which the whole batch leaves together. With --bundle, the same
-is measured for bundles in onnxruntime.
+measured table. "never" is also the rule of runtimes in which the whole batch leaves together. On a CPU, image models
+are also exported, and run in onnxruntime: `bundle`, and `bundle, nobody leaves`.
 
 The order of the variants is shuffled in each repetition, and times are medians. Machines are noisy, so only the ratios
 are meaningful. For each batch size, the table has the ratio of MACs, the measured ratio of the variants, and where the
@@ -17,7 +17,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,12 @@ from torch import Tensor, nn
 
 from offramp import ExitRecord, make_policy
 from offramp.datasets.base import Vocabulary
+from offramp.datasets.preparing import ImagePreparation
 from offramp.models import build_model
 from offramp.models.base import MultiExitModel
 from offramp.models.wrapping import CascadeModel
-from offramp.runtime import EarlyExit
+from offramp.runtime import EarlyExit, export_bundle, load
+from offramp.runtime.bundle import Bundle
 
 CHOICES = ("never", "always", "measured")
 
@@ -44,7 +46,8 @@ class Subject:
     name: str
     model: MultiExitModel
     x: Tensor
-    thresholds: np.ndarray = field(default_factory=lambda: np.empty(0))
+    thresholds: np.ndarray
+    bundle: tuple[Bundle, Bundle] | None = None
 
 
 def msdnet(size: int, classes: int, channels: int, **options) -> tuple[MultiExitModel, Tensor]:
@@ -163,7 +166,23 @@ def heads_seconds(subject: Subject, x: Tensor, device: str, repetitions: int) ->
     return float(np.median(each))
 
 
-def measure(subject: Subject, batch: int, repetitions: int, device: str) -> dict[str, object]:
+def bundles(subject: Subject, x: np.ndarray, threads: int) -> dict[str, Bundle]:
+    """Export the model, and return its bundle with the thresholds of the subject and with none."""
+    models = list(subject.model.models) if isinstance(subject.model, CascadeModel) else subject.model
+    prepare = ImagePreparation(shape=x.shape[1:])
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "bundle")
+        preparations = [prepare] * len(models) if isinstance(models, list) else prepare
+        if subject.bundle is None:
+            export_bundle(folder, models, make_policy("confidence"), 0.5, preparations)
+            subject.bundle = load(folder, threads=threads), load(folder, threads=threads)
+    bundle, whole = subject.bundle
+    bundle.threshold, whole.threshold = subject.thresholds, np.array(np.inf)
+    bundle.profile(x)
+    return {"bundle": bundle, "bundle, nobody leaves": whole}
+
+
+def measure(subject: Subject, batch: int, repetitions: int, device: str, threads: int) -> dict[str, object]:
     """Measure all variants at one batch size."""
     policy, model = make_policy("confidence"), subject.model
     row = 0
@@ -175,6 +194,7 @@ def measure(subject: Subject, batch: int, repetitions: int, device: str) -> dict
     nobody = EarlyExit(model, policy, np.inf, regroup="measured", cost=np.arange(1.0, model.n_exits + 1))
     times = exits["measured"].profile(batches[0])
     nobody.times = times
+    exported = {} if device == "cuda" or subject.x.ndim != 4 else bundles(subject, batches[0].numpy(), threads)
 
     @torch.inference_mode()
     def full() -> None:
@@ -185,6 +205,8 @@ def measure(subject: Subject, batch: int, repetitions: int, device: str) -> dict
         return lambda: [fast(x) for x in batches] and None
 
     variants = {"full": full, **{choice: run(fast) for choice, fast in exits.items()}, "nobody leaves": run(nobody)}
+    for name, bundle in exported.items():
+        variants[name] = lambda bundle=bundle: [bundle(x.numpy()) for x in batches] and None
     if device == "cuda":
         without = EarlyExit(model, policy, subject.thresholds, regroup="measured")
         without._graphs.largest = 0
@@ -240,7 +262,7 @@ def main() -> None:
             if time.monotonic() - begin > options.seconds:
                 print(f"{name}, batch {batch}: not measured, out of time", flush=True)
                 continue
-            rows.append(measure(each, batch, options.repetitions, options.device))
+            rows.append(measure(each, batch, options.repetitions, options.device, options.threads))
             print(
                 ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()), flush=True
             )
