@@ -3,14 +3,18 @@
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +24,15 @@ import torch
 from torch import nn
 
 from offramp import make_policy
+from offramp.datasets.base import Vocabulary
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.models import build_model
+from offramp.models.wrapping import Staged
 from offramp.runtime import export_bundle, load
+from offramp.runtime.manifest import Combined
 from offramp.runtime.messages import MEBIBYTE, Format, Refused, prepared, responses
-from test_bundle import GREY, SMALL, edited
+from test_bundle import GREY, SMALL, Single, edited
+from test_encoder import config_of
 
 torch.set_num_threads(1)
 
@@ -65,6 +73,10 @@ def assert_same(found, wanted):
     for key in ("signal", "confidence"):  # onnxruntime adds in another order in larger batches
         assert found[key] == pytest.approx(wanted[key], abs=1e-4)
     assert found.keys() == wanted.keys()
+
+
+def requests_of(pixels):
+    return [json.dumps({"pixels": each.tolist()}).encode() for each in pixels]
 
 
 def call(url, body=None):
@@ -229,7 +241,7 @@ def of(process, session):
 
 
 def test_a_server_under_load(server, bundle):
-    bodies = [json.dumps({"pixels": each.tolist()}).encode() for each in PIXELS]
+    bodies = requests_of(PIXELS)
     overflow = json.dumps({"input": np.full((1, 8, 8), 3e38).tolist()}).encode()  # finite, but its logits are not
     bad = [*BAD, (overflow, 422, "logits must be finite")]
     mixed = [each for i, body in enumerate(bodies) for each in ([bad[i % len(bad)][0]] if i % 3 == 0 else []) + [body]]
@@ -263,3 +275,160 @@ def test_a_server_under_load(server, bundle):
     assert {each.ip for each in listening if server.url.endswith(f":{each.port}")} == {"127.0.0.1"}
     assert call(f"{server.url}/predict")[0] == 405
     assert call(f"{server.url}/health") == (200, "ok")
+
+
+# Ray Serve
+
+
+TEXTS = ["", "A film.", "The film was long, and then it was longer.", "Good.", "word " * 30] * 8
+
+
+def texts(folder):
+    """Export a tiny encoder, and return its folder."""
+    torch.manual_seed(2)
+    config_of("Bert", vocab_size=30522, max_position_embeddings=40).save_pretrained(folder / "backbone")
+    model = build_model(
+        "encoder",
+        classes=2,
+        vocabulary=Vocabulary(30522, 0, 102, "minilm-l6", 24),
+        backbone=str(folder / "backbone"),
+        layers=2,
+    ).eval()
+    prepare = TextPreparation(tokenizer="minilm-l6", max_tokens=24, pad=0)
+    return export_bundle(folder / "texts", model, make_policy("confidence"), 0.5, prepare)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Ray Serve with two CPUs, at a port of loopback. Return the address."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: it contains the paths of sockets
+    port = free_port()
+    values = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        # The default of 5 s is too short on a busy machine
+        for name, value in (values | {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}).items():
+            patch.setenv(name, value)
+        import ray
+        from ray import serve
+
+        before = set(psutil.Process().children(recursive=True))
+        started = []
+        try:
+            ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=80 * MEBIBYTE,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            yield f"http://127.0.0.1:{port}"
+            started = set(psutil.Process().children(recursive=True)) - before
+            serve.shutdown()
+        finally:
+            ray.shutdown()
+            _, left = psutil.wait_procs(started, timeout=20)
+            for each in left:
+                each.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+        assert left == []
+
+
+def deployed(cluster, bundle, **options):
+    """Deploy a bundle, and return the address for requests."""
+    from ray import serve
+
+    from offramp.runtime.cluster import Settings, application
+
+    serve.run(application(Settings(bundle=bundle, cpus=0.1, batch_wait=0.02, **options)))
+    assert call(f"{cluster}/health") == (200, '"ok"')
+    return f"{cluster}/predict"
+
+
+@pytest.mark.nightly
+def test_stages_under_load(cluster, bundle):
+    url, bodies, wanted = deployed(cluster, bundle, max_bytes=LIMIT), requests_of(PIXELS), expected(bundle)
+    overflow = json.dumps({"input": np.full((1, 8, 8), 3e38).tolist()}).encode()
+    bad = [*BAD, (overflow, 422, "logits must be finite")]
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(partial(call, url), [*bodies, *(body for body, _, _ in bad)]))
+    for (status, text), answer in zip(found, wanted):
+        assert status == 200
+        assert_same(json.loads(text), answer)
+    for (status, text), (_, expected_status, message) in zip(found[N:], bad):
+        assert status == expected_status
+        assert re.search(message, json.loads(text)["detail"])
+    assert {answer["exit"] for answer in wanted} == {1, 2}
+
+
+def replicas_of(stage):
+    """Return the processes of a deployment. Ray sets their command lines, which may end with the current task."""
+    children = psutil.Process().children(recursive=True)
+    return [each for each in children if "".join(each.cmdline()).startswith(f"ray::ServeReplica:default:{stage}")]
+
+
+@pytest.mark.nightly
+def test_a_replica_that_is_killed_under_load(cluster, bundle):
+    url, bodies, wanted = deployed(cluster, bundle, replicas=2), requests_of(PIXELS) * 6, expected(bundle) * 6
+    with ThreadPoolExecutor(32) as pool:
+        running = [pool.submit(call, url, body) for body in bodies]
+        for stage, share in (("stage-1", 0.2), ("stage-2", 0.4)):
+            while sum(each.done() for each in running) < share * len(running):
+                time.sleep(0.01)
+            replicas = replicas_of(stage)
+            assert len(replicas) == 2
+            replicas[0].kill()
+        assert not all(each.done() for each in running)
+        found = [each.result() for each in running]
+    answered = [json.loads(text) if status == 200 else None for status, text in found]
+    for (status, _), answer, expected_answer in zip(found, answered, wanted):
+        if answer is None:
+            assert status >= 500
+        else:
+            assert_same(answer, expected_answer)
+    assert answered.count(None) == 0  # the ingress asks another replica
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "options", [{}, {"ensemble": "geometric", "confidence": "ensemble", "temperatures": ((2.0,), (2.0, 1.0))}], ids=str
+)
+def test_a_cascade_of_deployments(cluster, options, tmp_path):
+    torch.manual_seed(0)
+    large = Staged([nn.Flatten(), nn.Linear(64, 32)], [nn.Linear(64, 4), nn.Linear(32, 4)])
+    preparation = [ImagePreparation(shape=(1, 8, 8), divisor=16.0), GREY]
+    combined = Combined(**options) if options else None
+    folder = export(tmp_path / "b", Single(), large, preparation=preparation, combined=combined)
+    url, wanted = deployed(cluster, folder, replicas=[2, 1, 1]), expected(folder)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(partial(call, url), requests_of(PIXELS)))
+    for (status, text), answer in zip(found, wanted):
+        assert status == 200
+        assert_same(json.loads(text), answer)
+    assert len({answer["exit"] for answer in wanted}) > 1
+
+
+@pytest.mark.nightly
+def test_texts_of_different_length_in_one_batch(cluster, tmp_path):
+    folder = texts(tmp_path)
+    bundle = load(folder)
+    signals = bundle(bundle.prepare(TEXTS)).signal
+    edited(folder, threshold=float(np.median(signals)))
+    bundle = load(folder)
+    wanted = [responses(bundle(bundle.prepare([text])), ())[0] for text in TEXTS]
+    url = deployed(cluster, folder)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(partial(call, url), [json.dumps({"text": text}).encode() for text in TEXTS]))
+    for (status, text), answer in zip(found, wanted):
+        assert status == 200
+        assert {"class", *json.loads(text)} == {"class", *answer}
+        for key, value in json.loads(text).items():
+            assert value == pytest.approx(answer[key], abs=1e-4)
+
+
+@pytest.mark.parametrize("replicas", [0, [1], [1, 0], [1, 1, 1]])
+def test_numbers_of_replicas_that_are_refused(bundle, replicas):
+    from offramp.runtime.cluster import Settings, application
+
+    with pytest.raises(ValueError, match="expected a number from 1, or 2, one for each stage"):
+        application(Settings(bundle=bundle, replicas=replicas))

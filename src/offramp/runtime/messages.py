@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.runtime.bundle import Bundle, Prepared
 from offramp.runtime.loop import Answers
 from offramp.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 MEBIBYTE = 1 << 20
 NUMBER = 32  # bytes of a number in JSON at most, with separators
@@ -49,10 +52,15 @@ class Format:
             max_bytes = max(MEBIBYTE, *(NUMBER * math.prod(getattr(each, "shape", ())) for each in made))
         return cls(made, max_bytes)
 
-    def check_size(self, size: int) -> None:
-        """Raise Refused if a request of this many bytes is too large."""
-        if size > self.max_bytes:
-            raise Refused(f"request: more than {self.max_bytes} bytes", 413)
+    async def receive(self, request: "Request") -> Sample:
+        """Receive an HTTP request and read it. Requests that are too large are not received to their end."""
+        if (length := request.headers.get("content-length", "")).isdigit():
+            self._check_size(int(length))
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            self._check_size(len(body))
+        return self.read(bytes(body))
 
     def read(self, body: bytes) -> Sample:
         """Read a request.
@@ -73,7 +81,7 @@ class Format:
         Refused
             If the request is something else.
         """
-        self.check_size(len(body))
+        self._check_size(len(body))
         try:
             values = json.loads(body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
@@ -86,6 +94,10 @@ class Format:
             raise Refused(f"request: {found}; expected an object with the key {' or '.join(keys)}")
         ((key, value),) = values.items()
         return _texts(value, first.columns) if key == "text" else self._image(key, value)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise Refused(f"request: more than {self.max_bytes} bytes", 413)
 
     def _image(self, key: str, value: Any) -> np.ndarray:
         if key == "input" and len(self.preparations) > 1:

@@ -87,15 +87,8 @@ class _Measuring:
 
 async def _sample(request: Request) -> Sample:
     """Read and check a request, before it is put in the queue."""
-    form: Format = request.app.state.format
-    body = bytearray()
     try:
-        if (length := request.headers.get("content-length", "")).isdigit():
-            form.check_size(int(length))
-        async for chunk in request.stream():
-            body += chunk
-            form.check_size(len(body))
-        return form.read(bytes(body))
+        return await request.app.state.format.receive(request)
     except Refused as error:
         raise HTTPException(error.status, str(error)) from None
 
