@@ -82,7 +82,7 @@ def requests_of(pixels):
 def call(url, body=None):
     """Return the status and the text of the response, which may be an error."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -275,6 +275,25 @@ def test_a_server_under_load(server, bundle):
     assert {each.ip for each in listening if server.url.endswith(f":{each.port}")} == {"127.0.0.1"}
     assert call(f"{server.url}/predict")[0] == 405
     assert call(f"{server.url}/health") == (200, "ok")
+
+
+@pytest.mark.nightly
+def test_a_worker_that_is_killed_under_load(server, bundle):
+    bodies, wanted = requests_of(PIXELS) * 4, expected(bundle) * 4
+    (worker,) = (each for each in psutil.Process(server.process.pid).children() if "spawn_main" in str(each.cmdline()))
+    with ThreadPoolExecutor(32) as pool:
+        running = [pool.submit(server.predict, body) for body in bodies]
+        while sum(each.done() for each in running) < 50:
+            time.sleep(0.01)
+        worker.kill()
+        found = [each.result() for each in running]
+    for (status, text), answer in zip(found, wanted):
+        if status == 200:
+            assert_same(json.loads(text), answer)
+        else:
+            assert status >= 500
+    assert sum(status == 200 for status, _ in found) > len(found) / 2
+    assert server.predict(bodies[0])[0] == 200
 
 
 # Ray Serve

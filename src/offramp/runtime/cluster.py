@@ -18,7 +18,7 @@ from offramp.runtime.loop import Decisions
 from offramp.runtime.manifest import read_manifest
 from offramp.runtime.messages import Format, Refused, prepared, responses
 
-TRIES = 6  # of one stage, with pauses that double from PAUSE on: 6.2 s in all
+TRIES = 7  # of one stage, with pauses that double from PAUSE on: 12.6 s in all
 PAUSE = 0.2  # seconds
 TOKENS = 16  # texts are padded to multiples of this, so that more of them have the same shape
 State = list[np.ndarray]  # (1, …) each: of one sample
@@ -145,10 +145,12 @@ class _Ingress:
 
     async def _compute(self, exit_: int, state: State) -> State:
         for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
             try:
                 return await self.stages[exit_].compute.remote(state)
-            except RayActorError:  # the replica has died: a stage has no memory, so another one can compute it again
-                await asyncio.sleep(PAUSE * 2**attempt)
+            except RayActorError:
+                continue  # the replica has died: a stage has no memory, so another one can compute it again
         raise HTTPException(503, f"stage {exit_ + 1} is not available")
 
 
