@@ -18,7 +18,7 @@ from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
 
 KNOWN = ["dataset", "system", "seed"]  # first columns of every table
-TORCH_FREE = "torch timm transformers torchvision"
+TORCH_FREE = "torch timm transformers torchvision litserve ray onnxruntime prometheus_client"
 HEAVY = f"{TORCH_FREE} pandas pyarrow scipy sklearn matplotlib numba yaml jsonschema"
 
 

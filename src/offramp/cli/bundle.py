@@ -1,5 +1,7 @@
-"""The commands `offramp export` and `offramp run`, for models without torch."""
+"""The commands `offramp export`, `offramp run` and `offramp serve`, for models without torch."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import click
@@ -179,3 +181,71 @@ def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
     if model.manifest.names:
         table.insert(2, "class", np.array(model.manifest.names)[table["prediction"]])
     write_table(table, out)
+
+
+@click.command(cls=Verb)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--host",
+    type=click.Choice(["127.0.0.1", "0.0.0.0", "::"]),
+    default="127.0.0.1",
+    show_default=True,
+    help="127.0.0.1: this machine only. 0.0.0.0 and ::: all networks. There is no authentication.",
+)
+@click.option("--port", type=click.IntRange(1024, 65535), default=8000, show_default=True, help="TCP port.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Maximum number of requests per batch."
+)
+@click.option(
+    "--batch-timeout",
+    type=click.FloatRange(0, 10_000),
+    default=5.0,
+    show_default=True,
+    help="Milliseconds that the first request of a batch waits for others.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads per worker."
+)
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes that compute."
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    help="Maximum size of a request. Default: 1 MiB, or what the input of the model needs.",
+)
+@click.option(
+    "--regroup",
+    type=Regroup(),
+    default="always",
+    show_default=True,
+    help="When samples that have left are removed from the batch, as for `offramp run`.",
+)
+def serve(bundle, batch_timeout, **options) -> None:
+    """Serve an exported model (a BUNDLE from `offramp export`) over HTTP, on one machine.
+
+    Requests that arrive together are computed together. The server ends on Ctrl-C and on SIGTERM.
+
+    \b
+    POST /predict   one sample in JSON:
+                      {"pixels": [[[0, 255, …], …], …]}  integers (C, H, W), as the dataset stores them
+                      {"input": [[[0.5, …], …], …]}      numbers (C, H, W), prepared already
+                      {"text": "…"} or {"text": ["…", "…"]}
+    GET /health     200 if the server is ready, and 503 otherwise
+    GET /metrics    exits, costs, requests and latency, for Prometheus
+
+    The response has prediction, class (if the names of the classes are known), exit (from 1), signal, confidence and
+    cost. docs/serving.md describes all of this, and serving on many machines.
+
+    \b
+    For example:
+      offramp serve bundle/ --port 8000
+      curl -d '{"text": "The film was good."}' http://127.0.0.1:8000/predict
+    """
+    with tempfile.TemporaryDirectory(prefix="offramp-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+        try:
+            from offramp.runtime.server import serve
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error.name} is not installed; pip install offramp[run,serve]") from None
+        serve(bundle, batch_timeout=batch_timeout / 1000, **options)

@@ -13,7 +13,7 @@ VERBS = (
     *(calibrate.calibrate, calibrate.policies),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
-    *(bundle.export, bundle.run),
+    *(bundle.export, bundle.run, bundle.serve),
     plan.plan,
 )
 
@@ -38,7 +38,7 @@ def cli() -> None:
 
     \b
     To use a trained model without torch:
-      export, run                      write a bundle, and run it on images or texts
+      export, run, serve               write a bundle, run it on images or texts, and serve it over HTTP
 
     `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`
     explains each command.

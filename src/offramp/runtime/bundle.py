@@ -221,13 +221,18 @@ def load(bundle: str | os.PathLike, *, threads: int = 1, threshold=None, regroup
     array([0, 1])
     """
     manifest = read_manifest(bundle)
+    policy = load_policy(bundle, manifest)
+    files = [Path(bundle, stage.file) for model in manifest.models for stage in model.stages]
+    sessions = [open_session(file, threads) for file in files]
+    return Bundle(manifest, policy, sessions, bundle, manifest.threshold if threshold is None else threshold, regroup)
+
+
+def load_policy(bundle: str | os.PathLike, manifest: Manifest) -> Policy:
+    """Load the policy of a bundle. Raises ValueError if its file is damaged or does not contain it."""
     policies, _ = load_policies(Path(bundle, POLICY))
     if manifest.policy not in policies:
         raise ValueError(f"{Path(bundle, POLICY)}: no policy {manifest.policy!r}; only {', '.join(policies)}")
-    files = [Path(bundle, stage.file) for model in manifest.models for stage in model.stages]
-    sessions = [open_session(file, threads) for file in files]
-    chosen = manifest.threshold if threshold is None else threshold
-    return Bundle(manifest, policies[manifest.policy], sessions, bundle, chosen, regroup)
+    return policies[manifest.policy]
 
 
 def open_session(file: Path, threads: int = 1) -> "InferenceSession":

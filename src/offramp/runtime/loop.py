@@ -159,6 +159,83 @@ class Stages(ABC):
         return time.perf_counter()
 
 
+class Decisions:
+    """The decisions about B samples, exit by exit. Samples leave at the first exit with signal ≥ threshold.
+
+    Parameters
+    ----------
+    size : int
+        Number of samples B.
+    n_exits : int
+        Number of exits L.
+    policy, threshold, combination
+        As for `answer`.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        n_exits: int,
+        policy: Policy,
+        threshold: np.ndarray,
+        combination: Combination | None = None,
+    ) -> None:
+        if size == 0:
+            raise ValueError("expected at least one sample")
+        self.threshold, self.combination = threshold, combination
+        self.deltas = np.broadcast_to(threshold, n_exits - 1)  # (L − 1,)
+        self.stream = policy.start(size, n_exits)
+        self.there = np.arange(size)  # (n,): samples that have not left
+        self.prediction, self.exit = np.empty(size, np.int64), np.empty(size, np.int64)  # (B,)
+        self.signal, self.confidence = np.empty(size), np.empty(size, np.float32)  # (B,)
+        self.logits = np.empty(0)  # (B, C), once C is known
+
+    def step(self, raw: np.ndarray, similarity: np.ndarray | None) -> np.ndarray:
+        """Take the logits (n, C) and similarities (n,) of the next exit, for the n samples that have not left.
+
+        Returns
+        -------
+        ndarray of shape (k,)
+            Positions of those that stay, among the n samples.
+
+        Raises
+        ------
+        ValueError
+            If a logit is not finite, or if the outputs lack data that the policy needs.
+        """
+        there, stream, combination = self.there, self.stream, self.combination
+        outputs = ExitOutputs.of(raw, similarity) if combination is None else combination.step(raw)
+        signals = stream.step(outputs)  # (n,)
+        i, last = stream.exit, stream.is_last
+        leaves = np.ones(len(there), bool) if last else reaches(signals, self.deltas[i])  # (n,)
+        left = there[leaves]
+        self.exit[left], self.signal[left] = i, signals[leaves]
+        self.prediction[left], self.confidence[left] = stream.prediction[leaves], outputs.measure("max_softmax")[leaves]
+        if not self.logits.size:
+            self.logits = np.empty((len(self.exit), raw.shape[1]), np.float32)
+        self.logits[left] = (raw if outputs.logits is None else outputs.logits)[leaves]
+        if last and np.ndim(self.threshold) == 0:  # as in `policies.base.decide`
+            nowhere = ~reaches(signals, self.threshold)  # (n,)
+            self.prediction[there[nowhere]] = stream.fallback_prediction[nowhere]
+        stay = np.flatnonzero(~leaves)  # (k,)
+        if len(left) and len(stay):
+            stream.keep(stay)
+            if combination is not None:
+                combination.keep(stay)
+        self.there = there[stay]
+        return stay
+
+    def answers(self, cost: np.ndarray) -> Answers:
+        """Return the answers, once all samples have left, with the cumulative cost of each exit, (L,) or (B, L)."""
+        paid = cost[self.exit] if cost.ndim == 1 else cost[np.arange(len(self.exit)), self.exit]  # (B,)
+        return Answers(self.prediction, self.exit, self.signal, self.confidence, paid, self.logits)
+
+
 def answer(
     stages: Stages,
     x,
@@ -193,43 +270,18 @@ def answer(
     ValueError
         If a logit is not finite, or if the outputs lack data that the policy needs.
     """
-    size, last = len(x), stages.n_exits - 1
-    batch = size  # number of samples in the batch, with those that have left but were not removed
-    if size == 0:
-        raise ValueError("expected at least one sample")
-    prediction, exit_ = np.empty(size, np.int64), np.empty(size, np.int64)  # (B,)
-    signal, confidence = np.empty(size), np.empty(size, np.float32)  # (B,)
-    logits = np.empty(0)  # (B, C), once C is known
-    deltas = np.broadcast_to(threshold, last)  # (L − 1,)
-    run, stream = stages.start(x), policy.start(size, stages.n_exits)
-    there = inside = np.arange(size)  # (n,): samples that have not left, and their positions in the batch
+    decisions = Decisions(len(x), stages.n_exits, policy, threshold, combination)
+    run = stages.start(x)
+    batch = len(x)  # number of samples in the batch, with those that have left but were not removed
+    inside = np.arange(batch)  # (n,): positions in the batch of the samples that have not left
     for i in range(stages.n_exits):
         raw, similarity = run.step()  # (b, C), (b,)
-        raw, similarity = raw[inside], None if similarity is None else similarity[inside]  # (n, C), (n,)
-        outputs = ExitOutputs.of(raw, similarity) if combination is None else combination.step(raw)
-        signals = stream.step(outputs)  # (n,)
-        leaves = np.ones(len(there), bool) if i == last else reaches(signals, deltas[i])  # (n,)
-        left = there[leaves]  # (k,)
-        exit_[left], signal[left] = i, signals[leaves]
-        prediction[left], confidence[left] = stream.prediction[leaves], outputs.measure("max_softmax")[leaves]
-        if not logits.size:
-            logits = np.empty((size, raw.shape[1]), np.float32)
-        logits[left] = (raw if outputs.logits is None else outputs.logits)[leaves]
-        if i == last and np.ndim(threshold) == 0:  # as in `policies.base.decide`
-            nowhere = ~reaches(signals, threshold)  # (n,)
-            prediction[there[nowhere]] = stream.fallback_prediction[nowhere]
-        if leaves.all():
+        stay = decisions.step(raw[inside], None if similarity is None else similarity[inside])  # (k,)
+        if not len(stay):
             break
-        if leaves.any():
-            stay = np.flatnonzero(~leaves)
-            there, inside = there[stay], inside[stay]
-            stream.keep(stay)
-            if combination is not None:
-                combination.keep(stay)
+        inside = inside[stay]
         if len(inside) < batch and regroup(i, batch, len(inside)):
             run.keep(inside)
             batch = len(inside)
             inside = np.arange(batch)
-    cost = stages.cost(x)  # (L,) or (B, L)
-    paid = cost[exit_] if cost.ndim == 1 else cost[np.arange(size), exit_]  # (B,)
-    return Answers(prediction, exit_, signal, confidence, paid, logits)
+    return decisions.answers(stages.cost(x))
