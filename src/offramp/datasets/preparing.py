@@ -5,9 +5,14 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by number of channels
 FORMATS = {
@@ -137,14 +142,21 @@ class TextPreparation:
         For pairs, the longer text is truncated first. Names of special tokens in a text are ordinary tokens. Both are
         as in `text.tokenize`.
         """
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(Path(folder, self.tokenizer)))
-        tokenizer.encode_special_tokens = True
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_tokens, strategy="longest_first")
+        file = Path(folder, self.tokenizer)
+        tokenizer = _tokenizer(file, file.stat().st_mtime_ns, self.max_tokens)
         pairs = [sample[0] if len(sample) == 1 else tuple(sample) for sample in samples]
         return [np.array(encoded.ids, np.int64) for encoded in tokenizer.encode_batch(pairs)]
+
+
+@cache  # reading the file takes longer than most texts
+def _tokenizer(file: Path, changed: int, max_tokens: int) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens, strategy="longest_first")
+    return tokenizer
 
 
 def padded(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad: int) -> np.ndarray:
