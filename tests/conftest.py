@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("few")
 
 # Files and groups that take longest. They begin first, so that the two processes of `make test` end together: one
 # builds the finished study, and the other needs it only later.
-LONG = ("dvc", "reviews", "plan", "figures", "cascade_reports", "params", "kill", "interruptions")
+LONG = ("dvc", "slurm", "kill", "serving", "reviews", "plan", "figures", "cascade_reports", "params", "interruptions")
 
 
 @pytest.hookimpl(tryfirst=True)
