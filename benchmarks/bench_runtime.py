@@ -168,13 +168,13 @@ def heads_seconds(subject: Subject, x: Tensor, device: str, repetitions: int) ->
 
 def bundles(subject: Subject, x: np.ndarray, threads: int) -> dict[str, Bundle]:
     """Export the model, and return its bundle with the thresholds of the subject and with none."""
-    models = list(subject.model.models) if isinstance(subject.model, CascadeModel) else subject.model
-    prepare = ImagePreparation(shape=x.shape[1:])
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent, "bundle")
-        preparations = [prepare] * len(models) if isinstance(models, list) else prepare
-        if subject.bundle is None:
-            export_bundle(folder, models, make_policy("confidence"), 0.5, preparations)
+    if subject.bundle is None:
+        models = list(subject.model.models) if isinstance(subject.model, CascadeModel) else [subject.model]
+        prepare = ImagePreparation(shape=x.shape[1:])
+        with tempfile.TemporaryDirectory() as parent:
+            folder = export_bundle(
+                Path(parent, "bundle"), models, make_policy("confidence"), 0.5, [prepare] * len(models)
+            )
             subject.bundle = load(folder, threads=threads), load(folder, threads=threads)
     bundle, whole = subject.bundle
     bundle.threshold, whole.threshold = subject.thresholds, np.array(np.inf)

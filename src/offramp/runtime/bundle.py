@@ -222,7 +222,7 @@ def load(bundle: str | os.PathLike, *, threads: int = 1, threshold=None, regroup
     """
     manifest = read_manifest(bundle)
     policy = load_policy(bundle, manifest)
-    files = [Path(bundle, stage.file) for model in manifest.models for stage in model.stages]
+    files = [Path(bundle, stage.file) for stage in manifest.stages]
     sessions = [open_session(file, threads) for file in files]
     return Bundle(manifest, policy, sessions, bundle, manifest.threshold if threshold is None else threshold, regroup)
 

@@ -63,8 +63,7 @@ class _Stage:
     """One stage of a bundle, which computes samples of different requests together."""
 
     def __init__(self, settings: Settings, exit_: int) -> None:
-        stages = [stage for model in read_manifest(settings.bundle).models for stage in model.stages]
-        self.stage = stages[exit_]
+        self.stage = read_manifest(settings.bundle).stages[exit_]
         self.session = open_session(settings.bundle / self.stage.file, settings.threads)
         self.compute.set_max_batch_size(settings.batch_size)
         self.compute.set_batch_wait_timeout_s(settings.batch_wait)
@@ -127,8 +126,7 @@ class _Ingress:
 
     async def _answer(self, x: Prepared) -> dict:
         bundle = self.bundle
-        combination = None if bundle.combination is None else bundle.combination()
-        decisions = Decisions(1, bundle.n_exits, bundle.policy, bundle.threshold, combination)
+        decisions = Decisions(bundle, 1)
         state: State = []
         for i, (k, stage) in enumerate(bundle.places):
             # The first stage of each model of a cascade reads the input of the model
@@ -176,7 +174,7 @@ def application(settings: Settings) -> serve.Application:
     >>> from offramp.runtime.cluster import Settings, application
     >>> serve.run(application(Settings(bundle="/shared/bundle", replicas=[2, 1, 1])))  # doctest: +SKIP
     """
-    exits = sum(len(model.stages) for model in read_manifest(settings.bundle).models)
+    exits = len(read_manifest(settings.bundle).stages)
     replicas = [settings.replicas] * exits if isinstance(settings.replicas, int) else settings.replicas
     if len(replicas) != exits or min(replicas) < 1:
         raise ValueError(f"replicas is {settings.replicas}; expected a number from 1, or {exits}, one for each stage")

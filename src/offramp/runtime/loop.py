@@ -12,7 +12,7 @@ from offramp.cascades.building import Combination
 from offramp.policies import Policy
 from offramp.policies.base import checked_threshold, reaches
 from offramp.records import ExitOutputs
-from offramp.runtime.regrouping import Regroup, Times, measured_sizes, regrouping
+from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 
 REPEATS = 5  # of each measured time
 
@@ -103,7 +103,7 @@ class Stages(ABC):
         """Wait for a device that computes on its own."""
 
     def __call__(self, x) -> Answers:
-        """Answer a batch.
+        """Answer a batch. Samples leave at the first exit at which the signal reaches the threshold.
 
         Parameters
         ----------
@@ -117,10 +117,23 @@ class Stages(ABC):
         Raises
         ------
         ValueError
-            If the batch is empty, or if a logit is not finite.
+            If the batch is empty, if a logit is not finite, or if the outputs lack data that the policy needs.
         """
-        combination = None if self.combination is None else self.combination()
-        return answer(self, x, self.policy, self.threshold, regrouping(self.regroup, self.times), combination)
+        decisions, regroup = Decisions(self, len(x)), regrouping(self.regroup, self.times)
+        run = self.start(x)
+        batch = len(x)  # number of samples in the batch, with those that have left but were not removed
+        inside = np.arange(batch)  # (n,): positions in the batch of the samples that have not left
+        for i in range(self.n_exits):
+            raw, similarity = run.step()  # (b, C), (b,)
+            stay = decisions.step(raw[inside], None if similarity is None else similarity[inside])  # (k,)
+            if not len(stay):
+                break
+            inside = inside[stay]
+            if len(inside) < batch and regroup(i, batch, len(inside)):
+                run.keep(inside)
+                batch = len(inside)
+                inside = np.arange(batch)
+        return decisions.answers(self.cost(x))
 
     def profile(self, x) -> Times:
         """Measure the times of all stages on this machine, which `regroup="measured"` then uses.
@@ -164,12 +177,10 @@ class Decisions:
 
     Parameters
     ----------
+    stages : Stages
+        The model, with its policy and threshold.
     size : int
         Number of samples B.
-    n_exits : int
-        Number of exits L.
-    policy, threshold, combination
-        As for `answer`.
 
     Raises
     ------
@@ -177,19 +188,13 @@ class Decisions:
         If there are no samples.
     """
 
-    def __init__(
-        self,
-        size: int,
-        n_exits: int,
-        policy: Policy,
-        threshold: np.ndarray,
-        combination: Combination | None = None,
-    ) -> None:
+    def __init__(self, stages: Stages, size: int) -> None:
         if size == 0:
             raise ValueError("expected at least one sample")
-        self.threshold, self.combination = threshold, combination
-        self.deltas = np.broadcast_to(threshold, n_exits - 1)  # (L − 1,)
-        self.stream = policy.start(size, n_exits)
+        self.threshold = stages.threshold
+        self.combination = None if stages.combination is None else stages.combination()
+        self.deltas = np.broadcast_to(self.threshold, stages.n_exits - 1)  # (L − 1,)
+        self.stream = stages.policy.start(size, stages.n_exits)
         self.there = np.arange(size)  # (n,): samples that have not left
         self.prediction, self.exit = np.empty(size, np.int64), np.empty(size, np.int64)  # (B,)
         self.signal, self.confidence = np.empty(size), np.empty(size, np.float32)  # (B,)
@@ -234,54 +239,3 @@ class Decisions:
         """Return the answers, once all samples have left, with the cumulative cost of each exit, (L,) or (B, L)."""
         paid = cost[self.exit] if cost.ndim == 1 else cost[np.arange(len(self.exit)), self.exit]  # (B,)
         return Answers(self.prediction, self.exit, self.signal, self.confidence, paid, self.logits)
-
-
-def answer(
-    stages: Stages,
-    x,
-    policy: Policy,
-    threshold: np.ndarray,
-    regroup: Regroup,
-    combination: Combination | None = None,
-) -> Answers:
-    """Run a batch through the stages. Samples leave at the first exit at which the signal reaches the threshold.
-
-    Parameters
-    ----------
-    stages : Stages
-        A model with L exits.
-    x : array or tensor
-        B inputs.
-    policy : Policy
-    threshold : ndarray of shape () or (L − 1,)
-        Threshold δ, shared by all exits or one per exit.
-    regroup : callable
-        Function of the exit, of the number of samples in the batch, and of the number of those that have not left. It
-        returns whether the others are removed from the batch, or whether they are computed along with the rest.
-    combination : Combination, optional
-        For a cascade with an ensemble or temperatures.
-
-    Returns
-    -------
-    Answers
-
-    Raises
-    ------
-    ValueError
-        If a logit is not finite, or if the outputs lack data that the policy needs.
-    """
-    decisions = Decisions(len(x), stages.n_exits, policy, threshold, combination)
-    run = stages.start(x)
-    batch = len(x)  # number of samples in the batch, with those that have left but were not removed
-    inside = np.arange(batch)  # (n,): positions in the batch of the samples that have not left
-    for i in range(stages.n_exits):
-        raw, similarity = run.step()  # (b, C), (b,)
-        stay = decisions.step(raw[inside], None if similarity is None else similarity[inside])  # (k,)
-        if not len(stay):
-            break
-        inside = inside[stay]
-        if len(inside) < batch and regroup(i, batch, len(inside)):
-            run.keep(inside)
-            batch = len(inside)
-            inside = np.arange(batch)
-    return decisions.answers(stages.cost(x))

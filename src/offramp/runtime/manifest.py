@@ -111,6 +111,11 @@ class Manifest:
     combined: Combined | None = None
     format: str = FORMAT
 
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of all models, one for each exit."""
+        return [stage for model in self.models for stage in model.stages]
+
     def write(self, folder: Path) -> None:
         """Write the manifest, with a checksum of its own content."""
         values = asdict(self)
@@ -151,7 +156,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             raise ValueError(f"{file}: missing; {again}")
         if sha256(file) != digest:
             raise ValueError(f"{file}: damaged (checksum differs); {again}")
-    named = [POLICY, *(stage.file for model in manifest.models for stage in model.stages)]
+    named = [POLICY, *(stage.file for stage in manifest.stages)]
     named += [model.preparation.tokenizer for model in manifest.models if hasattr(model.preparation, "tokenizer")]
     if strange := [name for name in named if name not in manifest.files]:
         raise ValueError(f"{path}: files: no {strange[0]!r}; {again}")
