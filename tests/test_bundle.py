@@ -85,7 +85,7 @@ def system_of(name, folder):
     return System(model, x, EarlyExit(model, make_policy("confidence"), 0.5), bundle, record)
 
 
-@pytest.fixture(scope="module", params=["msdnet", "vit", "encoder"])
+@pytest.fixture(scope="module", params=["msdnet", pytest.param("vit", marks=pytest.mark.nightly), "encoder"])
 def system(request, tmp_path_factory):
     return system_of(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -372,6 +372,7 @@ def test_a_remote_of_s3(versioned, tmp_path, monkeypatch):
         server.stop()
 
 
+@pytest.mark.nightly
 def test_another_window_from_change_to_difference(versioned, tmp_path):
     """What the README shows: change, `dvc repro`, what differs, and back; and another change as an experiment."""
     narrower = {**SHARED["policies"], "pcee-ws": {**SHARED["policies"]["pcee-ws"], "window": 3}}
@@ -419,6 +420,7 @@ def test_any_setting_can_be_turned_from_the_command_line(tmp_path):
     assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == expected
 
 
+@pytest.mark.nightly
 def test_what_is_no_longer_made_is_removed(versioned, tmp_path):
     study = versioned.copy(tmp_path / "study")
     fewer = {label: options for label, options in WHOLE["models"].items() if label != "net-large"}

@@ -132,6 +132,7 @@ def test_killed_again_and_again_a_study_ends_as_if_it_were_not(finished, tmp_pat
     assert differences(study, finished.artifacts()) == [], "\n".join(map(str, kills))
 
 
+@pytest.mark.nightly
 def test_a_job_that_outlives_its_snakemake_keeps_others_from_its_files(study):
     """Only the main process is killed: the training goes on, under settings that may no longer be those."""
     undisturbed = {name: study.artifacts()[name] for name in (WEIGHTS, HISTORY)}
@@ -186,6 +187,7 @@ def test_of_two_at_once_the_second_is_told_and_the_first_ends_well(study):
     assert differences(study, undisturbed) == []
 
 
+@pytest.mark.nightly
 def test_dvc_beside_a_running_snakemake_is_told_and_works_afterwards(study):
     pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
     assert study.call("git", "init", "--quiet").returncode == 0
