@@ -6,11 +6,11 @@ all its exits, and `EarlyExit` with samples that are never removed from the batc
 measured table. "never" is also the rule of runtimes in which the whole batch leaves together. On a CPU, image models
 are also exported, and run in onnxruntime: `bundle`, and `bundle, nobody leaves`.
 
-The order of the variants is shuffled in each repetition, and times are medians. Machines are noisy, so only the ratios
-are meaningful. For each batch size, the table has the ratio of MACs, the measured ratio of the variants, and where the
-difference went, as shares of the time of the full model: `heads` (computing the earlier exits, part of the full model,
-too), `kernels` (smaller batches take longer per sample), `removal` (selecting the samples that stay), and `decision`
-(everything else: the policy, copies to the host, Python).
+Each batch runs through all variants in a random order, and times are medians over repetitions. Machines are noisy, so
+only the ratios are meaningful. For each batch size, the table has the ratio of MACs, the measured ratio of the
+variants, and where the difference went, as shares of the time of the full model: `heads` (computing the earlier exits,
+part of the full model, too), `kernels` (smaller batches take longer per sample), `removal` (selecting the samples that
+stay), and `decision` (everything else: the policy, copies to the host, Python).
 """
 
 import argparse
@@ -33,6 +33,7 @@ from offramp.models.base import MultiExitModel
 from offramp.models.wrapping import CascadeModel
 from offramp.runtime import EarlyExit, export_bundle, load
 from offramp.runtime.bundle import Bundle
+from offramp.runtime.timing import side_by_side
 
 CHOICES = ("never", "always", "measured")
 
@@ -120,26 +121,6 @@ def subject(name: str, device: str) -> Subject:
     return Subject(name, model, x, np.array(thresholds))
 
 
-def seconds(function: Callable[[], object], device: str) -> float:
-    begin = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def medians(variants: dict[str, Callable[[], object]], repetitions: int, device: str) -> dict[str, float]:
-    """Return the median time of each variant. Their order is shuffled in each repetition."""
-    chance = np.random.default_rng(0)
-    for function in variants.values():
-        function()  # warm-up
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repetitions):
-        for name in chance.permutation(list(variants)):
-            times[name].append(seconds(variants[name], device))
-    return {name: float(np.median(each)) for name, each in times.items()}
-
-
 @torch.inference_mode()
 def heads_seconds(subject: Subject, x: Tensor, device: str, repetitions: int) -> float:
     """Return the time of all exits but the last. They are timed by forward hooks."""
@@ -197,22 +178,19 @@ def measure(subject: Subject, batch: int, repetitions: int, device: str, threads
     exported = {} if device == "cuda" or subject.x.ndim != 4 else bundles(subject, batches[0].numpy(), threads)
 
     @torch.inference_mode()
-    def full() -> None:
-        for x in batches:
-            model(x).cpu()
+    def full(x: Tensor) -> Tensor:
+        return model(x).cpu()
 
-    def run(fast: EarlyExit) -> Callable[[], None]:
-        return lambda: [fast(x) for x in batches] and None
-
-    variants = {"full": full, **{choice: run(fast) for choice, fast in exits.items()}, "nobody leaves": run(nobody)}
+    variants = {"full": full, **exits, "nobody leaves": nobody}
     for name, bundle in exported.items():
-        variants[name] = lambda bundle=bundle: [bundle(x.numpy()) for x in batches] and None
+        variants[name] = lambda x, bundle=bundle: bundle(x.numpy())
     if device == "cuda":
         without = EarlyExit(model, policy, subject.thresholds, regroup="measured")
         without._graphs.largest = 0
         without.times = times
-        variants["no graphs"] = run(without)
-    found = {name: each / len(batches) for name, each in medians(variants, repetitions, device).items()}
+        variants["no graphs"] = without
+    seconds = side_by_side(variants, batches, repetitions=repetitions, synchronize=nobody.synchronize)
+    found = {name: float(np.median(each)) / len(batches) for name, each in seconds.items()}
     kernels = removal = ideal = 0.0
     costs = [exits["measured"].cost(x) for x in batches]
     paid = whole = 0.0

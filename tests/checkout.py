@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 import listing
+from offramp.reports.verifying import OF_THE_MACHINE
 
 ROOT = Path(__file__).parents[1]
 # As in an activated environment
@@ -58,6 +59,7 @@ TINY = {
         },
     },
     "search": {},
+    "times": {},
     "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
 }  # fmt: skip
 
@@ -79,6 +81,7 @@ WHOLE = {
         "step": 0.02,
         "variants": {"max-softmax": {}, "margin": {"measure": "margin"}, "geometric": {"ensemble": "geometric"}},
     },
+    "times": {"systems": ["net-small"], "batch_sizes": [1, 8]},
     "report": {**TINY["report"], "oracle": "three"},
 }
 
@@ -149,13 +152,16 @@ class Checkout:
         return jobs
 
     def artifacts(self) -> dict[str, bytes]:
-        """What the study keeps, but for what tells the time."""
+        """What the study keeps, without measured times."""
         kept = {
             str(path.relative_to(self.folder)): path.read_bytes()
             for folder in ("artifacts", "reports")
             for path in sorted((self.folder / folder).rglob("*"))
-            if path.is_file()
+            if path.is_file() and path.stem not in OF_THE_MACHINE
         }
         for name in [name for name in kept if name.endswith(".csv") and "/train/" in name]:
             kept[name] = b"\n".join(line.rpartition(b",")[0] for line in kept[name].splitlines())  # not the seconds
+        of_machine = f'<h3 id="table-(?:{"|".join(OF_THE_MACHINE)})">.*?</div>'.encode()
+        for name in [name for name in kept if name.endswith("index.html")]:
+            kept[name] = re.sub(of_machine, b"", kept[name], flags=re.DOTALL)
         return kept

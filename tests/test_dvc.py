@@ -154,6 +154,8 @@ CHANGES = {
     "search.variants.max-softmax": {"measure": "entropy"},
     "search.variants.margin.measure": "entropy",
     "search.variants.geometric.ensemble": "mean_logit",
+    "times.systems": ["vit"],
+    "times.batch_sizes": [1, 9],
     "report.oracle": "net-large",
     "report.reliability": "net-small",
     "report.reliability_exits": [1, 2],

@@ -47,10 +47,18 @@ def dataset_code(dataset):
     return sources(f"datasets.{DATASETS[dataset['name']].partition(':')[0]}") + own
 
 
+def members(system):
+    """The models of a cascade, or the model itself."""
+    return STUDY["cascades"].get(system, [system])
+
+
 def model_code(system, *modules):
-    """Source files that training or running a model depends on: the model, its dataset, and the given modules."""
-    its = sources(*modules, "datasets.batches", f"models.{MODELS[STUDY['models'][system]['model']].partition(':')[0]}")
-    return sorted({*its, *dataset_code(dataset_of(STUDY, system))})
+    """Source files that training or running models depends on: the models, their datasets, and the given modules."""
+    its = {*sources(*modules, "datasets.batches")}
+    for model in members(system):
+        its.update(sources(f"models.{MODELS[STUDY['models'][model]['model']].partition(':')[0]}"))
+        its.update(dataset_code(dataset_of(STUDY, model)))
+    return sorted(its)
 
 
 def spec(name, options):

@@ -120,9 +120,37 @@ rule search:
         " --replacements-out {output.replacements} --measures-out {output.measures} 2>&1 | tee {log}"
 
 
+# How much faster each policy is in seconds, with the models of the first seed
+rule times:
+    input:
+        weights=lambda wildcards: expand(
+            rules.train.output.weights, system=members(wildcards.system), seed=wildcards.seed
+        ),
+        splits=rules.data.output,
+        policies=rules.calibrate.output.policies,
+        validation=expand(RECORD, split="validation", allow_missing=True),
+        test=expand(RECORD, split="test", allow_missing=True),
+        code=lambda wildcards: model_code(wildcards.system, "recording", "runtime.timing"),
+    output:
+        f"{ROOT}/evaluate/{{system}}-s{{seed}}/times.csv",
+    log:
+        f"{LOGS}/times/{{system}}-s{{seed}}.log",
+    resources:
+        **needs("times", mem_mb=4000, runtime=60),
+    params:
+        sizes=flags(batch_size=STUDY["times"].get("batch_sizes", [])),
+    shell:
+        "offramp time {input.weights} --splits {input.splits} --policies {input.policies}"
+        " --validation {input.validation} --test {input.test} {params.sizes} --out {output} 2>&1 | tee {log}"
+
+
+TIMES = expand(rules.times.output[0], system=STUDY["times"].get("systems", []), seed=STUDY["seeds"][0])
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
         rules.compare.output,
         rules.sensitivity.output if VARIANTS else [],
         rules.search.output if STUDY["search"] else [],
+        TIMES,

@@ -48,7 +48,7 @@ rule cascade:
     input:
         records=lambda wildcards: expand(
             f"{ROOT}/records/{{stage}}-s{{seed}}/{{split}}.safetensors",
-            stage=STUDY["cascades"][wildcards.system],
+            stage=members(wildcards.system),
             seed=wildcards.seed,
             split=wildcards.split,
         ),

@@ -12,6 +12,7 @@ FILES = {
     **{kind: [path] for kind, path in COMPARED.items()},
     **({"sensitivity": rules.sensitivity.output} if VARIANTS else {}),
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
+    **({"times": TIMES} if TIMES else {}),
     **({"seconds": of_runs(rules.seconds.output[0], SINGLES)} if STUDY["search"] else {}),
 }
 SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # for kinds of files that belong to a single system

@@ -77,7 +77,9 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
     if label not in fitted:
         raise click.UsageError(f"--policy: {label!r} is not in {policies}; expected one of {', '.join(fitted)}")
     record = None if validation is None else ExitRecord.load(validation)
-    combined = _combined(record, run, policies)
+    combined = None if record is None else Combined.of(record)
+    if record is None and (run.get("ensemble") or run.get("temperatures")):
+        raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
     if threshold is None:
         threshold = fitted[label].choose_threshold(record, accuracy=accuracy, cost=cost)
 
@@ -103,23 +105,6 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
         run=run,
     )
     click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}")
-
-
-def _combined(record: ExitRecord | None, run: dict, policies: Path) -> Combined | None:
-    """Return the ensemble and the temperatures of a cascade, which are in the metadata of its validation record."""
-    known = run if record is None else record.metadata
-    ensemble, temperatures = known.get("ensemble"), known.get("temperatures")
-    if ensemble is None and temperatures is None:
-        return None
-    if record is None:
-        raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
-    return Combined(
-        ensemble=ensemble,
-        # The record of an ensemble has logits only if they are those of the ensemble (see `cascade`)
-        confidence="ensemble" if ensemble is not None and record.has_logits else "own",
-        weights=None if known.get("weights") is None else tuple(known["weights"]),
-        temperatures=None if temperatures is None else tuple(map(tuple, temperatures)),
-    )
 
 
 @click.command(cls=Verb)

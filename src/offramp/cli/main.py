@@ -6,14 +6,14 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import bundle, calibrate, data, evaluate, plan, record, report, train
+from offramp.cli import bundle, calibrate, data, evaluate, plan, record, report, timing, train
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.import_),
     *(calibrate.calibrate, calibrate.policies),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
-    *(bundle.export, bundle.run, bundle.serve),
+    *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
 )
 
@@ -37,7 +37,8 @@ def cli() -> None:
       figure, table, summary, report   show the results
 
     \b
-    To use a trained model without torch:
+    To measure how much faster a trained model is if it stops, and to use it without torch:
+      time                             measure the speed-up of each policy in seconds
       export, run, serve               write a bundle, run it on images or texts, and serve it over HTTP
 
     `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`

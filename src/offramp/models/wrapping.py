@@ -92,7 +92,7 @@ class CascadeModel(MultiExitModel):
         return (*super().keep((x,), rows), *super().keep(tuple(inner), rows))
 
     def lengths(self, x: Tensor) -> Tensor | None:
-        return self.models[0].lengths(x)
+        return self.models[0].lengths(x) if self.preparations[0] is None else None
 
     def blank(self, shape: tuple[int, ...]) -> Tensor:
         return self.models[0].blank(shape)

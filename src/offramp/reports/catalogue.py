@@ -142,6 +142,7 @@ TABLES = _catalogue(
     _table("cascade-claims", "reductions", "measures"),
     _table("duels", "duels", needs=("duels",)),
     _table("speedup", "speedup"),
+    _table("times", "times"),
     _table("per-exit", "speedup"),
     _table("equal-cost", "pairs", needs=("pairs",), source="tables.pairs:EQUAL_COST"),
     _table("equal-accuracy", "pairs", needs=("pairs",), source="tables.pairs:EQUAL_ACCURACY"),

@@ -22,6 +22,7 @@ KINDS = {
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
+    "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
     "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
     "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
     "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
@@ -43,7 +44,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
-            "seconds", "models", "relations", "choices", "reductions", "replacements", "measures"}
+            "seconds", "times", "models", "relations", "choices", "reductions", "replacements", "measures"}
 
     Returns
     -------

@@ -152,6 +152,7 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
     if study["search"] and len(singles := [m for m in models if m not in systems]) < 2:
         yield f"search: expected two models of one exit at least, not {len(singles)}"
     named = [("comparison.pairs", system) for pair in study["comparison"]["pairs"] for system in pair]
+    named += [("times.systems", system) for system in study["times"].get("systems", [])]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
     for where, system in named:
         if system not in systems:
