@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+QUALITY_UNITS = 1 << 40
+
 
 def terms(answer: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the terms whose means over samples determine the metrics.
@@ -33,6 +35,25 @@ def f1(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarra
 def matthews(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Return the Matthews correlation from the means of `terms`; 0 if all predictions or all labels are equal."""
     return _quotient(hit - answered * positive, np.sqrt(answered * (1 - answered) * positive * (1 - positive)))
+
+
+def whole(correct: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return correctness or quality as whole numbers, whose sums are exact and do not depend on their order.
+
+    Parameters
+    ----------
+    correct : ndarray of bool, or of float64 from 0 to 1
+        As `ExitRecord.correct`.
+
+    Returns
+    -------
+    numbers : ndarray of int8 or int64, same shape
+    one : int
+        The number that stands for 1. It is 1 for bool. Qualities are rounded to multiples of 2⁻⁴⁰ (our choice).
+    """
+    if correct.dtype == bool:
+        return correct.view(np.int8), 1
+    return np.rint(correct * QUALITY_UNITS).astype(np.int64), QUALITY_UNITS
 
 
 def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
