@@ -191,9 +191,7 @@ class ExitRecord:
             if "names" in metadata:
                 raise ValueError("metadata: names are made from answers that are texts; give numbers, or no names")
             prediction, metadata["names"] = _coded(prediction)
-        return cls.from_outputs(
-            prediction, confidence, None, cost, index, metadata, quality=quality, features=features
-        )
+        return cls.from_outputs(prediction, confidence, None, cost, index, metadata, quality=quality, features=features)
 
     def _set(self, prediction, confidence, labels, quality, cost, index, metadata, features) -> None:
         if not isinstance(metadata.get("classes"), Integral | None):
