@@ -199,8 +199,8 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     zoo : Zoo
     correct : callable, optional
         For ensembles of the two models. Function from the index of a small model to the correctness (M, N) of its pair
-        with each model if both models run, of the type of `Zoo.correct`. It is called once per small model, and only the rows of larger
-        models are read. By default, the large model alone answers if it runs.
+        with each model if both models run, of the type of `Zoo.correct`. It is called once per small model, and only
+        the rows of larger models are read. By default, the large model alone answers if it runs.
     progress : bool
         Show a progress bar over small models on stderr.
 

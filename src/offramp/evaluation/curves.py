@@ -26,8 +26,8 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     -------
     DataFrame
         One row per threshold, in the given order: threshold, accuracy (the mean quality, if answers have a quality),
-        cost (mean over samples, in the unit of the record), exit_1 … exit_L (share of samples that leave at each exit). Also f1 or matthews, if this is the metric
-        in the metadata of the record.
+        cost (mean over samples, in the unit of the record), exit_1 … exit_L (share of samples that leave at each exit).
+        Also f1 or matthews, if this is the metric in the metadata of the record.
 
     Raises
     ------
@@ -137,7 +137,8 @@ def choose_threshold(
     Parameters
     ----------
     accuracy : float
-        Target accuracy, or mean quality. Choose the cheapest operating point that is at least as accurate, or +∞ (the full model) if there is none.
+        Target accuracy, or mean quality. Choose the cheapest operating point that reaches it, or +∞ (the full model) if
+        there is none.
     cost : float
         Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
         exit) if there is none. Accuracy is ignored, because on few samples the most accurate point is often best by

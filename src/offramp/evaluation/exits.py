@@ -42,9 +42,9 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
 def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
     """Return statistics of each exit, with one row per exit.
 
-    Columns: exit, accuracy (or mean quality), cost, agreement (share of samples with the same prediction as the previous exit),
-    parameters and overconfidence (mean max softmax − accuracy; both if available in the record), the metric of the
-    record if it is f1 or matthews, and ece_LABEL for each policy whose signal is an estimated accuracy.
+    Columns: exit, accuracy (or mean quality), cost, agreement (share of samples with the same prediction as the
+    previous exit), parameters and overconfidence (mean max softmax − accuracy; all if available in the record), the
+    metric of the record if it is f1 or matthews, and ece_LABEL for each policy whose signal is an estimated accuracy.
     """
     import pandas as pd
 

@@ -78,9 +78,10 @@ class LearnedDeferral(Policy):
 
         Σ_n ln(1 + exp(z_n)) − y_n · z_n + penalty / 2 · (|w|² + (b − b_0)²),    z_n = w · x_n + b, y_n ∈ [0, 1],
 
-    where y_n is 1 if exit j is correct and 0 otherwise, or the quality of its answer. The minimum is found by Newton's method. b_0 is the log-odds of the accuracy of
-    exit j, with half a sample added to the correct and to the wrong ones, so that there is a single finite minimum even
-    if all predictions are correct. With a large penalty, the estimates approach the accuracies of the exits.
+    where y_n is 1 if exit j is correct and 0 otherwise, or the quality of its answer. The minimum is found by Newton's
+    method. b_0 is the log-odds of the accuracy of exit j, with half a sample added to the correct and to the wrong
+    ones, so that there is a single finite minimum even if all predictions are correct. With a large penalty, the
+    estimates approach the accuracies of the exits.
 
     Parameters
     ----------

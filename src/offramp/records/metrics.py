@@ -4,8 +4,14 @@ They can therefore be evaluated at every threshold, and resampled by the bootstr
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from offramp.records.record import ExitRecord
 
 QUALITY_UNITS = 1 << 40
 
@@ -54,6 +60,17 @@ def whole(correct: np.ndarray) -> tuple[np.ndarray, int]:
     if correct.dtype == bool:
         return correct.view(np.int8), 1
     return np.rint(correct * QUALITY_UNITS).astype(np.int64), QUALITY_UNITS
+
+
+def quality_name(record: "ExitRecord") -> str | None:
+    """Return the name of the mean quality, which is written in place of accuracy, or None if answers are classes."""
+    return None if record.quality is None else record.metric
+
+
+def with_metric(table: "pd.DataFrame", record: "ExitRecord") -> "pd.DataFrame":
+    """Add the column `metric`, the name of the mean quality, to a table, unless answers are classes."""
+    name = quality_name(record)
+    return table if name is None else table.assign(metric=name)
 
 
 def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
