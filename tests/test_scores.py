@@ -1,16 +1,20 @@
 """Answers that are not classes: with qualities 0 and 1, everything gives what it gives for classes."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import oracles
-from offramp import ExitRecord, cascade, choose_threshold, decide, evaluate, frontier, make_policy
-from offramp.cascades.building import router
+from offramp import ExitRecord, cascade, choose_threshold, decide, evaluate, frontier, make_policy, router
 from offramp.cascades.search import Zoo, pair_frontier, search_pairs, search_triples
+from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.cascades import Variant, reduction_tables
 from offramp.comparison.claims import at_targets, control, pairs
@@ -19,6 +23,9 @@ from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import Setting, sensitivity
 from offramp.evaluation import outcomes
 from offramp.evaluation.exits import exit_table, reliability_table
+from offramp.reports.catalogue import FIGURES
+from offramp.reports.displays import FrontierDisplay
+from offramp.reports.judging import judge
 from strategies import quick, records, thresholds
 from test_policies import EVERY
 from test_search import ascending, brute_front, check_front, model_records
@@ -400,6 +407,18 @@ def test_ucci_is_isotonic_regression_of_the_mean_token_margin():
     assert point.cost < 8
 
 
+def test_the_examples_of_the_page():
+    text = (Path(__file__).parents[1] / "docs/scores.md").read_text(encoding="utf-8")
+    names = {"print": lambda shown: printed.append(shown)}
+    printed = []
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    chosen, routed, paid_all = printed
+    assert abs(chosen["accuracy"][0] - 0.85) < 0.02
+    assert routed[0] < paid_all[0] < 36
+    assert names["record"].metric == "ROUGE-L"
+
+
 def routed(seed, costs="router"):
     quality, _, topic = language_models(1500, seed)
     models = [ExitRecord.from_scores(quality[:, [k]], None, [10.0**k], features=topic) for k in range(2)]
@@ -452,3 +471,56 @@ def test_logistic_regressions_learn_qualities(name):
         record = ExitRecord.from_scores(quality, np.hstack([twice, twice]) / 4, [1, 2], features=twice)
         states.append(make_policy(name).fit(record).state)
     np.testing.assert_allclose(states[0]["weights"], states[1]["weights"], atol=1e-6)
+
+
+# Reports
+
+
+def asked(seed, **changes):
+    """Answers of three models in one file, with texts."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random((300, 1))
+    right = rng.random((300, 3)) > hard * [0.9, 0.6, 0.3]
+    quality = np.where(right, 1, rng.random((300, 3)) / 2)
+    answers = np.where(right, "yes", rng.choice(["no", "perhaps"], (300, 3)))
+    confidence = np.clip(1 - hard * [0.9, 0.6, 0.3] + rng.normal(0, 0.1, (300, 3)), 0, 1)
+    metadata = {"metric": "ROUGE-L", "split": "test"} | changes.pop("metadata", {})
+    fields = {"confidence": confidence, "prediction": answers} | changes
+    return ExitRecord.from_scores(quality, cost=[1, 3, 9], metadata=metadata, **fields)
+
+
+def test_a_judgement_of_answers_writes_the_name_of_their_quality(tmp_path):
+    found = judge(asked(0), asked(1), tmp_path, resamples=100)
+    assert "On test data its ROUGE-L is" in str(found)
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"speedup", "control", "reliability"}
+    texts = [path.read_text() for path in (tmp_path / "tables").glob("*.md")]
+    page = re.sub(r"data:image[^\"]*", "", (tmp_path / "index.html").read_text())
+    for text in (*texts, page):
+        assert "ROUGE-L" in text
+        assert not re.findall(r".*\baccurac(?:y|ies)\b.*", text, re.IGNORECASE)
+    exits = pd.read_csv(tmp_path / "tables/exits.csv")
+    assert exits["accuracy"].tolist() == pytest.approx(asked(1).quality.mean(axis=0).tolist())
+    assert set(exits["metric"]) == {"ROUGE-L"}
+
+
+def test_figures_write_the_name_of_the_quality(tmp_path):
+    path = tmp_path / "r.safetensors"
+    asked(0, metadata={"system": "it", "seed": 0}).save(path)
+    line = f"evaluate --policy confidence --test {path} --out {tmp_path}/curve.parquet --exits {tmp_path}/exits.parquet"
+    result = CliRunner().invoke(cli, line.split())
+    assert result.exit_code == 0, result.output
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("offramp.reports.figures.style.save", lambda figure, out: drawn.append(figure))
+        FIGURES["control"].write([tmp_path / "curve.parquet", tmp_path / "exits.parquet"], tmp_path / "control")
+    assert drawn[0].axes[0].get_ylabel() == "Test ROUGE-L (%)"
+    display = FrontierDisplay.from_record(make_policy("confidence"), asked(0)).plot()
+    assert display.ax_.get_ylabel() == "ROUGE-L (%)"
+
+
+def test_a_judgement_needs_something_to_decide_by(tmp_path):
+    records = [asked(seed, confidence=None, prediction=None) for seed in range(2)]
+    with pytest.raises(ValueError, match="judge: the records have too little for any policy"):
+        judge(*records, tmp_path, resamples=100)
+    found = judge(*(asked(seed, confidence=None) for seed in range(2)), tmp_path, resamples=100)
+    assert found.policy in ("patience", "agreement", "learned-deferral")
