@@ -469,7 +469,6 @@ def test_a_record_of_another_program(foreign, tmp_path):
     ("change", "message"),
     [
         ({"prediction": None}, "no prediction"),
-        ({"confidence.margin": None}, "confidence: expected at least one of"),
         ({"cost": np.array([2.0, 1.0])}, r"cost\[1\]"),
         ({"labels": np.array([0, 3])}, r"labels\[1\] is 3"),
         ({"logits": np.zeros((2, 2, 4), np.float32)}, r"logits have shape \(2, 2, 4\), expected \(2, 2, 3\)"),

@@ -1,6 +1,6 @@
 """Early-exit policies: decide, for each input, at which stage a model with several stages has computed enough."""
 
-from offramp.cascades import cascade
+from offramp.cascades import cascade, router
 from offramp.evaluation import choose_threshold, decide, evaluate, frontier
 from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitOutputs, ExitRecord
@@ -17,6 +17,7 @@ __all__ = [
     "frontier",
     "load_policies",
     "make_policy",
+    "router",
     "save_policies",
 ]
 __version__ = "0.1.0"

@@ -142,6 +142,7 @@ def isotonic_map(confidence: np.ndarray, correct: np.ndarray) -> StepMap:
     start = isotonic_regression(right / size, weights=size).blocks[:-1]  # (blocks,)
     # A single quotient of integers, so an accuracy of exactly δ is not rounded below δ
     values = np.add.reduceat(right, start) / np.add.reduceat(size, start)  # (blocks,)
+    values = np.maximum.accumulate(values)  # sums of qualities are rounded
     levels = levels.astype(np.float64)
     below, above = levels[start[1:] - 1], levels[start[1:]]
     # The midpoint of two adjacent floats can equal the lower one, which must be below the step

@@ -2,7 +2,8 @@
 
 Each stage defers its least confident samples to the next stage, so an operating point is given by the number of
 deferred samples. Costs are summed over the samples and divided by N at the end, so that sums of integer costs such as
-MACs are exact.
+MACs are exact. Correctness is a whole number: 0 or 1, or a quality as a multiple of a small unit
+(`offramp.records.metrics.whole`), so that its sums are exact, too. "Number of correct samples" is the sum of it.
 """
 
 from typing import NamedTuple
@@ -15,29 +16,33 @@ BLOCK = 128  # side length of the blocks that are ruled out together; about √N
 
 
 class Table(NamedTuple):
-    """The current front. Row c of N + 1 holds the cheapest operating point with at least c correct samples.
+    """The current front. Row c of R holds the cheapest operating point with at least c · 2^shift correct samples.
 
-    Ties in cost are broken by the models and then by the number of deferred samples, so the table does not depend on
-    the order in which points are added.
+    Ties in cost are broken by the number of correct samples (the highest), by the models and then by the number of
+    deferred samples, so the table does not depend on the order in which points are added.
     """
 
-    cost: np.ndarray  # (N + 1,) float64, non-decreasing; +inf if there is no such point
-    who: np.ndarray  # (N + 1,) int64: stages, counted from 1, as digits in base M + 1; fewer stages sort first
-    deferred: np.ndarray  # (N + 1, 2) int32: numbers of samples deferred by the first and by the second model
+    cost: np.ndarray  # (R,) float64, non-decreasing; +inf if there is no such point
+    right: np.ndarray  # (R,) int64: number of correct samples
+    who: np.ndarray  # (R,) int64: stages, counted from 1, as digits in base M + 1; fewer stages sort first
+    deferred: np.ndarray  # (R, 2) int32: numbers of samples deferred by the first and by the second model
+    shift: int  # 0 if correctness is 0 or 1: one row for each number of correct samples, R = N + 1
 
 
 @compiled()
 def add_point(table, count, cost, who, i, j):
     """Add an operating point to the rows in which it is better than the current point."""
-    while count >= 0 and cost <= table.cost[count]:
-        first, second = table.deferred[count]
-        if cost == table.cost[count] and (who, i, j) >= (table.who[count], first, second):
+    row = count >> table.shift
+    while row >= 0 and cost <= table.cost[row]:
+        first, second = table.deferred[row]
+        if cost == table.cost[row] and (-count, who, i, j) >= (-table.right[row], table.who[row], first, second):
             return
-        table.cost[count] = cost
-        table.who[count] = who
-        table.deferred[count, 0] = i
-        table.deferred[count, 1] = j
-        count -= 1
+        table.cost[row] = cost
+        table.right[row] = count
+        table.who[row] = who
+        table.deferred[row, 0] = i
+        table.deferred[row, 1] = j
+        row -= 1
 
 
 @compiled()
@@ -52,7 +57,7 @@ def walk_pairs(small, first, step, order, ends, own, answers, enough, total, cos
         The samples, in ascending confidence of the small model.
     ends : (N + 1,) bool
         Whether there is a threshold that defers this number of samples.
-    own, answers : (N,) and (M, N) int8
+    own, answers : (N,) and (M, N) int8 or int64
         Whether the small model is correct (in `order`), and whether the pair is correct if the large model runs too.
     enough : (M,) int64
         Number of correct samples of each large model.
@@ -61,7 +66,7 @@ def walk_pairs(small, first, step, order, ends, own, answers, enough, total, cos
     cost : (M, 1) or (M, N) float64
         Cost per sample.
     table : Table
-    found : (M, 3) int32, found_cost : (M,) float64
+    found : (M, 3) int64, found_cost : (M,) float64
         Outputs. The smallest number of deferred samples with `enough` correct (−1 if none) and its cost; the highest
         number of correct samples, and the smallest number of deferred samples that reaches it.
     """
@@ -100,8 +105,8 @@ class Triple(NamedTuple):
     place: np.ndarray  # (N + 1,) int32: rank by confidence of S, for the samples in ascending confidence of M
     ends_s: np.ndarray  # (N + 1,) bool: whether there is a threshold on S (or M) that defers this number
     ends_m: np.ndarray
-    gain_m: np.ndarray  # (N + 1,) int8: correctness of M minus that of S
-    gain_l: np.ndarray  # (N + 1,) int8: correctness of L minus that of M
+    gain_m: np.ndarray  # (N + 1,) int8 or int64: correctness of M minus that of S
+    gain_l: np.ndarray  # (N + 1,) int8 or int64: correctness of L minus that of M
     paid: np.ndarray  # (N + 1,) float64: cost of S and M if this number of samples is deferred to M
     weight: np.ndarray  # (N + 1,) float64: cost of L for a sample, as a multiple of `unit`
     unit: float
@@ -140,8 +145,8 @@ def walk_triple(triple, block, table):
                 inside = rank < j0
                 count += m + inside * l
                 passed += inside * w
-                rise += (rank < j1 - 1) & (not inside) & (l > 0)
-            if table.cost[most] >= (triple.paid[i0] + passed_start * triple.unit) / n:
+                rise += max(l, 0) * ((rank < j1 - 1) & (not inside))
+            if table.cost[most >> table.shift] >= (triple.paid[i0] + passed_start * triple.unit) / n:
                 _walk_block(triple, i0, i1, j0, j1, start, passed_start, table)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitOutputs, ExitRecord
-from offramp.records.confidence import MEASURES
+from offramp.records.confidence import SCORES
+from offramp.records.record import ROUTER
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
 
@@ -27,7 +28,8 @@ def cascade(
     """Build the record of a cascade, which runs systems one after another until one is confident enough.
 
     Costs are cumulative: the first exit of a stage costs the sum of the complete previous stages and of this exit. The
-    cascade has logits if all stages have logits and if no ensemble is used. It has labels if its stages have labels.
+    cascade has logits if all stages have logits and if no ensemble is used. It has labels if its stages have labels,
+    and qualities, answers and features if they have them.
 
     Parameters
     ----------
@@ -53,8 +55,8 @@ def cascade(
     Raises
     ------
     ValueError
-        If the stages differ in samples, labels or classes, if only some have labels, if a cost is zero, or if the
-        ensemble needs missing logits.
+        If the stages differ in samples, labels or classes, if only some have labels or qualities, if a cost is zero, or
+        if the ensemble needs missing logits.
 
     Warns
     -----
@@ -76,21 +78,17 @@ def cascade(
                 "expected cheaper stages first",
                 stacklevel=2,
             )
-    first = records[0]
-    shared = ("dataset", "split", "seed", "classes", "unit", "metric")
-    metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
-    names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
-    metadata |= {"system": " + ".join(names), "ensemble": ensemble}
+    first, metadata = records[0], _metadata(records, " + ")
+    metadata["ensemble"] = ensemble
     if temperatures is not None:
         metadata["temperatures"] = temperatures
-    about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
     if ensemble is None:
-        prediction = np.hstack([record.prediction for record in records])  # (N, L)
         read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
-        return ExitRecord.from_outputs(prediction, _measures(records), **about, logits=read)
+        return _joined(records, _costs(records), metadata, read)
+    about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
     if ensemble == "accuracy_weighted":
         if weights is None:
-            first.needed_labels("cascade: ensemble='accuracy_weighted' without weights")
+            first.needed_correct("cascade: ensemble='accuracy_weighted' without weights")
         weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
         if (
             len(weights) != sum(record.n_exits for record in records)
@@ -102,6 +100,64 @@ def cascade(
     if confidence == "ensemble":
         return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
     return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+
+
+def router(records: Sequence[ExitRecord]) -> ExitRecord:
+    """Build the record of a router, which chooses one of several models for each sample and runs only that one.
+
+    The cost of an exit is that of its model alone, whereas in a `cascade` the models before it are paid, too.
+    `metadata["costs"]` is "router", so that policies that read the outputs of exits refuse the record. The policy
+    `router` decides by the features of the samples.
+
+    Parameters
+    ----------
+    records : sequence of ExitRecord
+        Records of the models, with one exit each, on the same samples, in ascending order of cost. If costs differ
+        between samples, each model must cost more than the one before it on every sample.
+
+    Raises
+    ------
+    ValueError
+        If a record has several exits, if the records are not compatible (as for `cascade`), or if costs do not ascend.
+    """
+    check_stages(records, "router")
+    for k, record in enumerate(records, start=1):
+        if record.n_exits != 1:
+            raise ValueError(f"router: record {k} has {record.n_exits} exits; expected one")
+    costs = [record.cost if record.sample_cost is None else record.sample_cost for record in records]
+    return _joined(records, _side_by_side(costs, records[0].n_samples), {**_metadata(records, " or "), "costs": ROUTER})
+
+
+def _metadata(records: Sequence[ExitRecord], between: str) -> dict:
+    """Return what the records have in common, and their names, with a word or sign between them."""
+    first = records[0]
+    shared = ("dataset", "split", "seed", "classes", "unit", "metric", "names", "features")
+    metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
+    names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
+    return metadata | {"system": between.join(names)}
+
+
+def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, logits=None) -> ExitRecord:
+    """Return one record with the exits of all records, whose costs are given."""
+    first, prediction = records[0], None  # (N, L)
+    if all(record.prediction is not None for record in records):
+        prediction = np.hstack([record.prediction for record in records])
+        if any(record.names != first.names for record in records):
+            metadata["names"] = sorted(set().union(*(record.names for record in records)))
+            place = {name: number for number, name in enumerate(metadata["names"])}
+            codes = [np.array([place[name] for name in record.names]) for record in records]
+            prediction = np.hstack([code[record.prediction] for code, record in zip(codes, records)])
+    return ExitRecord.from_outputs(
+        prediction,
+        _measures(records) or None,
+        first.labels,
+        cost,
+        first.index,
+        metadata,
+        logits=logits,
+        quality=None if first.quality is None else np.hstack([record.quality for record in records]),
+        features=first.features,
+    )
 
 
 def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[float] | None) -> None:
@@ -131,7 +187,18 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> None:
             raise ValueError(
                 f"{who}: stage {without} has no labels, stage {labelled} has; expected labels in all stages or in none"
             )
-        for field in ("index", "labels"):
+        if (record.quality is None) != (first.quality is None):
+            without, scored = (k, 1) if record.quality is None else (1, k)
+            raise ValueError(
+                f"{who}: stage {without} has no qualities, stage {scored} has; expected qualities in all stages or in "
+                "none"
+            )
+        if record.metric != first.metric and record.quality is not None:
+            raise ValueError(f"{who}: stage {k} has the metric {record.metric}, stage 1 {first.metric}; expected one")
+        named = (record.names is None) != (first.names is None)
+        if named or (record.names != first.names and record.quality is None):
+            raise ValueError(f"{who}: stage {k} has other names of classes than stage 1; expected the same names")
+        for field in ("index", "labels", "features"):
             if not np.array_equal(getattr(record, field), getattr(first, field)):
                 raise ValueError(
                     f"{who}: stage {k} has another {field} than stage 1; expected the same samples in order"
@@ -149,14 +216,19 @@ def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
         own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
         costs.append(paid + own)
         paid = costs[-1][..., -1:]
+    return _side_by_side(costs, records[0].n_samples)
+
+
+def _side_by_side(costs: Sequence[np.ndarray], n_samples: int) -> np.ndarray:
+    """Join costs (l,) or (N, l) of several records: (L,), or (N, L) if some differ between samples."""
     if any(cost.ndim == 2 for cost in costs):
-        costs = [np.broadcast_to(cost, (records[0].n_samples, cost.shape[-1])) for cost in costs]
+        costs = [np.broadcast_to(cost, (n_samples, cost.shape[-1])) for cost in costs]
     return np.concatenate(costs, axis=-1)
 
 
 def _measures(records: Sequence[ExitRecord]) -> dict[str, np.ndarray]:  # (N, L) each
-    measures = [m for m in MEASURES if all(m in record.measures for record in records)]
-    if not measures:
+    measures = [m for m in SCORES if all(m in record.measures for record in records)]
+    if not measures and any(record.measures for record in records):
         raise ValueError("cascade: the stages have no confidence measure in common")
     return {m: np.hstack([record.measure(m) for record in records]) for m in measures}
 

@@ -15,8 +15,10 @@ from offramp._kernels.search import BLOCK, Table, Triple, add_point, sketch_trip
 from offramp.cascades.building import check_stages
 from offramp.records import ExitRecord
 from offramp.records.confidence import available_threads
+from offramp.records.metrics import whole
 
 SORTED = 64  # number of models whose sorted samples are cached
+LEVELS = 1 << 18  # least number of steps of mean quality that a front of qualities distinguishes
 CASCADE_SIZES = ("single", "pair", "triple")
 Answers = Callable[[int], np.ndarray]
 
@@ -35,7 +37,8 @@ class Zoo:
         Cost of each sample, if costs differ between samples, as for texts.
     confidence : ndarray of shape (M, N), float32 or float64
         Finite confidences. Larger values mean more confident.
-    correct : ndarray of shape (M, N), bool
+    correct : ndarray of shape (M, N), bool or float64
+        Whether the models are correct, or the quality of their answers, from 0 to 1.
 
     Raises
     ------
@@ -73,7 +76,7 @@ class Zoo:
             Records with one exit each, on the same samples (equal `index` and `labels`) and in the same unit.
             `metadata["system"]` is the name.
         measure : str
-            Confidence measure: max_softmax, margin, or entropy (negated).
+            Confidence measure: max_softmax, margin, entropy (negated), or mean_token_margin.
 
         Raises
         ------
@@ -82,7 +85,7 @@ class Zoo:
             class.
         """
         check_stages(records, "zoo")
-        records[0].needed_labels("zoo")
+        records[0].needed_correct("zoo")
         for k, record in enumerate(records, start=1):
             if record.n_exits != 1:
                 raise ValueError(f"zoo: record {k} has {record.n_exits} exits; expected one")
@@ -106,6 +109,16 @@ class Zoo:
         return self.confidence.shape[1]
 
     @property
+    def right(self) -> np.ndarray:
+        """Correctness or quality as whole numbers, (M, N), in units of 1 / `one`."""
+        return whole(self.correct)[0]
+
+    @property
+    def one(self) -> int:
+        """The whole number that stands for a correct answer, or for a quality of 1."""
+        return whole(self.correct[:0])[1]
+
+    @property
     def total(self) -> np.ndarray:
         """Total cost over all samples, (M,)."""
         return self.cost * self.n_samples if self.sample_cost is None else self.sample_cost.sum(axis=1)
@@ -124,6 +137,8 @@ class SearchResult:
         gives this point), exit_1 and exit_2 (share of all samples that leave at the stage). Values for stages that a
         cascade does not have are missing. If several points have the same accuracy and cost, the one with fewer stages
         is listed, then the one with cheaper stages, beginning with the first, then the one that defers fewer samples.
+        If answers have qualities, accuracy is the mean quality, and the front distinguishes at least 2¹⁸ steps of it:
+        for each step, it contains the cheapest point that reaches it, and of equal ones the best.
     pairs : DataFrame or None
         One row per ordered pair. Columns: small, large (names), accuracy_small, accuracy_large, cost_small, cost_large;
         exit_rate, the largest exit rate at which the pair is as accurate as the large model alone (NaN if there is
@@ -159,13 +174,13 @@ def pair_frontier(zoo: Zoo, small: int, large: int, correct: Answers | None = No
     ranked = _ranked(zoo.confidence[small])
     order = ranked.order
     answers = _answers(zoo, small, correct)[large, order]  # (N,)
-    own = zoo.correct[small, order]  # (N,)
+    own = zoo.right[small, order]  # (N,)
     right = own.sum() + np.append(0, np.cumsum(answers.astype(np.int64) - own))  # (N + 1,)
     k = np.flatnonzero(ranked.ends)  # (U,)
     return pd.DataFrame(
         {
             "threshold": ranked.threshold[k],
-            "accuracy": right[k] / n,
+            "accuracy": right[k] / (n * zoo.one),
             "cost": (zoo.total[small] + _cumulative_cost(zoo, large, order)[k]) / n,
             "exit_rate": (n - k) / n,
         }
@@ -183,9 +198,9 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     ----------
     zoo : Zoo
     correct : callable, optional
-        For ensembles of the two models. Function from the index of a small model to the correctness, bool (M, N), of
-        its pair with each model if both models run. It is called once per small model, and only the rows of larger
-        models are read. By default, the large model alone answers if it runs.
+        For ensembles of the two models. Function from the index of a small model to the correctness (M, N) of its pair
+        with each model if both models run, of the type of `Zoo.correct`. It is called once per small model, and only
+        the rows of larger models are read. By default, the large model alone answers if it runs.
     progress : bool
         Show a progress bar over small models on stderr.
 
@@ -194,9 +209,10 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     SearchResult
     """
     n_models, n = zoo.correct.shape
-    found = np.zeros((n_models, n_models, 3), np.int32)
+    found = np.zeros((n_models, n_models, 3), np.int64)
     found_cost = np.full((n_models, n_models), np.nan)
-    right, total = zoo.correct.sum(axis=1), zoo.total  # (M,) each
+    whole_right, whole_all = zoo.right, n * zoo.one  # (M, N), and the number that stands for all samples
+    right, total = whole_right.sum(axis=1, dtype=np.int64), zoo.total  # (M,) each
     cost = zoo.cost[:, None] if zoo.sample_cost is None else zoo.sample_cost  # (M, 1) or (M, N)
     dearer = np.searchsorted(zoo.cost, zoo.cost, side="right")  # (M,): index of the first large model of each pair
     threads = available_threads()
@@ -204,8 +220,8 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     with ThreadPoolExecutor(threads) as pool:
         for s in tqdm(np.flatnonzero(dearer < n_models), desc="pairs", unit="model", disable=not progress):
             ranked = _ranked(zoo.confidence[s])
-            own = zoo.correct[s, ranked.order].view(np.int8)  # (N,)
-            answers = _answers(zoo, s, correct).view(np.int8)  # (M, N)
+            own = whole_right[s, ranked.order]  # (N,)
+            answers = whole_right if correct is None else _answers(zoo, s, correct)  # (M, N)
             shared = ranked.order, ranked.ends, own, answers, right, total, cost
             walks = [
                 pool.submit(walk_pairs, s, dearer[s] + t, threads, *shared, table, found[s], found_cost[s])
@@ -217,12 +233,12 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     fewest, best, best_k = found[small, large].T  # (P,) each
     names = np.array(zoo.names, object)
     columns = {"small": names[small], "large": names[large]}
-    for of, model in (("accuracy", right / n), ("cost", zoo.cost)):
+    for of, model in (("accuracy", right / whole_all), ("cost", zoo.cost)):
         columns |= {f"{of}_small": model[small], f"{of}_large": model[large]}
     columns["exit_rate"] = np.where(fewest < 0, np.nan, (n - fewest) / n)
     columns["cost"] = found_cost[small, large]
     columns["reduction"] = zoo.cost[large] / columns["cost"]
-    columns |= {"best_accuracy": best / n, "best_exit_rate": (n - best_k) / n}
+    columns |= {"best_accuracy": best / whole_all, "best_exit_rate": (n - best_k) / n}
     return SearchResult(_front(zoo, _merged(tables)), pd.DataFrame(columns))
 
 
@@ -263,20 +279,21 @@ def search_triples(zoo: Zoo, members: Sequence[int], found: SearchResult | None 
 
 def triple_frontier(zoo: Zoo, small: int, middle: int, large: int) -> pd.DataFrame:
     """Return the exact Pareto front of the operating points of one triple, with the columns of `SearchResult.front`."""
-    return _front(zoo, _with_triples(zoo, [(small, middle, large)], _empty(zoo.n_samples)))
+    return _front(zoo, _with_triples(zoo, [(small, middle, large)], _empty(zoo)))
 
 
 def _with_triples(zoo: Zoo, triples: Sequence[tuple[int, int, int]], table: Table) -> Table:
     """Add the points of triples to the front. All triples are sketched first, because a better front rules out more."""
     ranked = {model: _ranked(zoo.confidence[model]) for model in set(chain(*triples))}
+    right = zoo.right  # (M, N)
     threads = available_threads()
     with ThreadPoolExecutor(threads) as pool:
         for walk in (sketch_triple, walk_triple):
-            tables = [Table(*(column.copy() for column in table)) for _ in range(threads)]
+            tables = [_copied(table) for _ in range(threads)]
 
             def run(t, walk=walk, tables=tables):
                 for models in triples[t::threads]:
-                    walk(_triple(zoo, models, ranked), BLOCK, tables[t])
+                    walk(_triple(zoo, right, models, ranked), BLOCK, tables[t])
 
             list(pool.map(run, range(threads)))
             table = _merged(tables)
@@ -301,13 +318,13 @@ def _ranked(confidence: np.ndarray) -> _SortedSamples:
 
 
 def _answers(zoo: Zoo, small: int, correct: Answers | None) -> np.ndarray:
-    """Return the correctness, bool (M, N), of pairs with each model if both models run."""
+    """Return the correctness of pairs with each model if both models run, as whole numbers (M, N)."""
     if correct is None:
-        return zoo.correct
-    answers = np.ascontiguousarray(correct(small), bool)
+        return zoo.right
+    answers = np.ascontiguousarray(correct(small), zoo.correct.dtype)
     if answers.shape != zoo.correct.shape:
         raise ValueError(f"correct({small}): shape {answers.shape}; expected {zoo.correct.shape}, models and samples")
-    return answers
+    return whole(answers)[0]
 
 
 def _cumulative_cost(zoo: Zoo, model: int, order: np.ndarray) -> np.ndarray:
@@ -333,33 +350,43 @@ def _stages(zoo: Zoo, number: int) -> list[int]:
     return stages[::-1]
 
 
-def _empty(n: int) -> Table:
-    return Table(np.full(n + 1, np.inf), np.zeros(n + 1, np.int64), np.zeros((n + 1, 2), np.int32))
+def _empty(zoo: Zoo) -> Table:
+    """Return a table without points. Its rows are numbers of correct samples, or finer steps of quality."""
+    whole_all, shift = zoo.n_samples * zoo.one, 0
+    while zoo.one >> shift > 1 and whole_all >> (shift + 1) >= LEVELS:
+        shift += 1
+    rows = (whole_all >> shift) + 1
+    point = np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros((rows, 2), np.int32)
+    return Table(np.full(rows, np.inf), *point, shift)
+
+
+def _copied(table: Table) -> Table:
+    return Table(*(column.copy() for column in table[:-1]), table.shift)
 
 
 def _singles(zoo: Zoo) -> Table:
-    table = _empty(zoo.n_samples)
-    for m, (right, total) in enumerate(zip(zoo.correct.sum(axis=1), zoo.total)):
+    table = _empty(zoo)
+    for m, (right, total) in enumerate(zip(zoo.right.sum(axis=1, dtype=np.int64), zoo.total)):
         add_point(table, right, total / zoo.n_samples, _encode_stages(zoo, [m]), 0, 0)
     return table
 
 
 def _members(table: Table) -> np.ndarray:
-    """Return the rows that are on the Pareto front: those where more correct samples cost more."""
+    """Return the rows that are on the Pareto front: those after which more correct samples cost more."""
     return np.flatnonzero(table.cost < np.append(table.cost[1:], np.inf))
 
 
 def _merged(tables: Sequence[Table]) -> Table:
     first, *others = tables
     for table in others:
-        for count in _members(table):
-            add_point(first, count, table.cost[count], table.who[count], *map(int, table.deferred[count]))
+        for row in _members(table):
+            add_point(first, table.right[row], table.cost[row], table.who[row], *map(int, table.deferred[row]))
     return first
 
 
 def _table(zoo: Zoo, front: pd.DataFrame) -> Table:
     """Return the table that represents this front."""
-    table = _empty(zoo.n_samples)
+    table = _empty(zoo)
     ranked = lru_cache(SORTED)(lambda model: _ranked(zoo.confidence[model]))
     for row in front.itertuples():
         names = [name for name in (row.stage_1, row.stage_2, row.stage_3) if not pd.isna(name)]
@@ -369,15 +396,16 @@ def _table(zoo: Zoo, front: pd.DataFrame) -> Table:
         thresholds = (row.threshold_1, row.threshold_2)[: len(stages) - 1]
         deferred = [int(ranked(s).threshold.searchsorted(threshold)) for s, threshold in zip(stages, thresholds)]
         i, j = [*deferred, 0, 0][:2]
-        add_point(table, round(row.accuracy * zoo.n_samples), row.cost, _encode_stages(zoo, stages), i, j)
+        right = round(row.accuracy * zoo.n_samples * zoo.one)
+        add_point(table, right, row.cost, _encode_stages(zoo, stages), i, j)
     return table
 
 
 def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
-    n = zoo.n_samples
+    n, whole_all = zoo.n_samples, zoo.n_samples * zoo.one
     ranked = lru_cache(SORTED)(lambda model: _ranked(zoo.confidence[model]))
     rows, members = [], _members(table)
-    for count, cost, who, (i, j) in zip(members.tolist(), *(column[members].tolist() for column in table)):
+    for cost, right, who, (i, j) in zip(*(column[members].tolist() for column in table[:-1])):
         stages = _stages(zoo, who)
         thresholds, leave = [], []  # for all stages except the last
         if len(stages) > 1:
@@ -390,16 +418,17 @@ def _front(zoo: Zoo, table: Table) -> pd.DataFrame:
             leave.append(len(stay))
         names = [zoo.names[stage] for stage in stages]
         shares = [left / n for left in (*leave, n - sum(leave))]
-        row = [count / n, cost, CASCADE_SIZES[len(stages) - 1], *[*names, None, None][:3]]
+        row = [right / whole_all, cost, CASCADE_SIZES[len(stages) - 1], *[*names, None, None][:3]]
         rows.append([*row, *[*thresholds, np.nan, np.nan][:2], *[*shares, np.nan][:2]])
     columns = ["accuracy", "cost", "kind", "stage_1", "stage_2", "stage_3"]
     return pd.DataFrame(rows, columns=[*columns, "threshold_1", "threshold_2", "exit_1", "exit_2"])
 
 
-def _triple(zoo: Zoo, models: Sequence[int], ranked: dict[int, _SortedSamples]) -> Triple:
+def _triple(zoo: Zoo, right: np.ndarray, models: Sequence[int], ranked: dict[int, _SortedSamples]) -> Triple:
+    """Return three models for the walks. `right` (M, N) is `Zoo.right`."""
     s, m, l = models
     order = ranked[s].order
-    right_s, right_m, right_l = (zoo.correct[model, order].view(np.int8) for model in models)  # (N,) each
+    right_s, right_m, right_l = (right[model, order] for model in models)  # (N,) each
     each = zoo.sample_cost is not None
     return Triple(
         who=_encode_stages(zoo, models),

@@ -47,7 +47,7 @@ def calibrate(validation, policies, bins, out, reliability) -> None:
 
     record = ExitRecord.load(validation)
     fitted = {label: policy.fit(record) for label, policy in policies.items()}
-    diagrams = about(record, validation, reliability_table(record, bins))
+    diagrams = about(record, validation, reliability_table(record, bins)) if reliability else None
     save_policies(fitted, out, record.metadata)
     if reliability:
         write_table(diagrams, reliability)

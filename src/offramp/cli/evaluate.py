@@ -23,6 +23,7 @@ from offramp.evaluation import evaluate as evaluate_policy
 from offramp.evaluation import frontier as policy_frontier
 from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
+from offramp.records.metrics import with_metric
 
 
 @click.command(cls=Verb)
@@ -206,7 +207,7 @@ def compare(
             tables[speedup_out] = matched.speedup(matches, bootstrap)
         if duels_out:
             tables[duels_out] = matched.duels(matches, chosen_duels, bootstrap)
-    write_all(tables)
+    write_all({path: with_metric(table, runs[0].test) for path, table in tables.items()})
 
 
 @click.command(cls=Verb)
@@ -255,7 +256,7 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
 
     runs = load_runs(files, fitted=False)
     bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
-    write_table(sensitivity(runs, variants, grid, draws, bootstrap), out)
+    write_table(with_metric(sensitivity(runs, variants, grid, draws, bootstrap), runs[0].test), out)
 
 
 @click.command(cls=Verb)
@@ -319,8 +320,9 @@ def search(files, variants, bands, step, resamples, seed, **outs) -> None:
     from offramp.comparison.cascades import VARIANTS, Variant, reduction_tables
     from offramp.comparison.runs import load_runs
 
+    runs = load_runs(files, fitted=False)
     made = reduction_tables(
-        load_runs(files, fitted=False),
+        runs,
         {name: Variant(**options) for name, options in variants} or VARIANTS,
         bands,
         step,
@@ -328,4 +330,4 @@ def search(files, variants, bands, step, resamples, seed, **outs) -> None:
         seed,
         progress=True,
     )
-    write_all({outs[f"{name}_out"]: table for name, table in made.items()})
+    write_all({outs[f"{name}_out"]: with_metric(table, runs[0].test) for name, table in made.items()})

@@ -14,6 +14,7 @@ from offramp._io.tables import TABLE_SUFFIXES, write_table
 from offramp._io.writing import claim
 from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
+from offramp.records.metrics import with_metric
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -167,4 +168,4 @@ def about(record: ExitRecord, path: Path, table):
         table.insert(place, key, known[key])
     if "policy" in table:
         table.insert(3, "policy", table.pop("policy"))
-    return table
+    return with_metric(table, record)

@@ -23,6 +23,7 @@ from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction
 from offramp.cascades.search import Zoo, search_pairs, search_triples
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
+from offramp.policies.confidence import Score
 from offramp.records import ExitRecord
 
 COMPARED = ("pair", "triple", "random", "oracle")
@@ -36,7 +37,7 @@ class Variant:
 
     Parameters
     ----------
-    measure : {"max_softmax", "margin", "entropy"}
+    measure : {"max_softmax", "margin", "entropy", "mean_token_margin"}
         Confidence measure to which thresholds are applied.
     temperature : bool
         Scale the logits of each model first, by a temperature fitted on validation data.
@@ -44,7 +45,7 @@ class Variant:
         How predictions are combined if both models run.
     """
 
-    measure: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
+    measure: Score = "max_softmax"
     temperature: bool = False
     ensemble: Ensemble | None = None
 
@@ -84,7 +85,7 @@ class Split:
         by_name = {record.metadata["system"]: record for record in records}
 
         @cache
-        def answers(small: int) -> np.ndarray:  # (M, N) bool
+        def answers(small: int) -> np.ndarray:  # (M, N)
             right = np.zeros_like(zoo.correct)
             for large in np.flatnonzero(zoo.cost > zoo.cost[small]):
                 pair = [zoo.names[small], zoo.names[large]]
@@ -109,10 +110,10 @@ class Split:
         models = [self.zoo.names.index(name) for name in names]
         if choice["kind"] in ("random", "oracle"):
             small, large = models
-            own, other = self.zoo.correct[small], self.zoo.correct[large]  # (N,) each
-            on = choice["share"] * (np.ones(len(own)) if choice["kind"] == "random" else other & ~own)
+            own, other = self.zoo.correct[[small, large]].astype(np.float64)  # (N,) each
+            on = choice["share"] * (np.ones(len(own)) if choice["kind"] == "random" else other > own)
             return (
-                own + on * (other.astype(float) - own),
+                own + on * (other - own),
                 self.cost_of(small) + on * self.cost_of(large),
                 [1 - on.mean()],
             )
@@ -335,15 +336,16 @@ def _reference(split: Split, kind: Literal["random", "oracle"], targets: np.ndar
     """Return the lowest cost of random or oracle deferral at each target, over all models and pairs.
 
     With random deferral, a pair reaches all points on the straight line between the small model and both models. The
-    oracle defers only samples on which the large model is correct and the small one is wrong, and only as many as the
-    target requires.
+    oracle defers only samples on which the large model is correct and the small one is wrong (or on which its answer is
+    better), at random, and only as many as the target requires.
     """
     zoo = split.zoo
     accuracy = zoo.correct.mean(axis=1)  # (M,)
     rows = []
     for small, large in np.argwhere(zoo.cost[:, None] < zoo.cost):
-        helped = zoo.correct[large] & ~zoo.correct[small]  # (N,)
-        gain = accuracy[large] - accuracy[small] if kind == "random" else helped.mean()
+        helped = zoo.correct[large] > zoo.correct[small]  # (N,)
+        gained = helped * (zoo.correct[large].astype(np.float64) - zoo.correct[small])  # (N,)
+        gain = accuracy[large] - accuracy[small] if kind == "random" else gained.mean()
         paid = split.cost_of(large) * (1 if kind == "random" else helped)  # (N,)
         rows.append([small, large, accuracy[small], max(gain, 0), zoo.cost[small], paid.mean()])
     rows += [[model, model, accuracy[model], 0, zoo.cost[model], 0] for model in range(len(accuracy))]  # single models

@@ -11,7 +11,8 @@ import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
-from offramp.evaluation import decide, frontier, threshold_on
+from offramp.evaluation import frontier, threshold_on
+from offramp.policies.base import answering_exits, at_exits
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
 
@@ -30,7 +31,11 @@ class Matched:
 
     Attributes
     ----------
-    exits, answers : ndarray of shape (K, S, N)
+    exits : ndarray of shape (K, S, N)
+    right : ndarray of shape (K, S, N), bool or float64
+        Whether the answers are correct, or their qualities.
+    answers : ndarray of shape (K, S, N), or None
+        Predicted classes, from which F1 and Matthews are computed. None if there are no predictions.
     validation_loss : ndarray of shape (K, S)
         Accuracy minus that of the final exit, on the samples that were used to choose the thresholds.
     weights : ndarray of shape (2 * budgets, S)
@@ -39,13 +44,10 @@ class Matched:
 
     group: Sequence[Run]
     exits: np.ndarray
-    answers: np.ndarray
+    right: np.ndarray
+    answers: np.ndarray | None
     validation_loss: np.ndarray
     weights: np.ndarray
-
-    @property
-    def right(self) -> np.ndarray:
-        return self.answers == self.group[0].test.labels  # (K, S, N)
 
     @property
     def paid(self) -> np.ndarray:
@@ -59,7 +61,7 @@ class Matched:
 
 def matched(group: Sequence[Run], label: str) -> Matched:
     """Apply one policy to all seeds of a system, with thresholds chosen on the validation data of each seed."""
-    exits, answers, losses, weights = [], [], [], []
+    exits, right, answers, losses, weights = [], [], [], [], []
     for run in group:
         policy, validation = run.policies[label], run.validation
         points = frontier(policy, validation)
@@ -70,13 +72,16 @@ def matched(group: Sequence[Run], label: str) -> Matched:
             *(policy.choose_thresholds(validation, reference=reference) for reference in REFERENCES.values()),
             *neighbours,
         ]
-        there = decide(policy, validation, thresholds)[1] == validation.labels  # (K, n)
-        of_run = decide(policy, run.test, thresholds)
-        exits.append(of_run[0].astype(np.int16))  # small type, because the exits of all policies are kept
-        answers.append(of_run[1].astype(np.int32))
+        there = at_exits(policy.correct(validation), answering_exits(policy, validation, thresholds)[1])  # (K, n)
+        leave, answering = answering_exits(policy, run.test, thresholds)  # (K, N) each
+        exits.append(leave.astype(np.int16))  # small type, because the exits of all policies are kept
+        right.append(at_exits(policy.correct(run.test), answering))
+        if run.test.prediction is not None:
+            answers.append(at_exits(policy.prediction(run.test), answering).astype(np.int32))
         losses.append(there.mean(1) - full)
         weights.append(shares)
-    return Matched(group, *(np.stack(each, axis=1) for each in (exits, answers, losses, weights)))
+    kept = (np.stack(each, axis=1) if each else None for each in (exits, right, answers, losses, weights))
+    return Matched(group, *kept)
 
 
 def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,11 +142,14 @@ def speedup(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) ->
         tests = [run.test for run in each.group]
         n_exits, full = tests[0].n_exits, np.stack([test.correct[:, -1] for test in tests])  # (S, N)
         right, paid, layers = each.right, each.paid, each.layers  # (K, S, N) each
-        final = _metric(tests, np.stack([test.prediction[:, -1] for test in tests]), bootstrap)  # (S, 1 + B)
+        no_classes = each.answers is None
+        last = None if no_classes else np.stack([test.prediction[:, -1] for test in tests])  # (S, N)
+        final = _metric(tests, full, last, bootstrap)  # (S, 1 + B)
         for k, choice in enumerate(CHOICES):
             loss = right[k] - full.astype(np.float64)  # (S, N)
             spent = np.stack([bootstrap.shares(*each) for each in zip(paid[k], tests)])  # (S, 1 + B)
-            own = _metric(tests, each.answers[k], bootstrap) - final  # (S, 1 + B)
+            answers = None if no_classes else each.answers[k]  # (S, N)
+            own = _metric(tests, right[k], answers, bootstrap) - final  # (S, 1 + B)
             drop = DROPS[k] if k < len(DROPS) else 0.0
             shares = {f"exit_{i + 1}": (each.exits[k] == i).mean() for i in range(n_exits)}
             rows.append(
@@ -286,8 +294,10 @@ def _means(each: Matched, values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[: len(DROPS)], budgets[None]])
 
 
-def _metric(tests: Sequence[ExitRecord], answers: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+def _metric(
+    tests: Sequence[ExitRecord], right: np.ndarray, answers: np.ndarray | None, bootstrap: Bootstrap
+) -> np.ndarray:
     """Return the metric of the dataset for the answers (S, N), on all samples and resampled: (S, 1 + B)."""
-    if tests[0].metric == "accuracy":
-        return bootstrap.with_means(answers == tests[0].labels)
+    if tests[0].metric not in METRICS:
+        return bootstrap.with_means(right)
     return METRICS[tests[0].metric](*(bootstrap.with_means(part) for part in terms(answers, tests[0].labels)))

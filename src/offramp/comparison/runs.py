@@ -25,7 +25,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for split in ("validation", "test"):
-            getattr(self, split).needed_labels(f"{self.system} seed {self.seed}, {split}: a comparison")
+            getattr(self, split).needed_correct(f"{self.system} seed {self.seed}, {split}: a comparison")
 
 
 def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:

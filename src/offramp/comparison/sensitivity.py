@@ -13,7 +13,7 @@ from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import outcomes
 from offramp.policies import Policy, spec
 from offramp.records import ExitRecord
-from offramp.records.splitting import stratified_order
+from offramp.records.splitting import strata, stratified_order
 
 ALL = "all"  # used as the name of the system for the mean over systems
 
@@ -125,7 +125,7 @@ def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int
     """Return the result of `measure_control` for each variant, (V, M, 1 + B)."""
     deltas = reachable(run.test, grid)
     orders = [
-        stratified_order(run.validation.labels, np.random.default_rng([bootstrap.seed, 2, run.seed, draw]))
+        stratified_order(strata(run.validation), np.random.default_rng([bootstrap.seed, 2, run.seed, draw]))
         for draw in range(draws)
     ]
     measured: dict[tuple[str, int | None], np.ndarray] = {}  # many variants are the reference of several factors

@@ -25,16 +25,16 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     Returns
     -------
     DataFrame
-        One row per threshold, in the given order: threshold, accuracy, cost (mean over samples, in the unit of the
-        record), exit_1 … exit_L (share of samples that leave at each exit). Also f1 or matthews, if this is the metric
-        in the metadata of the record.
+        One row per threshold, in the given order: threshold, accuracy (the mean quality, if answers have a quality),
+        cost (mean over samples, in the unit of the record), exit_1 … exit_L (share of samples that leave at each exit).
+        Also f1 or matthews, if this is the metric in the metadata of the record.
 
     Raises
     ------
     ValueError
         If a threshold is NaN, if the record has no labels, or if it is not compatible with the policy.
     """
-    record.needed_labels("evaluate")
+    record.needed_correct("evaluate")
     thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, fallback = _reached(policy, record)
@@ -59,7 +59,7 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
     ValueError
         If the record has no labels or does not fit the policy.
     """
-    record.needed_labels("frontier")
+    record.needed_correct("frontier")
     reached, fallback = _reached(policy, record)  # (N, K)
     ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
     level = level.reshape(reached.shape) + 1
@@ -120,9 +120,10 @@ def _points(
         cost = shares @ record.cost  # (T,)
     else:  # the sums may be rounded to more than the cost of the full model
         cost = np.minimum(mean(record.sample_cost, None), record.cost[-1])
-    columns = {"threshold": thresholds, "accuracy": mean(policy.correct(record).astype(np.int8)), "cost": cost}
+    correct = policy.correct(record) * np.int8(1)  # (N, L): int8, or float64 qualities, whose sums are rounded
+    columns = {"threshold": thresholds, "accuracy": mean(correct).clip(0, 1), "cost": cost}
     columns |= {f"exit_{i + 1}": shares[:, i] for i in range(record.n_exits)}
-    if record.metric != "accuracy":
+    if record.metric in METRICS:
         parts = terms(policy.prediction(record), record.labels[:, None])  # (N, L) each
         columns[record.metric] = METRICS[record.metric](*(mean(part.astype(np.int8)) for part in parts))
     return pd.DataFrame({name: values[rows] for name, values in columns.items()})
@@ -136,7 +137,8 @@ def choose_threshold(
     Parameters
     ----------
     accuracy : float
-        Choose the cheapest operating point that is at least as accurate, or +∞ (the full model) if there is none.
+        Target accuracy, or mean quality. Choose the cheapest operating point that reaches it, or +∞ (the full model) if
+        there is none.
     cost : float
         Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
         exit) if there is none. Accuracy is ignored, because on few samples the most accurate point is often best by
@@ -147,7 +149,7 @@ def choose_threshold(
     ValueError
         If both targets or none are given, if the record has no labels, or if it is not compatible with the policy.
     """
-    validation.needed_labels("choose_threshold")
+    validation.needed_correct("choose_threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 
@@ -163,17 +165,15 @@ def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost:
 
 
 def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray, np.ndarray]:
-    """Return correctness (bool) and cost (float64) of each sample at each shared threshold (T,), both (T, N)."""
-    record.needed_labels("outcomes")
+    """Return correctness (bool, or float64 quality) and cost of each sample at each shared threshold (T,), (T, N)."""
+    record.needed_correct("outcomes")
     thresholds = _checked(thresholds)[:, None]  # (T, 1)
     reached, fallback = _reached(policy, record)
-    correct = policy.correct(record).astype(np.int8)  # (N, L)
-    reached, gain = (np.ascontiguousarray(each.T) for each in (reached, _gain(correct, fallback)))  # (K, N) each
-    right = np.tile(correct[:, 0], (len(thresholds), 1))  # (T, N)
-    exits = np.zeros(right.shape, np.int16)
-    for i in range(len(reached)):
-        passed = reached[i] < thresholds  # (T, N)
-        right += passed * gain[i]
-        if i < record.n_exits - 1:
-            exits += passed
-    return right.astype(bool), record.cost_of(exits)
+    passed = np.zeros((len(thresholds), record.n_samples), np.int16)  # (T, N): exits that the sample has passed
+    for of_exit in np.ascontiguousarray(reached.T):  # (N,) each
+        passed += of_exit < thresholds
+    correct = policy.correct(record)  # (N, L)
+    if fallback is not None:  # one more column, for samples that have passed all exits
+        correct = np.hstack([correct, np.take_along_axis(correct, fallback[:, None], axis=1)])
+    right = correct[np.arange(record.n_samples), passed]  # (T, N)
+    return right, record.cost_of(np.minimum(passed, record.n_exits - 1))

@@ -21,11 +21,10 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    record.needed_labels("a reliability table")
-    confidence = record.confidence()  # (N, L)
+    correct, confidence = record.needed_correct("a reliability table"), record.confidence()  # (N, L) each
     tables = []
     for i in range(record.n_exits):
-        diagram = reliability_diagram(confidence[:, i], record.correct[:, i], bins)
+        diagram = reliability_diagram(confidence[:, i], correct[:, i], bins)
         bins_ = {"lower": diagram.edges[:-1], "upper": diagram.edges[1:], "count": diagram.count}
         tables.append(
             pd.DataFrame(
@@ -43,21 +42,21 @@ def reliability_table(record: ExitRecord, bins: int) -> "pd.DataFrame":
 def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) -> "pd.DataFrame":
     """Return statistics of each exit, with one row per exit.
 
-    Columns: exit, accuracy, cost, agreement (share of samples with the same prediction as the previous exit),
-    parameters and overconfidence (mean max softmax − accuracy; both if available in the record), the metric of the
-    record if it is not accuracy, and ece_LABEL for each policy whose signal is an estimated accuracy.
+    Columns: exit, accuracy (or mean quality), cost, agreement (share of samples with the same prediction as the
+    previous exit), parameters and overconfidence (mean max softmax − accuracy; all if available in the record), the
+    metric of the record if it is f1 or matthews, and ece_LABEL for each policy whose signal is an estimated accuracy.
     """
     import pandas as pd
 
-    record.needed_labels("a table of exits")
-    table = pd.DataFrame(
-        {"exit": np.arange(record.n_exits) + 1, "accuracy": record.correct.mean(0), "cost": record.cost}
-    )
-    table["agreement"] = np.append(np.nan, (np.diff(record.prediction, axis=1) == 0).mean(0))
+    right = record.needed_correct("a table of exits")  # (N, L)
+    table = pd.DataFrame({"exit": np.arange(record.n_exits) + 1, "accuracy": right.mean(0), "cost": record.cost})
+    table["agreement"] = np.nan
+    if record.prediction is not None:
+        table.loc[1:, "agreement"] = (np.diff(record.prediction, axis=1) == 0).mean(0)
     table["parameters"] = record.metadata.get("exit_parameters")
     surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
     table["overconfidence"] = surest - table["accuracy"]
-    if record.metric != "accuracy":
+    if record.metric in METRICS:
         parts = terms(record.prediction, record.labels[:, None])  # (N, L) each
         table[record.metric] = METRICS[record.metric](*(part.mean(0) for part in parts))
     for label, policy in policies.items():

@@ -11,7 +11,7 @@ from offramp.policies.base import NotFittedError, Policy
 from offramp.policies.beem import BEEMA, BEEMC
 from offramp.policies.budget import Budget
 from offramp.policies.confidence import Confidence, HiddenSimilarity, NormalizedEntropy
-from offramp.policies.deferral import Agreement, LearnedDeferral
+from offramp.policies.deferral import Agreement, LearnedDeferral, Router
 from offramp.policies.patience import FPABEE, Patience, PatientConfident
 from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
@@ -22,7 +22,7 @@ POLICIES: dict[str, type[Policy]] = {
     for policy in (
         *(Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget),
         *(BEEMC, BEEMA, Patience, PatientConfident, FPABEE, NormalizedEntropy, ZTW, HiddenSimilarity),
-        *(Agreement, LearnedDeferral),
+        *(Agreement, LearnedDeferral, Router),
     )
 }
 FORMAT = "offramp-policies/1"

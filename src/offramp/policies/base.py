@@ -14,6 +14,7 @@ import numpy as np
 from offramp._registry import check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
+from offramp.records.metrics import whole
 
 BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
@@ -131,7 +132,7 @@ class Policy:
         Parameters
         ----------
         record : ExitRecord
-            Labels are not used (except by `Oracle` with `target="label"`), and may be missing.
+            Labels and qualities are not used (except by `Oracle` with `target="label"`), and may be missing.
 
         Returns
         -------
@@ -270,7 +271,7 @@ class Policy:
         return first_exit(self.signal(record), threshold)
 
     def predict(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
-        """Predict the class of each sample, with the exit at which it leaves.
+        """Predict the class, or give the answer, of each sample, with the exit at which it leaves.
 
         In contrast, `prediction` returns the predictions of all exits. The exits are those of `exits`, with one
         exception: if a sample reaches a shared threshold at no exit, some policies use the prediction of an exit other
@@ -285,37 +286,64 @@ class Policy:
 
         Returns
         -------
-        ndarray of shape (N,), int64
-            Classes.
+        ndarray of shape (N,), int64 or str
+            Classes, or their names if the record has names.
 
         Raises
         ------
         NotFittedError
             If the policy learns from data and was not fitted.
         ValueError
-            If the threshold is NaN or has another shape, or if the record is not compatible with the policy.
+            If the threshold is NaN or has another shape, or if the record is not compatible with the policy or has no
+            predictions.
         """
-        return decide(self, record, [threshold])[1][0]
+        answers = decide(self, record, [threshold])[1][0]  # (N,)
+        return answers if record.names is None else np.array(record.names)[answers]
 
     def prediction(self, record: ExitRecord) -> np.ndarray:
         """Return the prediction of each exit, (N, L).
 
         These are the predictions of the record, except for policies in which several exits answer together.
-        """
-        return self._over(record)[1] if self.answers_together else record.prediction
-
-    def correct(self, record: ExitRecord) -> np.ndarray:
-        """Return whether each of these predictions is correct, bool (N, L).
 
         Raises
         ------
         ValueError
-            If the record has no labels.
+            If the record has no predictions.
         """
-        answers = self.prediction(record)
-        if answers is record.prediction:
+        if self.answers_together:
+            return self._over(record)[1]
+        return record.needed_prediction("telling what the exits predict")
+
+    def correct(self, record: ExitRecord) -> np.ndarray:
+        """Return whether each of these predictions is correct, or the quality of the answers, as `ExitRecord.correct`.
+
+        If several exits answer together, the quality is that of the latest exit so far that gives the same answer.
+
+        Returns
+        -------
+        ndarray of shape (N, L), bool or float64
+
+        Raises
+        ------
+        ValueError
+            If the record has neither labels nor qualities, or if it has qualities and several exits together give an
+            answer that none of them gives, whose quality is therefore not known.
+        """
+        if not self.answers_together:
             return record.correct
-        return answers == record.needed_labels("telling which answers are correct")[:, None]
+        answers = self.prediction(record)  # (N, L)
+        if record.quality is None:
+            return answers == record.needed_labels("telling which answers are correct")[:, None]
+        quality = np.full(answers.shape, np.nan)  # (N, L)
+        for i in range(record.n_exits):
+            for j in range(i + 1):  # the latest exit is the last one that is written
+                np.copyto(quality[:, i], record.quality[:, j], where=record.prediction[:, j] == answers[:, i])
+        if np.isnan(quality).any():
+            raise ValueError(
+                f"{self.name}: several exits answer together, and the quality of an answer that no exit gives is not "
+                "known; expected a record with labels"
+            )
+        return quality
 
     def choose_threshold(
         self, validation: ExitRecord, *, accuracy: float | None = None, cost: float | None = None
@@ -330,7 +358,8 @@ class Policy:
         validation : ExitRecord
             Validation record with labels.
         accuracy : float, optional
-            Choose the cheapest operating point that is at least as accurate, or +∞ (the full model) if there is none.
+            Target accuracy, or mean quality. Choose the cheapest operating point that reaches it, or +∞ (the full
+            model) if there is none.
         cost : float, optional
             Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
             exit) if there is none.
@@ -368,7 +397,8 @@ class Policy:
         never leave.
 
         The paper does not state how the thresholds are found or on which samples the error of the final exit is
-        measured. The algorithm, `reference` and `min_support` are our choice.
+        measured. The algorithm, `reference` and `min_support` are our choice. If answers have a quality, the error of
+        an answer is 1 minus its quality.
 
         Parameters
         ----------
@@ -394,7 +424,7 @@ class Policy:
         ValueError
             If an option is unknown or out of range, or if the record has no labels.
         """
-        validation.needed_labels("choose_thresholds")
+        validation.needed_correct("choose_thresholds")
         for name, value, known in (
             ("rule", rule, ("error_rate",)),
             ("reference", reference, ("overall", "same_samples")),
@@ -405,7 +435,8 @@ class Policy:
             raise ValueError(f"choose_thresholds: min_support is {min_support!r}; expected a whole number from 1")
         # A threshold of +∞ means that no sample leaves, so the signal must be finite
         signal = np.minimum(self.signal(validation), np.finfo(np.float64).max)  # (N, L)
-        wrong = ~self.correct(validation)  # (N, L)
+        right, one = whole(self.correct(validation))  # (N, L)
+        wrong = one - right.astype(np.longdouble)  # (N, L), whole numbers, so that sums and ties are exact
         alive = np.arange(validation.n_samples)  # (n,)
         thresholds = np.full(validation.n_exits - 1, np.inf)  # (L − 1,)
         for i in range(validation.n_exits - 1):
@@ -451,6 +482,11 @@ class Policy:
         return False
 
     @property
+    def reads_exits(self) -> bool:
+        """Whether the signal depends on the outputs of exits, so that the exits up to the chosen one must run."""
+        return True
+
+    @property
     def needs_logits(self) -> bool:
         """Whether the policy reads logits, not only predictions and confidences."""
         return False
@@ -480,10 +516,15 @@ class Policy:
 
     def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
         """Run a stream over the exits of a record. Return the signal and the predictions, (N, L) each."""
+        if record.is_router and self.reads_exits:
+            raise ValueError(
+                f"{self.name} reads the outputs of exits, but in a router only the chosen exit runs; expected router, "
+                "oracle or random, or the record of a cascade"
+            )
         if self.needs_logits:
             record.needed_logits(self.name)
-        signal = np.empty(record.prediction.shape)  # (N, L)
-        answers = np.empty_like(record.prediction) if self.answers_together else record.prediction  # (N, L)
+        signal = np.empty((record.n_samples, record.n_exits))  # (N, L)
+        answers = np.empty(signal.shape, np.int64) if self.answers_together else record.prediction  # (N, L)
         size = max(1, BLOCK // (record.n_classes if self.needs_logits else 4))
         for first in range(0, record.n_samples, size):
             rows = slice(first, first + size)
@@ -524,30 +565,45 @@ def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np
     Returns
     -------
     exits, answers : ndarray of shape (T, N), int64
-        Exits, counted from 0, and predicted classes.
+        Exits, counted from 0, and predicted classes (or answers) by number.
 
     Raises
     ------
     NotFittedError
         If the policy learns from data and was not fitted.
     ValueError
-        If a threshold is NaN or has another shape, or if the record is not compatible with the policy.
+        If a threshold is NaN or has another shape, or if the record is not compatible with the policy or has no
+        predictions.
+    """
+    exits, answering = answering_exits(policy, record, thresholds)  # (T, N) each
+    return exits, at_exits(policy.prediction(record), answering)
+
+
+def answering_exits(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exit at which each sample leaves and the exit whose answer it gets, (T, N) each, as for `decide`.
+
+    The two differ only for samples that reach a shared threshold at no exit, if the policy has a `fallback`.
     """
     if np.isscalar(thresholds):
         raise ValueError(f"thresholds: expected a sequence, got {thresholds!r}; give one as [{thresholds!r}]")
-    signal, prediction = policy.signal(record), policy.prediction(record)  # (N, L) each
+    signal = policy.signal(record)  # (N, L)
     fallback = policy.fallback(record, signal)
     exits = np.empty((len(thresholds), record.n_samples), np.int64)  # (T, N)
     for threshold, leave_at in zip(thresholds, exits):
         leave_at[:] = first_exit(signal, threshold)
-    answers = np.take_along_axis(prediction, exits.T, axis=1).T  # (T, N)
-    if fallback is not None:
-        others = np.take_along_axis(prediction, fallback[:, None], axis=1)[:, 0]  # (N,)
-        for threshold, answer in zip(thresholds, answers):
-            if np.ndim(threshold) == 0:
-                nowhere = (signal < threshold).all(axis=1) | (threshold == np.inf)  # (N,)
-                answer[nowhere] = others[nowhere]
-    return exits, answers
+    if fallback is None:
+        return exits, exits
+    answering = exits.copy()
+    for threshold, answer_at in zip(thresholds, answering):
+        if np.ndim(threshold) == 0:
+            nowhere = (signal < threshold).all(axis=1) | (threshold == np.inf)  # (N,)
+            answer_at[nowhere] = fallback[nowhere]
+    return exits, answering
+
+
+def at_exits(values: np.ndarray, exits: np.ndarray) -> np.ndarray:
+    """Return the values (N, L) of each sample at given exits (T, N): (T, N)."""
+    return np.take_along_axis(values, exits.T, axis=1).T
 
 
 def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: float = -np.inf) -> Any:

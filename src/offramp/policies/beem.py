@@ -10,6 +10,7 @@ from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 
 OnDisagree = Literal["own", "zero"]
+Probability = Literal["max_softmax", "margin", "mean_token_margin"]  # confidences from 0 to 1
 
 
 def score(confidence: np.ndarray, prediction: np.ndarray, past: dict[str, Any], on_disagree: OnDisagree) -> np.ndarray:
@@ -41,7 +42,7 @@ def score(confidence: np.ndarray, prediction: np.ndarray, past: dict[str, Any], 
 class _BEEM(Policy):
     """Base class of both variants of BEEM, which computes the score."""
 
-    score: Literal["max_softmax", "margin"]
+    score: Probability
     on_disagree: OnDisagree
 
     paper = "BEEM (ICLR 2025, arXiv 2502.00745)"
@@ -52,7 +53,7 @@ class _BEEM(Policy):
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         weighted = self._weight(stream.exit) * outputs.score(self.score).astype(np.float64)  # (n,)
-        return score(weighted, outputs.prediction, stream.past, self.on_disagree)
+        return score(weighted, outputs.needed_prediction(self.name), stream.past, self.on_disagree)
 
 
 @dataclass
@@ -67,13 +68,13 @@ class BEEMC(_BEEM):
     on_disagree : {"own", "zero"}
         Score of an exit that predicts another class than the exit before it: its own w_i · C_i, as in the paper, or 0,
         as in the public code (where it is 0 at the first exit, too).
-    score : {"max_softmax", "margin"}
+    score : {"max_softmax", "margin", "mean_token_margin"}
         Confidence C_i. The paper uses max softmax.
     """
 
     cost_weight: float = field(default=0.1, metadata={"above": 0})
     on_disagree: OnDisagree = "own"
-    score: Literal["max_softmax", "margin"] = "max_softmax"
+    score: Probability = "max_softmax"
 
     name = "beem-c"
     rule = "sum of the confidences of consecutive exits that agree, each multiplied by the depth of its exit, ≥ δ"
@@ -99,7 +100,7 @@ class BEEMA(_BEEM):
     accuracy_weight: float = field(default=1.0, metadata={"above": 0})
     normalisation: Literal["none", "sum", "max"] = "none"
     on_disagree: OnDisagree = "own"
-    score: Literal["max_softmax", "margin"] = "max_softmax"
+    score: Probability = "max_softmax"
 
     name = "beem-a"
     rule = (
@@ -108,8 +109,7 @@ class BEEMA(_BEEM):
     )
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
-        record.needed_labels(f"fitting {self.name}")
-        accuracy = record.correct.mean(axis=0)  # (L,)
+        accuracy = record.needed_correct(f"fitting {self.name}").mean(axis=0)  # (L,)
         by = {"none": 1.0, "sum": accuracy.sum(), "max": accuracy.max()}[self.normalisation]
         return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # all 0 if no exit is ever correct
 

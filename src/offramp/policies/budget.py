@@ -31,7 +31,7 @@ class Budget(Policy):
 
     Parameters
     ----------
-    score : {"max_softmax", "margin", "entropy"}
+    score : {"max_softmax", "margin", "entropy", "mean_token_margin"}
         Confidence measure. The authors' code uses max softmax.
     """
 

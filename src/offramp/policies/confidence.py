@@ -10,17 +10,18 @@ from offramp.policies.base import Policy
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 
-Score = Literal["max_softmax", "margin", "entropy"]
+Score = Literal["max_softmax", "margin", "entropy", "mean_token_margin"]
 
 
 @dataclass
 class Confidence(Policy):
-    """Exit once the confidence is high enough: max softmax (MSDNet, SDN), margin, or negated entropy (BranchyNet).
+    """Exit once the confidence is high enough: max softmax (MSDNet, SDN), a margin, or negated entropy (BranchyNet).
 
     Parameters
     ----------
-    score : {"max_softmax", "margin", "entropy"}
-        Confidence measure. Entropy is in nats and negated: δ = −0.1 requires an entropy of at most 0.1.
+    score : {"max_softmax", "margin", "entropy", "mean_token_margin"}
+        Confidence measure. Entropy is in nats and negated: δ = −0.1 requires an entropy of at most 0.1. The mean token
+        margin is that of the answers of language models (see `ExitRecord.from_outputs`).
     temperature : None or "per_exit"
         Divide the logits of each exit by a temperature, which is fitted on validation data by negative log-likelihood.
         Guo et al. (2017) do this for a single output. The validation and test records must contain logits.

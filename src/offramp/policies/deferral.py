@@ -1,4 +1,4 @@
-"""Deferral in cascades: a vote of the models in a tier, and a learned estimate of the gain of later exits."""
+"""Deferral and routing: a vote of the models in a tier, and learned estimates of the gain of later exits."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from offramp.policies.base import Policy
 from offramp.policies.newton import minimise
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
-from offramp.records.confidence import MEASURES
+from offramp.records.confidence import SCORES
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Agreement(Policy):
         stream.needed_exits()  # the last tier may be smaller
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        tier = (*stream.past.get("tier", ()), outputs.prediction)
+        tier = (*stream.past.get("tier", ()), outputs.needed_prediction(self.name))
         ends = stream.is_last or len(tier) == self.tier
         stream.past["tier"] = () if ends else tier
         if not ends:
@@ -72,14 +72,16 @@ class LearnedDeferral(Policy):
     choice. With δ = 0, a sample continues if any gain is estimated.
 
     P_j is estimated by logistic regression on validation data (our choice). The features x of exit i are those of max
-    softmax, margin and entropy that the validation record contains, and whether the exit predicts the same class as the
-    exit before it. Features are standardised; constant features have no effect. The weights w and the bias b minimise
+    softmax, margin, entropy and mean token margin that the validation record contains, and whether the exit predicts
+    the same class as the exit before it (if there are predictions). Features are standardised; constant features have
+    no effect. The weights w and the bias b minimise
 
-        Σ_n ln(1 + exp(z_n)) − y_n · z_n + penalty / 2 · (|w|² + (b − b_0)²),    z_n = w · x_n + b, y_n ∈ {0, 1},
+        Σ_n ln(1 + exp(z_n)) − y_n · z_n + penalty / 2 · (|w|² + (b − b_0)²),    z_n = w · x_n + b, y_n ∈ [0, 1],
 
-    where y_n is 1 if exit j is correct. The minimum is found by Newton's method. b_0 is the log-odds of the accuracy of
-    exit j, with half a sample added to the correct and to the wrong ones, so that there is a single finite minimum even
-    if all predictions are correct. With a large penalty, the estimates approach the accuracies of the exits.
+    where y_n is 1 if exit j is correct and 0 otherwise, or the quality of its answer. The minimum is found by Newton's
+    method. b_0 is the log-odds of the accuracy of exit j, with half a sample added to the correct and to the wrong
+    ones, so that there is a single finite minimum even if all predictions are correct. With a large penalty, the
+    estimates approach the accuracies of the exits.
 
     Parameters
     ----------
@@ -97,33 +99,110 @@ class LearnedDeferral(Policy):
     paper = "Narasimhan et al. (NeurIPS 2022); Jitkrittum et al. (NeurIPS 2023)"
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
-        record.needed_labels(f"fitting {self.name}")
-        used = np.array([measure in record.measures for measure in MEASURES])  # (3,)
-        n_exits, n_features = record.n_exits, used.sum() + 1
+        correct = record.needed_correct(f"fitting {self.name}")  # (N, L)
+        used = np.array([measure in record.measures for measure in SCORES])  # (4,)
+        n_exits, n_features = record.n_exits, used.sum() + (record.prediction is not None)
+        if n_features == 0:
+            raise ValueError(f"{self.name} needs confidences or predictions, but this record has neither")
         mean, scale = np.zeros((2, n_exits - 1, n_features))  # (L − 1, F) each
         weights = np.zeros((n_exits - 1, n_exits, n_features + 1))  # (L − 1, L, F + 1): [i, j]; bias last
         for i in range(n_exits - 1):
-            shown = _shown(record.outputs(i, logits=False), record.prediction[:, max(i - 1, 0)], used)  # (F, N)
-            mean[i], scale[i] = shown.mean(axis=1), shown.std(axis=1)
-            scale[i, np.ptp(shown, axis=1) == 0] = np.inf
+            before = None if record.prediction is None else record.prediction[:, max(i - 1, 0)]  # (N,)
+            shown = _shown(record.outputs(i, logits=False), before, used)  # (F, N)
+            mean[i], scale[i] = _location(shown)
             x = _standardised(shown, mean[i], scale[i])
             for j in range(i, n_exits):
-                weights[i, j] = fit_logistic(x, record.correct[:, j], self.penalty)
+                weights[i, j] = fit_logistic(x, correct[:, j], self.penalty)
         return {"measures": used, "mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        from scipy.special import expit
-
         used, mean, scale, weights, cost = (self.state[n] for n in ("measures", "mean", "scale", "weights", "cost"))
-        i, before = stream.exit, stream.past.get("prediction", outputs.prediction)
-        stream.past["prediction"] = outputs.prediction
+        i, before = stream.exit, None
+        if mean.shape[1] > used.sum():  # fitted with predictions
+            prediction = outputs.needed_prediction(self.name)
+            before, stream.past["prediction"] = stream.past.get("prediction", prediction), prediction
         if stream.is_last:
             return np.zeros(stream.n)
         x = _standardised(_shown(outputs, before, used), mean[i], scale[i])  # (F + 1, n)
-        # Without BLAS, whose rounding depends on the number of samples
-        chance = expit((weights[i, i:, :, None] * x).sum(axis=1))  # (L − i, n): P_i … P_L
-        price = (cost[i + 1 :] - cost[i]) / cost[-1]  # (L − i − 1,)
-        return -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
+        return _least_gain(weights[i, i:], x, cost[i:])
+
+
+@dataclass
+class Router(Policy):
+    """Choose an exit before any of them runs, by features of the sample: the quality that each is expected to have.
+
+    In a router, only the chosen model runs and is paid; in a cascade, all models up to the chosen one. The record says
+    which: that of a router has `metadata["costs"] = "router"` (see `cascades.router`), and its costs are those of each
+    exit alone. This policy can be used with both.
+
+    P_j is the estimated probability that exit j is correct (or the expected quality of its answer), given the features
+    of the sample, `ExitRecord.features`. The signal is that of `LearnedDeferral`,
+
+        S_i = −max over j > i of (P_j − P_i) · c_L / (c_j − c_i),
+
+    and 0 at the last exit. With δ = −λ, the first exit with S_i ≥ δ is the one with the highest P_i − λ · c_i / c_L;
+    of equal ones, it is the cheapest. All thresholds together therefore give every trade-off of quality and cost of
+    this estimate. P_j is estimated by the logistic regression of `LearnedDeferral`, on the features of the validation
+    samples.
+
+    Parameters
+    ----------
+    penalty : float
+        Weight of the penalty on squared weights. Must be above 0.
+    """
+
+    penalty: float = field(default=1.0, metadata={"above": 0})
+
+    name = "router"
+    rule = (
+        "negated maximum over all later exits of the gain in accuracy that features of the sample predict, divided by "
+        "the additional share of the full cost, ≥ δ"
+    )
+    paper = "routers of language models, such as RouteLLM (2024, arXiv 2406.18665)"
+    reads_exits = False
+
+    def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
+        correct = record.needed_correct(f"fitting {self.name}")  # (N, L)
+        features = _features(record.features, self.name).T  # (F, N)
+        mean, scale = _location(features)
+        x = _standardised(features, mean, scale)
+        weights = np.stack([fit_logistic(x, right, self.penalty) for right in correct.T])  # (L, F + 1)
+        return {"mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
+
+    def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
+        mean, scale, weights, cost = (self.state[name] for name in ("mean", "scale", "weights", "cost"))
+        if "features" not in stream.past:  # those of the first exit are used for all
+            stream.past["features"] = _features(outputs.features, self.name)  # (n, F)
+        features, i = stream.past["features"], stream.exit
+        if features.shape[1] != len(mean):
+            raise ValueError(f"{self.name} was fitted on {len(mean)} features, but there are {features.shape[1]}")
+        if stream.is_last:
+            return np.zeros(stream.n)
+        return _least_gain(weights[i:], _standardised(features.T, mean, scale), cost[i:])
+
+
+def _features(features: np.ndarray | None, what: str) -> np.ndarray:
+    if features is None:
+        raise ValueError(f"{what} needs features, but this record has none; make the record with features")
+    return features
+
+
+def _least_gain(weights: np.ndarray, x: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Return −max over j > i of (P_j − P_i) · c_L / (c_j − c_i), (n,), for the exits i … L.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (L − i + 1, F + 1)
+        Weights of the logistic regression of P_i … P_L.
+    x : ndarray of shape (F + 1, n)
+    cost : ndarray of shape (L − i + 1,)
+    """
+    from scipy.special import expit
+
+    # Without BLAS, whose rounding depends on the number of samples
+    chance = expit((weights[:, :, None] * x).sum(axis=1))  # (L − i + 1, n): P_i … P_L
+    price = (cost[1:] - cost[0]) / cost[-1]  # (L − i,)
+    return -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
 
 
 def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
@@ -133,8 +212,8 @@ def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray
     ----------
     x : ndarray of shape (K, N)
         Features. The last row contains ones; its weight is the bias.
-    right : ndarray of shape (N,), bool
-        Whether each prediction is correct.
+    right : ndarray of shape (N,), bool or float64
+        Whether each prediction is correct, or the quality of each answer, from 0 to 1.
     penalty : float
         Weight of the penalty. Must be above 0.
 
@@ -145,14 +224,15 @@ def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray
     """
     from scipy.special import expit
 
+    right = right * 1.0
     centre = np.zeros(len(x))
-    centre[-1] = np.log((right.sum() + 0.5) / ((~right).sum() + 0.5))
+    centre[-1] = np.log((right.sum() + 0.5) / ((1 - right).sum() + 0.5))
 
     def derivatives(at):
         # Without BLAS, whose rounding depends on the number of samples
         z = np.einsum("k,kn->n", at, x)  # (N,)
         chance, away = expit(z), at - centre
-        loss = np.logaddexp(0, z).sum() - z[right].sum() + penalty / 2 * np.sum(away**2)
+        loss = np.logaddexp(0, z).sum() - (right * z).sum() + penalty / 2 * np.sum(away**2)
         gradient = np.einsum("kn,n->k", x, chance - right) + penalty * away
         hessian = np.einsum("kn,ln->kl", x * (chance * (1 - chance)), x) + penalty * np.eye(len(x))
         return loss, gradient, hessian
@@ -160,13 +240,22 @@ def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray
     return minimise(derivatives, centre)
 
 
-def _shown(outputs: ExitOutputs, before: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _shown(outputs: ExitOutputs, before: np.ndarray | None, used: np.ndarray) -> np.ndarray:
     """Return the features of an exit, (F, n): the `used` measures, and whether it agrees with the exit before it.
 
-    `before` (n,) are the predictions of the exit before it. The first exit agrees with itself.
+    `before` (n,) are the predictions of the exit before it, or None without predictions. The first exit agrees with
+    itself.
     """
-    measures = [outputs.measure(measure) for measure, is_used in zip(MEASURES, used) if is_used]
-    return np.stack([*measures, outputs.prediction == before]).astype(np.float64)
+    measures = [outputs.measure(measure) for measure, is_used in zip(SCORES, used) if is_used]
+    agrees = [] if before is None else [outputs.prediction == before]
+    return np.stack([*measures, *agrees]).astype(np.float64)
+
+
+def _location(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation of features (F, N), (F,) each: +∞ for those that are constant."""
+    scale = shown.std(axis=1)
+    scale[np.ptp(shown, axis=1) == 0] = np.inf
+    return shown.mean(axis=1), scale
 
 
 def _standardised(shown: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

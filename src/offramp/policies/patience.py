@@ -34,7 +34,7 @@ class Patience(Policy):
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         # Both counts are the score of BEEM with all confidences and weights equal to 1
         on_disagree = "zero" if self.count == "pabee" else "own"
-        return score(np.ones(stream.n), outputs.prediction, stream.past, on_disagree)
+        return score(np.ones(stream.n), outputs.needed_prediction(self.name), stream.past, on_disagree)
 
 
 @dataclass

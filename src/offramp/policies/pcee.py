@@ -13,7 +13,7 @@ from offramp.records import ExitOutputs, ExitRecord
 
 
 class _AccuracyMap(Policy):
-    """Base class of policies that map the confidence of each exit to an estimated accuracy."""
+    """Base class of policies that map the confidence of each exit to an estimated accuracy (or expected quality)."""
 
     score: Score
     fit_on: Literal["all", "reached"]
@@ -27,13 +27,13 @@ class _AccuracyMap(Policy):
         raise NotImplementedError
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
-        record.needed_labels(f"fitting {self.name}")
+        correct = record.needed_correct(f"fitting {self.name}")  # (N, L)
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
         limits = _limits(self.score, record, confidence)
         alive = np.ones(record.n_samples, bool)  # (N,)
         state = {}
         for i in range(record.n_exits):
-            map_ = self._map(confidence[alive, i], record.correct[alive, i], limits)
+            map_ = self._map(confidence[alive, i], correct[alive, i], limits)
             state[f"exit_{i + 1}.edges"], state[f"exit_{i + 1}.accuracy"] = map_.edges, map_.values
             if self.fit_on == "reached":
                 stay = alive & (map_(confidence[:, i]) < self.reach_threshold)
@@ -78,7 +78,7 @@ class PCEE(_AccuracyMap):
         Number of bins M of each diagram. The paper leaves it open.
     binning : {"equal_width", "equal_mass"}
         Bins of equal width, or with equal numbers of samples. The paper leaves it open.
-    score : {"max_softmax", "margin", "entropy"}
+    score : {"max_softmax", "margin", "entropy", "mean_token_margin"}
         Confidence measure. All related code uses max softmax.
     fit_on : {"all", "reached"}
         Validation samples on which the map of an exit is fitted: all samples, or only those that reach the exit if
@@ -134,6 +134,10 @@ class PCEEWS(_AccuracyMap):
 class Isotonic(_AccuracyMap):
     """PCEE with isotonic regression: a non-decreasing map from confidence to accuracy, without parameters.
 
+    With `score="mean_token_margin"`, this is UCCI (arXiv 2605.18796) for cascades of language models: its uncertainty
+    is 1 minus the mean token margin, and is mapped to an error probability by isotonic regression; the cheapest
+    threshold that reaches an accuracy on validation data is `choose_threshold(validation, accuracy=…)`.
+
     Parameters
     ----------
     score, fit_on, reach_threshold, no_exit
@@ -147,7 +151,7 @@ class Isotonic(_AccuracyMap):
 
     name = "isotonic"
     rule = "isotonic regression of correctness on confidence ≥ δ"
-    paper = "Zadrozny & Elkan (2002), used as the accuracy map of PCEE (arXiv 2412.19325)"
+    paper = "Zadrozny & Elkan (2002), used as the accuracy map of PCEE (arXiv 2412.19325); UCCI (arXiv 2605.18796)"
 
     def _map(self, confidence, correct, limits) -> StepMap:
         return isotonic_map(confidence, correct)

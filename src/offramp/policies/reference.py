@@ -12,7 +12,7 @@ from offramp.records import ExitOutputs, ExitRecord
 
 @dataclass
 class Oracle(Policy):
-    """Exit at the first exit that predicts the same class as the last exit (the Oracle of PCEE), or the label.
+    """Exit at the first exit that predicts the same class as the last exit (the Oracle of PCEE), or the best answer.
 
     This cannot be used in practice, because it needs the last exit or the label: `start` raises ValueError. All
     thresholds in (0, 1] are equivalent.
@@ -21,6 +21,9 @@ class Oracle(Policy):
     ----------
     target : {"final", "label"}
         Leave at the first exit that predicts the same class as the last exit, as in PCEE, or at the first correct one.
+        For answers with a quality, "label" is the first exit whose answer is at least as good as those of all later
+        exits, which is the cheapest of the best answers (our choice). If all answers are wrong, or have quality 0, the
+        last exit answers.
     """
 
     target: Literal["final", "label"] = "final"
@@ -28,6 +31,7 @@ class Oracle(Policy):
     name = "oracle"
     rule = "indicator (1 or 0) that the exit predicts the same class as the last exit (or as the label) ≥ δ"
     paper = "PCEE (arXiv 2412.19325)"
+    reads_exits = False  # it is an upper bound for routers, too
 
     def _begin(self, stream: Stream) -> None:
         needed = {"final": "the last exit", "label": "the labels"}[self.target]
@@ -35,10 +39,12 @@ class Oracle(Policy):
 
     def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
         if self.target == "label":
-            record.needed_labels("oracle with target='label'")
-            right = record.correct  # (N, L)
+            right = record.needed_correct("oracle with target='label'")  # (N, L)
+            best_of_later = np.maximum.accumulate(right[:, ::-1], axis=1)[:, ::-1]  # (N, L)
+            right = (right > 0) & (right >= best_of_later)
         else:
-            right = record.prediction == record.prediction[:, -1:]
+            prediction = record.needed_prediction("oracle with target='final'")  # (N, L)
+            right = prediction == prediction[:, -1:]
         return right.astype(np.float64), record.prediction
 
 
@@ -59,6 +65,7 @@ class Random(Policy):
     name = "random"
     rule = "uniform random number ≥ δ"
     paper = "baseline"
+    reads_exits = False
 
     def _begin(self, stream: Stream) -> None:
         exits = stream.needed_exits()

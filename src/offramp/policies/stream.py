@@ -28,7 +28,7 @@ class Stream:
         The latest exit, counted from 0; −1 before the first step.
     prediction : ndarray of shape (n,), int64
         Predictions of the policy at the latest exit: those of the exit, except for policies in which several exits
-        answer together. None before the first step.
+        answer together. None before the first step, and if the outputs have no predictions.
     fallback_prediction : ndarray of shape (n,), int64
         Predictions for samples that have reached a shared threshold at no exit up to the latest one: those of the
         `fallback` of the policy, or otherwise `prediction`. None before the first step.
@@ -77,7 +77,7 @@ class Stream:
         policy = self.policy
         if self.is_last:
             raise ValueError(f"{policy.name}: step {self.exit + 2}, but the number of exits is {self.exits}")
-        if np.shape(outputs.prediction) != (self.n,):
+        if outputs.prediction is not None and np.shape(outputs.prediction) != (self.n,):
             raise ValueError(
                 f"{policy.name}: exit {self.exit + 2} has predictions of shape {np.shape(outputs.prediction)}; "
                 f"expected ({self.n},), one for each sample that is still there"
@@ -93,7 +93,7 @@ class Stream:
         if np.isnan(signal).any():
             raise ValueError(f"{policy.name}: the signal has NaN; expected numbers")
         rank = policy._rank(outputs, signal)
-        if rank is None or self._rank is None:
+        if rank is None or self._rank is None or self.prediction is None:
             self.fallback_prediction = self.prediction
         else:  # the latest exit in case of ties
             self.fallback_prediction = np.where(rank >= self._rank, self.prediction, self.fallback_prediction)

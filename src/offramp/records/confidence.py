@@ -2,12 +2,14 @@
 
 import math
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-MEASURES = ("max_softmax", "margin", "entropy")
+MEASURES = ("max_softmax", "margin", "entropy")  # those that are computed from logits
+SCORES = (*MEASURES, "mean_token_margin")  # all confidences, for cascades and for features of policies
 BLOCK_BYTES = 1 << 22  # size of the blocks of logits that are processed at once; float16 or strided input is copied
 
 
@@ -18,6 +20,14 @@ class Confidences(NamedTuple):
     max_softmax: np.ndarray  # float32
     margin: np.ndarray  # float32, largest minus second largest probability
     entropy: np.ndarray  # float32, in nats, not negated
+
+
+def found(measure: str, values: Mapping[str, np.ndarray], whose: str) -> np.ndarray:
+    """Return a measure. If it is not there, raise ValueError, which begins with `whose`: "this record has"."""
+    if measure not in values:
+        others = f"no {measure}, only {', '.join(values)}" if values else f"no {measure}, and no other confidence"
+        raise ValueError(f"confidence: {whose} {others}")
+    return values[measure]
 
 
 def available_threads() -> int:

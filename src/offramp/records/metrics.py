@@ -4,8 +4,16 @@ They can therefore be evaluated at every threshold, and resampled by the bootstr
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from offramp.records.record import ExitRecord
+
+QUALITY_UNITS = 1 << 40
 
 
 def terms(answer: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -33,6 +41,36 @@ def f1(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarra
 def matthews(hit: np.ndarray, answered: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Return the Matthews correlation from the means of `terms`; 0 if all predictions or all labels are equal."""
     return _quotient(hit - answered * positive, np.sqrt(answered * (1 - answered) * positive * (1 - positive)))
+
+
+def whole(correct: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return correctness or quality as whole numbers, whose sums are exact and do not depend on their order.
+
+    Parameters
+    ----------
+    correct : ndarray of bool, or of float64 from 0 to 1
+        As `ExitRecord.correct`.
+
+    Returns
+    -------
+    numbers : ndarray of int8 or int64, same shape
+    one : int
+        The number that stands for 1. It is 1 for bool. Qualities are rounded to multiples of 2⁻⁴⁰ (our choice).
+    """
+    if correct.dtype == bool:
+        return correct.view(np.int8), 1
+    return np.rint(correct * QUALITY_UNITS).astype(np.int64), QUALITY_UNITS
+
+
+def quality_name(record: "ExitRecord") -> str | None:
+    """Return the name of the mean quality, which is written in place of accuracy, or None if answers are classes."""
+    return None if record.quality is None else record.metric
+
+
+def with_metric(table: "pd.DataFrame", record: "ExitRecord") -> "pd.DataFrame":
+    """Add the column `metric`, the name of the mean quality, to a table, unless answers are classes."""
+    name = quality_name(record)
+    return table if name is None else table.assign(metric=name)
 
 
 def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.records.confidence import MEASURES, confidences
+from offramp.records.confidence import MEASURES, confidences, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,24 +14,27 @@ class ExitOutputs:
 
     Parameters
     ----------
-    prediction : ndarray of shape (n,), int64
-        Predicted classes.
+    prediction : ndarray of shape (n,), int64, or None
+        Predicted classes, or answers by number. None if they are not known.
     confidence : mapping of str to ndarray of shape (n,)
-        Confidence measures by name, as in `ExitRecord.from_outputs`: one or more of `max_softmax`, `margin` and
-        `entropy` (in nats, not negated).
+        Confidence measures by name, as in `ExitRecord.from_outputs`: some of `max_softmax`, `margin`, `entropy` (in
+        nats, not negated) and `mean_token_margin`.
     logits : ndarray of shape (n, C), optional
         Only policies with `needs_logits` read them.
     similarity : ndarray of shape (n,), optional
         Cosine similarity between the hidden state that the exit reads and the one before it.
     classes : int, optional
         Number of classes C.
+    features : ndarray of shape (n, F), optional
+        What is known of the samples before the first exit runs.
     """
 
-    prediction: np.ndarray
+    prediction: np.ndarray | None
     confidence: Mapping[str, np.ndarray]
     logits: np.ndarray | None = None
     similarity: np.ndarray | None = None
     classes: int | None = None
+    features: np.ndarray | None = None
 
     @classmethod
     def of(cls, logits: np.ndarray, similarity: np.ndarray | None = None, *, temperature: float = 1.0) -> "ExitOutputs":
@@ -70,6 +73,10 @@ class ExitOutputs:
         similarity = None if similarity is None else np.asarray(similarity)
         return cls(prediction, dict(zip(MEASURES, measured)), logits, similarity, logits.shape[1])
 
+    def needed_prediction(self, what: str) -> np.ndarray:
+        """Return the predictions (n,). If there are none, raise ValueError, which names `what` needs them."""
+        return needed_prediction(self.prediction, what)
+
     def measure(self, measure: str) -> np.ndarray:
         """Return a confidence measure, (n,), as it is stored, like `ExitRecord.measure`.
 
@@ -78,9 +85,7 @@ class ExitOutputs:
         ValueError
             If these outputs do not contain the measure.
         """
-        if measure not in self.confidence:
-            raise ValueError(f"confidence: these outputs have no {measure}, only {', '.join(self.confidence)}")
-        return self.confidence[measure]
+        return found(measure, self.confidence, "these outputs have")
 
     def score(self, measure: str = "max_softmax") -> np.ndarray:
         """Return a confidence measure, (n,), of which larger values mean higher confidence: entropy is negated.
@@ -92,3 +97,10 @@ class ExitOutputs:
         """
         values = self.measure(measure)
         return -values if measure == "entropy" else values
+
+
+def needed_prediction(prediction: np.ndarray | None, what: str) -> np.ndarray:
+    """Return the predictions. If they are None, raise ValueError, which names `what` needs them."""
+    if prediction is None:
+        raise ValueError(f"{what} needs predictions, but this record has none; make the record with prediction")
+    return prediction

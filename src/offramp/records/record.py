@@ -1,4 +1,4 @@
-"""The exit record: predictions, confidences and costs of a multi-exit system for each sample."""
+"""The exit record: answers, confidences and costs of a multi-exit system for each sample."""
 
 import os
 from collections.abc import Mapping
@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 
 from offramp._io.arrays import open_arrays, save_arrays
-from offramp.records.confidence import MEASURES, confidences
+from offramp.records.confidence import MEASURES, confidences, found
 from offramp.records.metrics import METRICS
-from offramp.records.outputs import ExitOutputs
+from offramp.records.outputs import ExitOutputs, needed_prediction
 
 FORMAT = "offramp-record/1"
-KNOWN = (*MEASURES, "similarity")  # the last one cannot be computed from logits
+KNOWN = (*MEASURES, "similarity", "mean_token_margin")  # the last two cannot be computed from logits
+QUALITY = "mean quality"  # name of the mean of qualities, unless the metadata give another one
+ROUTER = "router"  # `metadata["costs"]` of a record in which only the chosen exit runs
 
 
 class ExitRecord:
-    """Predictions and confidences of N samples at L exits, with labels and cumulative costs.
+    """Answers and confidences of N samples at L exits, with labels or qualities, and costs.
+
+    A record is made from logits (this constructor), from predicted classes (`from_outputs`), or, if answers are not
+    classes, from a quality for each answer (`from_scores`).
 
     Parameters
     ----------
@@ -34,9 +39,14 @@ class ExitRecord:
     index : ndarray of shape (N,), optional
         Positions of the samples in their source split, without duplicates. Default: 0 … N − 1.
     metadata : dict, optional
-        Origin of the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values.
+        Origin of the record: dataset, split, system, seed, classes, unit, metric, parameters. JSON values. `names` are
+        the names of the classes (or of the answers) 0, 1, …, which `Policy.predict` returns. `costs` is "router" if
+        only the chosen exit runs (see `cascades.router`); costs are then those of each exit alone.
     similarity : ndarray of shape (N, L), optional
         Cosine similarity between the hidden state that an exit reads and the one before it.
+    features : ndarray of shape (N, F), optional
+        What is known of the samples before the first exit runs, for the policy `router`. `metadata["features"]` are
+        their names.
 
     Attributes
     ----------
@@ -46,9 +56,14 @@ class ExitRecord:
         Mean over the samples, if the cost differs between samples.
     sample_cost : ndarray of shape (N, L), float64, or None
         None if the cost is the same for all samples.
-    prediction : ndarray of shape (N, L), int64 (int32 in files)
-    correct : ndarray of shape (N, L), bool
-        Whether predictions are correct. Raises ValueError if the record has no labels.
+    prediction : ndarray of shape (N, L), int64 (int32 in files), or None
+        None if only the qualities of the answers are known.
+    quality : ndarray of shape (N, L), float64, or None
+        Quality of each answer, from 0 to 1. None if answers are compared with labels.
+    correct : ndarray of shape (N, L), bool or float64
+        Whether predictions are correct, or the quality of the answers. Its mean is the accuracy, or the mean quality.
+        Raises ValueError if the record has neither labels nor qualities.
+    features : ndarray of shape (N, F), float64, or None
     metadata : dict
 
     Raises
@@ -58,7 +73,17 @@ class ExitRecord:
         the position, and what was expected.
     """
 
-    def __init__(self, logits, labels, cost, index=None, metadata: Mapping[str, Any] | None = None, similarity=None):
+    def __init__(
+        self,
+        logits,
+        labels,
+        cost,
+        index=None,
+        metadata: Mapping[str, Any] | None = None,
+        similarity=None,
+        *,
+        features=None,
+    ):
         logits = np.asanyarray(logits)  # keeps memory maps
         if logits.ndim != 3 or logits.dtype not in (np.float16, np.float32, np.float64) or 0 in logits.shape:
             raise ValueError(
@@ -74,11 +99,21 @@ class ExitRecord:
         measures = dict(zip(MEASURES, measured, strict=True))
         if similarity is not None:
             measures["similarity"] = similarity
-        self._set(prediction, measures, labels, cost, index, metadata)
+        self._set(prediction, measures, labels, None, cost, index, metadata, features)
 
     @classmethod
     def from_outputs(
-        cls, prediction, confidence, labels, cost, index=None, metadata=None, *, logits=None
+        cls,
+        prediction,
+        confidence,
+        labels,
+        cost,
+        index=None,
+        metadata=None,
+        *,
+        logits=None,
+        quality=None,
+        features=None,
     ) -> "ExitRecord":
         """Create a record from predictions and confidences, without computing them from logits.
 
@@ -86,14 +121,17 @@ class ExitRecord:
         ----------
         prediction : ndarray of shape (N, L)
             Predicted classes.
-        confidence : ndarray of shape (N, L), or dict of such
-            An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats) and
-            `similarity`.
-        labels, cost, index, metadata
+        confidence : ndarray of shape (N, L), or dict of such, or None
+            An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats),
+            `similarity`, and `mean_token_margin`: the mean, over the tokens of an answer, of the difference between the
+            two largest probabilities (from 0 to 1). None if confidences are not known.
+        labels, cost, index, metadata, features
             As for the class. If `metadata["classes"]` is given, labels and predictions must be smaller.
         logits : callable, optional
             Function that returns the logits (N, L, C) from which these outputs were computed. It is called once, when
             the logits are used for the first time.
+        quality : ndarray of shape (N, L), optional
+            Quality of each answer, from 0 to 1, in place of labels (see `from_scores`).
 
         Raises
         ------
@@ -102,23 +140,78 @@ class ExitRecord:
         """
         record = cls.__new__(cls)
         record._logits = logits
-        if not isinstance(confidence, Mapping):
+        if isinstance(confidence, Mapping) and not confidence and quality is None:
+            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}, or None if it has none")
+        if confidence is not None and not isinstance(confidence, Mapping):
             confidence = {"max_softmax": confidence}
-        record._set(prediction, dict(confidence), labels, cost, index, dict(metadata or {}))
+        record._set(prediction, dict(confidence or {}), labels, quality, cost, index, dict(metadata or {}), features)
         return record
 
-    def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
+    @classmethod
+    def from_scores(
+        cls, quality, confidence=None, cost=None, prediction=None, index=None, metadata=None, *, features=None
+    ) -> "ExitRecord":
+        """Create a record of answers that are not classes, from the quality of each answer.
+
+        The quality takes the place of correctness everywhere: the mean quality is what is called accuracy for classes,
+        and a record whose qualities are 0 and 1 gives the results of a record of classes.
+
+        Parameters
+        ----------
+        quality : ndarray of shape (N, L)
+            Quality of the answer of each exit, from 0 to 1: an exact match, a ROUGE score, a grade, 1 minus a loss.
+        confidence : ndarray of shape (N, L), dict of such, or None
+            As for `from_outputs`. Without confidences, only policies that do not read them can be used.
+        cost : ndarray of shape (L,) or (N, L)
+            As for the class.
+        prediction : ndarray of shape (N, L) of int or str, optional
+            The answers, for policies that compare them. Equal answers must be equal numbers or texts. Texts are stored
+            as numbers, and listed in `metadata["names"]`.
+        index, features
+            As for the class.
+        metadata : dict, optional
+            As for the class. `metric` is the name of the mean quality in reports (free text). Default: "mean quality".
+
+        Raises
+        ------
+        ValueError
+            As for the class, or if a quality is not between 0 and 1.
+
+        Examples
+        --------
+        >>> from offramp import ExitRecord, evaluate, make_policy
+        >>> record = ExitRecord.from_scores([[0.2, 0.9], [0.7, 0.8]], [[0.1, 0.5], [0.6, 0.9]], cost=[1, 10])
+        >>> evaluate(make_policy("confidence"), record, [0.5])["accuracy"].tolist()
+        [0.8]
+        """
+        if quality is None or cost is None:
+            raise ValueError(f"from_scores: no {'quality' if quality is None else 'cost'}; expected an array")
+        metadata = dict(metadata or {})
+        if prediction is not None and np.asarray(prediction).dtype.kind in "UO":
+            if "names" in metadata:
+                raise ValueError("metadata: names are made from answers that are texts; give numbers, or no names")
+            prediction, metadata["names"] = _coded(prediction)
+        return cls.from_outputs(prediction, confidence, None, cost, index, metadata, quality=quality, features=features)
+
+    def _set(self, prediction, confidence, labels, quality, cost, index, metadata, features) -> None:
         if not isinstance(metadata.get("classes"), Integral | None):
             raise ValueError(f"metadata: classes is {metadata['classes']!r}; expected a whole number")
-        if metadata.get("metric", "accuracy") not in ("accuracy", *METRICS):
-            raise ValueError(f"metadata: metric is {metadata['metric']!r}; expected accuracy, {' or '.join(METRICS)}")
-        if metadata.get("metric", "accuracy") != "accuracy" and metadata.get("classes") != 2:
-            raise ValueError(f"metadata: metric is {metadata['metric']}; expected classes: 2")
+        _check_metric(metadata, quality is not None)
+        _check_names(metadata.get("names"))
+        if metadata.get("costs", ROUTER) != ROUTER:
+            raise ValueError(f"metadata: costs is {metadata['costs']!r}; expected {ROUTER!r}, or no costs")
         self.metadata = metadata
-        self.prediction = _integers("prediction", prediction, (None, None))  # (N, L)
-        n, l = self.prediction.shape
+        self.quality = None if quality is None else _fractions("quality", quality, (None, None))  # (N, L)
+        answers = np.shape(prediction if quality is None else self.quality)
+        self.prediction = None  # (N, L)
+        if prediction is not None or quality is None:
+            self.prediction = _integers("prediction", prediction, (None, None) if quality is None else answers)
+        n, l = self._shape = answers
         if n == 0 or l == 0:
-            raise ValueError(f"prediction: expected at least one sample and one exit, got shape ({n}, {l})")
+            field = "prediction" if quality is None else "quality"
+            raise ValueError(f"{field}: expected at least one sample and one exit, got shape ({n}, {l})")
+        if quality is not None and labels is not None:
+            raise ValueError("labels: expected none in a record of qualities, which take their place")
         self.labels = None if labels is None else _integers("labels", labels, (n,))
         self.index = np.arange(n) if index is None else _integers("index", index, (n,))
         order = np.argsort(self.index, kind="stable")
@@ -128,10 +221,10 @@ class ExitRecord:
             raise ValueError(f"index[{second}] is {self.index[second]}, as index[{first}] is: expected all different")
         if self.labels is not None:
             self._check_range("labels", self.labels)
-        self._check_range("prediction", self.prediction)
+        if self.prediction is not None:
+            self._check_range("prediction", self.prediction)
         self._set_cost(cost)
-        if not confidence:
-            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
+        self.features = None if features is None else _floats("features", features, (n, None)).astype(np.float64)
         for measure in confidence:
             _known_measure(measure)
         self._confidence = {
@@ -139,9 +232,11 @@ class ExitRecord:
             for measure in KNOWN
             if measure in confidence
         }
+        if "mean_token_margin" in confidence:
+            _fractions("confidence.mean_token_margin", confidence["mean_token_margin"], (n, l))
 
     def _set_cost(self, cost) -> None:
-        n, l = self.prediction.shape
+        n, l = self._shape
         each = np.ndim(cost) == 2
         values = _floats("cost", cost, (n, l) if each else (l,)).astype(np.float64)  # (N, L) or (L,)
         rows = values if each else values[None]
@@ -156,13 +251,15 @@ class ExitRecord:
             n, i = falls[0]
             raise ValueError(
                 f"{place(n, i + 1)} = {rows[n, i + 1]:g} after {place(n, i)} = {rows[n, i]:g}: "
-                f"expected cumulative costs, strictly increasing"
+                f"expected {'the exits in order of their cost' if self.is_router else 'cumulative costs'}, "
+                f"strictly increasing"
             )
         self.cost = rows.mean(axis=0) if each else values  # (L,)
         self.sample_cost = values if each else None  # (N, L)
 
     def _check_range(self, field: str, values: np.ndarray) -> None:
-        last = np.iinfo(np.int32).max if self.n_classes is None else self.n_classes - 1
+        counts = [self.n_classes, len(self.names) if self.names else None, np.iinfo(np.int32).max + 1]
+        last = min(count for count in counts if count is not None) - 1
         wrong = np.argwhere((values < 0) | (values > last))
         if len(wrong):
             place = ", ".join(map(str, wrong[0]))
@@ -170,11 +267,11 @@ class ExitRecord:
 
     @property
     def n_samples(self) -> int:
-        return self.prediction.shape[0]
+        return self._shape[0]
 
     @property
     def n_exits(self) -> int:
-        return self.prediction.shape[1]
+        return self._shape[1]
 
     @property
     def n_classes(self) -> int | None:
@@ -183,8 +280,21 @@ class ExitRecord:
 
     @property
     def metric(self) -> str:
-        """Metric that is usually reported for the dataset. Accuracy, unless the metadata contain another one."""
-        return self.metadata.get("metric", "accuracy")
+        """Metric that is usually reported for the dataset.
+
+        Accuracy, unless the metadata contain another one. For qualities, the name of their mean.
+        """
+        return self.metadata.get("metric", "accuracy" if self.quality is None else QUALITY)
+
+    @property
+    def names(self) -> list[str] | None:
+        """Names of the classes or answers 0, 1, …, or None if they have none."""
+        return self.metadata.get("names")
+
+    @property
+    def is_router(self) -> bool:
+        """Whether only the chosen exit runs, so that the cost of an exit does not include the exits before it."""
+        return self.metadata.get("costs") == ROUTER
 
     def cost_of(self, exits: np.ndarray) -> np.ndarray:
         """Return the cost of each sample if it leaves at these exits (..., N), counted from 0. float64, same shape."""
@@ -197,8 +307,7 @@ class ExitRecord:
 
     @cached_property
     def correct(self) -> np.ndarray:
-        labels = self.needed_labels("telling which answers are correct")
-        return self.prediction == labels[:, None]  # (N, L)
+        return self.needed_correct("telling which answers are correct")
 
     @property
     def logits(self) -> np.ndarray | None:
@@ -220,16 +329,28 @@ class ExitRecord:
 
     def needed_labels(self, what: str) -> np.ndarray:
         """Return the labels (N,). If there are none, raise ValueError, which names `what` needs them."""
+        if self.quality is not None:
+            raise ValueError(f"{what} needs labels, but this record has qualities of answers that are not classes")
         if self.labels is None:
             raise ValueError(f"{what} needs labels, but this record has none; make the record with labels")
         return self.labels
+
+    def needed_correct(self, what: str) -> np.ndarray:
+        """Return `correct` (N, L). Without labels and qualities, raise ValueError, which names `what` needs them."""
+        if self.quality is not None:
+            return self.quality
+        return self.prediction == self.needed_labels(what)[:, None]
+
+    def needed_prediction(self, what: str) -> np.ndarray:
+        """Return the predictions (N, L). If there are none, raise ValueError, which names `what` needs them."""
+        return needed_prediction(self.prediction, what)
 
     def confidence(self, measure: str = "max_softmax") -> np.ndarray:
         """Return a confidence measure, (N, L). Larger values mean higher confidence, so entropy is negated.
 
         Parameters
         ----------
-        measure : {"max_softmax", "margin", "entropy", "similarity"}
+        measure : {"max_softmax", "margin", "entropy", "similarity", "mean_token_margin"}
 
         Raises
         ------
@@ -242,9 +363,7 @@ class ExitRecord:
     def measure(self, measure: str) -> np.ndarray:
         """Return a measure as it is stored, (N, L). This is the same as `confidence`, but entropy is not negated."""
         _known_measure(measure)
-        if measure not in self._confidence:
-            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
-        return self._confidence[measure]
+        return found(measure, self._confidence, "this record has")
 
     def outputs(self, i: int, rows=None, *, logits: bool = True) -> ExitOutputs:
         """Return the outputs of one exit.
@@ -268,7 +387,9 @@ class ExitRecord:
         of_exit = None  # (n, C)
         if logits and self.has_logits:  # contiguous rows are faster to compute with
             of_exit = self.logits[rows].take(i, axis=1) if isinstance(rows, slice) else self.logits[rows, i]
-        return ExitOutputs(self.prediction[rows, i], confidence, of_exit, similarity, self.n_classes)
+        prediction = None if self.prediction is None else self.prediction[rows, i]  # (n,)
+        features = None if self.features is None else self.features[rows]  # (n, F)
+        return ExitOutputs(prediction, confidence, of_exit, similarity, self.n_classes, features)
 
     def take(self, rows) -> "ExitRecord":
         """Select samples. `record[rows]` is equivalent.
@@ -296,14 +417,20 @@ class ExitRecord:
         if not isinstance(rows, slice):  # slices are kept, because they do not copy
             rows = _places(rows, self.n_samples)
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
+        prediction, labels, quality, features = (
+            None if values is None else values[rows]
+            for values in (self.prediction, self.labels, self.quality, self.features)
+        )
         return ExitRecord.from_outputs(
-            self.prediction[rows],
-            confidence,
-            None if self.labels is None else self.labels[rows],
+            prediction,
+            confidence or None,
+            labels,
             self.cost if self.sample_cost is None else self.sample_cost[rows],
             self.index[rows],
             self.metadata,
             logits=(lambda: self.logits[rows]) if self.has_logits else None,
+            quality=quality,
+            features=features,
         )
 
     def __len__(self) -> int:
@@ -327,21 +454,23 @@ class ExitRecord:
             f"{key}={self.metadata[key]}" for key in ("dataset", "split", "system", "seed") if key in self.metadata
         ]
         size = f"{self.n_samples} samples × {self.n_exits} exits"
-        return f"<{' '.join(['ExitRecord', size, *(['without labels'] if self.labels is None else []), *known])}>"
+        unlabelled = ["without labels"] if self.labels is None and self.quality is None else []
+        return f"<{' '.join(['ExitRecord', size, *unlabelled, *known])}>"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the record to one .safetensors file, atomically. Without labels, the file has no array `labels`."""
+        """Write the record to one .safetensors file, atomically. The file has no arrays for what the record lacks."""
         arrays = {
             "cost": self.cost if self.sample_cost is None else self.sample_cost,
             "index": self.index,
-            "prediction": self.prediction.astype(np.int32),
+            "prediction": None if self.prediction is None else self.prediction.astype(np.int32),
             **{f"confidence.{measure}": values for measure, values in self._confidence.items()},
+            "labels": self.labels,
+            "quality": self.quality,
+            "features": self.features,
+            "logits": self.logits,
         }
-        if self.labels is not None:
-            arrays["labels"] = self.labels
-        if self.logits is not None:
-            arrays["logits"] = self.logits
-        save_arrays(path, FORMAT, arrays, self.metadata)
+        there = {name: values for name, values in arrays.items() if values is not None}
+        save_arrays(path, FORMAT, there, self.metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ExitRecord":
@@ -353,13 +482,15 @@ class ExitRecord:
             If the file is not a record, or if it is truncated or damaged.
         """
         _, stored, metadata = open_arrays(path, FORMAT)
-        if missing := sorted({"prediction", "cost", "index"} - stored.keys()):
+        answers = set() if "quality" in stored else {"prediction"}
+        if missing := sorted({*answers, "cost", "index"} - stored.keys()):
             raise ValueError(f"{path}: the record has no {missing[0]}")
         logits = stored.pop("logits", None)
-        fields = {"labels": None} | {name: array.read() for name, array in stored.items()}
+        fields = {"labels": None, "prediction": None} | {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
+        fields |= {"confidence": confidence or None, "metadata": metadata, "logits": logits and logits.read}
         try:
-            record = cls.from_outputs(confidence=confidence, metadata=metadata, logits=logits and logits.read, **fields)
+            record = cls.from_outputs(**fields)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         if logits:
@@ -385,6 +516,39 @@ def _places(rows, n_samples: int) -> np.ndarray:
     if len(wrong := np.flatnonzero((rows < -n_samples) | (rows >= n_samples))):
         raise IndexError(f"rows: {rows[wrong[0]]} is out of range; the record has {n_samples} samples")
     return rows
+
+
+def _check_metric(metadata: Mapping[str, Any], qualities: bool) -> None:
+    metric = metadata.get("metric", "accuracy")
+    if qualities:
+        if not isinstance(metric, str) or metric in METRICS or not metric.strip():
+            raise ValueError(f"metadata: metric is {metric!r}; expected a name for the mean quality")
+        return
+    if metric not in ("accuracy", *METRICS):
+        raise ValueError(f"metadata: metric is {metric!r}; expected accuracy, {' or '.join(METRICS)}")
+    if metric != "accuracy" and metadata.get("classes") != 2:
+        raise ValueError(f"metadata: metric is {metric}; expected classes: 2")
+
+
+def _check_names(names: Any) -> None:
+    if names is None:
+        return
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("metadata: names: expected a list of texts, one for each class or answer")
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"metadata: names has {again!r} twice; expected another name for each class or answer")
+
+
+def _coded(texts) -> tuple[np.ndarray, list[str]]:
+    """Return texts as numbers, int64 of the same shape, and the distinct texts in alphabetical order."""
+    texts = np.asarray(texts)
+    for place in np.ndindex(texts.shape):
+        if not isinstance(texts[place], str):
+            where = ", ".join(map(str, place))
+            raise ValueError(f"prediction[{where}] is {texts[place]!r}: expected integers, or texts everywhere")
+    names, numbers = np.unique(texts.astype(str), return_inverse=True)
+    return numbers.reshape(texts.shape), names.tolist()
 
 
 def _known_measure(measure: str) -> None:
@@ -420,3 +584,13 @@ def _floats(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
         place = ", ".join(map(str, wrong[0]))
         raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]}: expected finite numbers")
     return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)
+
+
+def _fractions(field: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Check that values are between 0 and 1. Return them as float64."""
+    values = np.asarray(values)
+    values = _floats(field, values.astype(np.int8) if values.dtype == bool else values, shape).astype(np.float64)
+    if len(wrong := np.argwhere((values < 0) | (values > 1))):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{field}[{place}] is {values[tuple(wrong[0])]:g}: expected a number from 0 to 1")
+    return values

@@ -11,7 +11,7 @@ def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitR
     Parameters
     ----------
     record : ExitRecord
-        Record with labels.
+        Record with labels, or with qualities, which are not stratified.
     share : float
         Fraction of the samples in the first part, between 0 and 1. Each part has at least one sample.
     seed : int
@@ -33,8 +33,14 @@ def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitR
     if n < 2:
         raise ValueError("split_record: the record has one sample; expected at least two")
     size = min(max(round(share * n), 1), n - 1)
-    order = stratified_order(record.labels, np.random.default_rng(seed))  # (N,)
+    order = stratified_order(strata(record), np.random.default_rng(seed))  # (N,)
     return record.take(np.sort(order[:size])), record.take(np.sort(order[size:]))
+
+
+def strata(record: ExitRecord) -> np.ndarray:
+    """Return the labels (N,), or zeros if answers have qualities, which are not classes."""
+    record.needed_correct("a stratified split")
+    return np.zeros(record.n_samples, np.int64) if record.labels is None else record.labels
 
 
 def stratified_order(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from offramp._registry import check_options, load
 from offramp.reports.labels import title_and_caption
+from offramp.reports.loading import quality_of
 
 if TYPE_CHECKING:
     from offramp.reports.tables.writing import Table
@@ -96,15 +97,20 @@ class Entry:
     def write(self, files: Sequence[Path], out: Path, **options: Any) -> None:
         """Write the figure to OUT.pdf and OUT.png, or the table to OUT.csv, OUT.md and OUT.tex.
 
-        The same inputs give identical files.
+        If the files are about answers that are not classes, the name of their mean quality is written in place of
+        accuracy. The same inputs give identical files.
         """
         if self.kind == "table":
-            self.load().write(self.make(files, options), out)
+            numbers = self.make(files, options)
+            quality = quality_of(files)
+            self.load().write(numbers if quality is None else numbers.assign(metric=quality), out)
             return
-        from offramp.reports.figures.style import save, settings
+        from offramp.reports.figures.style import save, settings, write_about
 
         with settings():
-            save(self.make(files, options), out)
+            figure = self.make(files, options)
+            write_about(figure, quality_of(files))
+            save(figure, out)
 
 
 def _catalogue(*entries: Entry) -> dict[str, Entry]:

@@ -12,6 +12,7 @@ from offramp.calibration import ReliabilityDiagram, reliability_diagram
 from offramp.evaluation import evaluate, frontier
 from offramp.policies import Policy
 from offramp.records import ExitRecord
+from offramp.records.metrics import quality_name
 from offramp.reports.labels import unit as readable
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class _Display:
         Entries of the legend.
     """
 
+    quality: str | None = None  # name of the mean quality, if answers are not classes
+
     def _start(self, ax: "Axes | None") -> "Axes":
         if ax is None:
             import matplotlib.pyplot as plt
@@ -39,9 +42,12 @@ class _Display:
         return ax
 
     def _finish(self, handles: list, legend: bool) -> None:
+        from offramp.reports.figures.style import write_about
+
         self.handles_ = handles
         if legend:
             self.ax_.legend(handles=handles)
+        write_about(self.ax_, self.quality)
 
 
 class FrontierDisplay(_Display):
@@ -105,7 +111,9 @@ class FrontierDisplay(_Display):
         points = [frontier(policy, record).assign(policy=label) for label, policy in _labelled(policies).items()]
         full = pd.DataFrame({"cost": record.cost[-1:], "accuracy": record.correct[:, -1].mean()})
         unit = record.metadata.get("unit")
-        return cls(pd.concat(points, ignore_index=True), full, "MACs" if unit == "MAC" else unit)
+        display = cls(pd.concat(points, ignore_index=True), full, "MACs" if unit == "MAC" else unit)
+        display.quality = quality_name(record)
+        return display
 
     def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "FrontierDisplay":
         """Draw accuracy in % as lines, and the full model as triangles with a line at their mean.
@@ -225,7 +233,9 @@ class ReliabilityDisplay(_Display):
         if not 0 <= exit < record.n_exits:
             raise ValueError(f"exit is {exit}; expected 0 to {record.n_exits - 1}, for exits are counted from 0 here")
         diagram = reliability_diagram(record.confidence()[:, exit], record.correct[:, exit], bins)
-        return cls(diagram, f"Exit {exit + 1} of {record.n_exits}")
+        display = cls(diagram, f"Exit {exit + 1} of {record.n_exits}")
+        display.quality = quality_name(record)
+        return display
 
     @classmethod
     def from_bins(cls, bins: "pd.DataFrame", exit: int = 0) -> "ReliabilityDisplay":
@@ -374,7 +384,9 @@ class ControlDisplay(_Display):
         its = _labelled(policies)
         points = [evaluate(policy, record, thresholds).assign(policy=label) for label, policy in its.items()]
         ends = record.correct[:, [0, -1]].mean(axis=0)  # (2,)
-        return cls(pd.concat(points, ignore_index=True), tuple(ends))
+        display = cls(pd.concat(points, ignore_index=True), tuple(ends))
+        display.quality = quality_name(record)
+        return display
 
     def plot(self, ax: "Axes | None" = None, *, error: bool = False, legend: bool = True) -> "ControlDisplay":
         """Draw accuracy against δ, both in %.

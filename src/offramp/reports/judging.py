@@ -21,10 +21,11 @@ from offramp.evaluation.curves import threshold_on
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
+from offramp.records.metrics import quality_name, with_metric
 from offramp.records.splitting import split_record
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.reports.environment import environment
-from offramp.reports.labels import policy_name
+from offramp.reports.labels import about_quality, policy_name
 from offramp.reports.page import write_report
 
 # Policies that are fitted in addition to every registered policy with its default options
@@ -62,6 +63,8 @@ class Recommendation:
         many policies.
     goal : str
         Description of the target.
+    quality : str or None
+        Name of the mean quality, which is meant by accuracy if answers are not classes.
     """
 
     policy: str
@@ -76,15 +79,17 @@ class Recommendation:
     chosen_on: int
     accuracy_there: float
     goal: str
+    quality: str | None = None
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"Recommended for {self.goal}: {policy_name(self.policy)} with threshold {self.threshold:.6g}. On test "
             f"data its accuracy is {self.accuracy:.2%} [{self.accuracy_low:.2%}, {self.accuracy_high:.2%}] at "
             f"{self.cost:.1%} [{self.cost_low:.1%}, {self.cost_high:.1%}] of the full model's cost; the full model's "
             f"accuracy is {self.full_accuracy:.2%}. On the {self.chosen_on} validation samples that chose it, its "
             f"accuracy is {self.accuracy_there:.2%}."
         )
+        return about_quality(text, self.quality)
 
 
 def judge(
@@ -148,7 +153,7 @@ def judge(
         bar.update()
         bar.set_description("comparing policies")
         files = _write_tables(run, bootstrap, out / "data")
-        if "max_softmax" in test.measures:  # input of the figures that show single samples
+        if "max_softmax" in test.measures and test.labels is not None:  # for the figures that show single samples
             test.save(out / "data" / "test.safetensors")
             files["record"] = [out / "data" / "test.safetensors"]
         bar.update()
@@ -197,7 +202,10 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
         Reasons why the other policies cannot be used, by label.
     """
     fitted, left_out = {}, {}
-    for label, (name, options) in {**{name: (name, {}) for name in POLICIES}, **VARIANTS}.items():
+    candidates = {**{name: (name, {}) for name in POLICIES}, **VARIANTS}
+    if validation.quality is not None:  # the best answer, which may be better than that of the last exit
+        candidates["oracle"] = ("oracle", {"target": "label"})
+    for label, (name, options) in candidates.items():
         try:
             policy = make_policy(name, **options).fit(validation)
             policy.signal(validation)
@@ -219,8 +227,10 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         else "the accuracy of the last exit"
     )
     target = {"cost": cost} if cost is not None else {"accuracy": full - 1e-12 if accuracy is None else accuracy}
+    if not run.policies.keys() - set(REFERENCES):
+        raise ValueError("judge: the records have too little for any policy; expected confidences or predictions")
     best: tuple[float, ...] = (-np.inf,)
-    chosen = ("confidence", np.inf, np.nan)
+    chosen = (next(label for label in run.policies if label not in REFERENCES), np.inf, np.nan)
     for label, policy in run.policies.items():
         if label in REFERENCES:
             continue
@@ -250,6 +260,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         chosen_on=run.validation.n_samples,
         accuracy_there=float(accuracy_there),
         goal=goal,
+        quality=quality_name(run.test),
     )
 
 
@@ -270,7 +281,7 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
     about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
 
     def said_of(table: pd.DataFrame) -> pd.DataFrame:
-        return table.assign(**about)[[*about, *table.columns]]
+        return with_metric(table.assign(**about)[[*about, *table.columns]], run.test)
 
     curves = [
         evaluate(policy, run.test, thresholds_of(policy, run.validation)).assign(policy=label)
@@ -282,13 +293,15 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
         "exits": said_of(exit_table(run.test, run.policies, BINS)),
-        "targets": at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap),
+        "targets": with_metric(
+            at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap), run.test
+        ),
         "speedup": matched.speedup(everything, bootstrap),
     }
     if "max_softmax" in run.validation.measures:
         tables["reliability"] = said_of(reliability_table(run.validation, BINS))
     if baseline is not None:
-        tables["control"] = control([run], GRID, baseline, bootstrap)
+        tables["control"] = with_metric(control([run], GRID, baseline, bootstrap), run.test)
     for kind, table in tables.items():
         write_table(table, folder / f"{kind}.parquet")
     return {kind: [folder / f"{kind}.parquet"] for kind in tables}

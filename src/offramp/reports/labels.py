@@ -26,6 +26,7 @@ _POLICIES = {
     "beem-a": "BEEM-A",
     "agreement": "agreement of models",
     "learned-deferral": "learnt deferral",
+    "router": "router",
     "oracle": "oracle",
     "random": "random",
 }
@@ -45,6 +46,21 @@ _METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
 def metric_name(metric: str) -> str:
     """Return the displayed name of a metric."""
     return _METRICS[metric]
+
+
+def about_quality(text: str, quality: str | None) -> str:
+    """Return a text about accuracy as one about the mean quality of answers that are not classes.
+
+    `quality` is the name of the mean quality. If it is None, the answers are classes, and the text is unchanged.
+    """
+    if quality is None:
+        return text
+
+    def name(found: re.Match) -> str:
+        capital = quality[:1].upper() + quality[1:]
+        return capital if found[1] == "A" else quality
+
+    return re.sub(r"\b([aA])ccurac(y|ies)\b(?![-_])", name, text)
 
 
 def policy_name(label: str) -> str:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offramp._io.tables import read_table
+from offramp._io.tables import TABLE_SUFFIXES, read_table
+from offramp.records import ExitRecord
+from offramp.records.metrics import METRICS, quality_name
+from offramp.records.record import QUALITY
 from offramp.reports.labels import in_order
 
 if TYPE_CHECKING:
@@ -74,6 +77,28 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
         if not found[kind]:
             raise ValueError(f"no file of what `offramp {KINDS[kind][1]}` writes among the {len(files)} given")
     return [pd.concat(tables, ignore_index=True) for tables in found.values()]
+
+
+def quality_of(files: Sequence[Path]) -> str | None:
+    """Return the name of the mean quality, if tables or records are about answers that are not classes.
+
+    It is in the column or in the metadata `metric`. None if they are about classes.
+    """
+    names = set()
+    for path in map(Path, files):
+        is_table = path.suffix in TABLE_SUFFIXES
+        names.add(quality_in(read_table(path)) if is_table else quality_name(ExitRecord.load(path)))
+    return _only(names)
+
+
+def quality_in(table: "pd.DataFrame") -> str | None:
+    """As `quality_of`, for one table."""
+    return _only(set(table["metric"].dropna()) if "metric" in table else set())
+
+
+def _only(names: set[str | None]) -> str | None:
+    names = names - {None, "accuracy", *METRICS}
+    return None if not names else min(names) if len(names) == 1 else QUALITY
 
 
 def describe(kind: str) -> str:

@@ -14,7 +14,8 @@ from PIL import Image
 from offramp._io.tables import read_table
 from offramp._io.writing import AGAIN, write_text
 from offramp.reports.catalogue import FIGURES, TABLES, Entry
-from offramp.reports.labels import system_name
+from offramp.reports.labels import about_quality, system_name
+from offramp.reports.loading import quality_of
 from offramp.reports.tables.writing import is_numeric
 
 _TRIMMED = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
@@ -79,7 +80,8 @@ def write_report(
     """
     parameters = dict(parameters)
     notes = parameters.pop("notes", [])
-    blocks = [_block(Path(path), Path(out).parent) for path in files]
+    quality = quality_of([path for path in files if Path(path).suffix == ".csv"])
+    blocks = [_block(Path(path), Path(out).parent, quality) for path in files]
     tables = [block for block in blocks if isinstance(block, TableBlock)]
     page = Environment(loader=PackageLoader("offramp.reports", "."), **_TRIMMED).get_template("page.html")
     write_text(
@@ -116,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
+def _block(path: Path, folder: Path, quality: str | None) -> FigureBlock | TableBlock:
     def link(suffix: str) -> str:
         file = path.with_suffix(suffix)
         if not file.exists():
@@ -132,12 +134,12 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
             raise ValueError(f"{path}: not a readable picture ({error}); if damaged, {AGAIN}") from None
         image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         width = int(0.7 * int.from_bytes(picture[16:20]))  # from the PNG header; 200 dpi is too large
-        return FigureBlock(f"figure-{path.stem}", *_headline(path, FIGURES[name]), image, width, pdf)
+        return FigureBlock(f"figure-{path.stem}", *_headline(path, FIGURES[name], quality), image, width, pdf)
     if path.suffix == ".csv":
         name = _registered(path, TABLES)
         table, numbers = TABLES[name].load(), read_table(path)
         try:
-            text = table.readable(numbers)
+            text = table.text(numbers)
             markdown = table.markdown(numbers, text)
         except Exception as error:  # damaged tables lead to various errors
             raise ValueError(f"{path}: not a table of {name} ({error!r}); if damaged, {AGAIN}") from None
@@ -146,8 +148,8 @@ def _block(path: Path, folder: Path) -> FigureBlock | TableBlock:
             raise ValueError(f"{path}: {readable.name} beside it says something else; delete both and run again")
         return TableBlock(
             f"table-{path.stem}",
-            *_headline(path, TABLES[name]),
-            table.findings(numbers),
+            *_headline(path, TABLES[name], quality),
+            table.sentences(numbers),
             list(text),
             text.to_numpy().tolist(),
             [is_numeric(text[column]) for column in text],
@@ -164,7 +166,7 @@ def _registered(path: Path, registry: Mapping[str, Any]) -> str:
     return max(fits, key=len)
 
 
-def _headline(path: Path, entry: Entry) -> tuple[str, str]:
-    title, caption = entry.headline
+def _headline(path: Path, entry: Entry, quality: str | None) -> tuple[str, str]:
+    title, caption = (about_quality(text, quality) for text in entry.headline)
     rest = path.stem.removeprefix(entry.name).removeprefix("-")
     return (f"{title}: {system_name(rest)}" if rest else title), caption

@@ -30,6 +30,7 @@ def draw(files: Sequence[Path]) -> Figure:
         A test record.
     """
     record = ExitRecord.load(only_file(files, "overconfidence draws"))
+    record.needed_labels("overconfidence")
     sample, reason = choose_sample(record)
     confidence, correct = record.confidence()[sample], record.correct[sample]  # (L,) each
     place = np.arange(1, record.n_exits + 1)

@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 from offramp._io.writing import whole_file
-from offramp.reports.labels import FRONT_NAMES, in_order, policy_name
+from offramp.reports.labels import FRONT_NAMES, about_quality, in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # widths on a journal page, in inches
 
@@ -208,6 +209,12 @@ def settings():
     """
     defaults = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
     return mpl.rc_context(defaults | sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=0.8) | RC)
+
+
+def write_about(artist: Artist, quality: str | None) -> None:
+    """Write the name of the mean quality in place of accuracy in a figure or axes (see `labels.about_quality`)."""
+    for text in artist.findobj(Text) if quality else ():
+        text.set_text(about_quality(text.get_text(), quality))
 
 
 def save(figure: Figure, out: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from offramp.records.metrics import METRICS
 from offramp.reports.labels import metric_name, policy_name, system_name
 from offramp.reports.loading import read_tables, sort
 from offramp.reports.tables.writing import Table, cell, cells
@@ -42,7 +43,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
         "Change of accuracy (points)": cells(numbers, "loss", scale=100, digits=2, sign="+"),
         "Worse (% of seeds)": [cell(100 * worse, digits=0) for worse in numbers["worse"]],
     }
-    if set(numbers["metric"]) - {"accuracy"}:
+    if set(numbers["metric"]) & set(METRICS):
         change = cells(numbers, "metric_loss", scale=100, digits=2, sign="+")
         columns["Metric"] = numbers["metric"].map(metric_name)
         columns["Change of the metric (points)"] = change

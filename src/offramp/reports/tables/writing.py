@@ -11,7 +11,8 @@ from tabulate import tabulate
 
 from offramp._io.tables import write_table
 from offramp._io.writing import write_text
-from offramp.reports.labels import title_and_caption
+from offramp.reports.labels import about_quality, title_and_caption
+from offramp.reports.loading import quality_in
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,26 @@ class Table:
 
     def write(self, numbers: pd.DataFrame, out: Path) -> None:
         """Write OUT.csv, OUT.md and OUT.tex. Each file is written completely or not at all."""
-        text = self.readable(numbers)
+        text = self.text(numbers)
         write_table(numbers, f"{out}.csv")
         write_text(f"{out}.md", self.markdown(numbers, text))
-        write_text(f"{out}.tex", _latex(text, self.about))
+        write_text(f"{out}.tex", _latex(text, self.about(numbers)))
+
+    def text(self, numbers: pd.DataFrame) -> pd.DataFrame:
+        """Return the readable form of the numbers, with the name of the mean quality if answers are not classes."""
+        return self.readable(numbers).rename(columns=lambda name: about_quality(name, quality_in(numbers)))
+
+    def sentences(self, numbers: pd.DataFrame) -> list[str]:
+        """Return what the table shows, in words."""
+        return [about_quality(sentence, quality_in(numbers)) for sentence in self.findings(numbers)]
 
     def markdown(self, numbers: pd.DataFrame, text: pd.DataFrame) -> str:
         """Return the content of OUT.md. `text` is the readable form of the numbers."""
-        return _markdown(text, self.findings(numbers), self.about)
+        return _markdown(text, self.sentences(numbers), self.about(numbers))
 
-    @property
-    def about(self) -> str:
-        return "{}. {}".format(*title_and_caption(self.numbers))
+    def about(self, numbers: pd.DataFrame) -> str:
+        """Return title and caption."""
+        return about_quality("{}. {}".format(*title_and_caption(self.numbers)), quality_in(numbers))
 
 
 def cell(value: float, low: float = np.nan, high: float = np.nan, sd: float = np.nan, *, digits: int, sign: str = ""):
