@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import oracles
-from offramp import ExitRecord, make_policy
+from offramp import ExitRecord, cascade, make_policy
 from offramp.records.confidence import MEASURES
 from strategies import quick, records, without_labels
 
@@ -183,7 +183,6 @@ FROM_OUTPUTS = {
         {"confidence": {"margin": [[0.5, 0.5]]}},
         r"confidence\.margin: expected shape \(3, 2\), got \(1, 2\)",
     ),
-    "no confidence": ({"confidence": {}}, "confidence: expected at least one of max_softmax, margin, entropy"),
     "unknown confidence": ({"confidence": {"sureness": [[1, 1]] * 3}}, "'sureness' is not known; expected one of"),
     "classes in words": ({"metadata": {"classes": "3"}}, "classes"),
 }
@@ -469,7 +468,6 @@ def test_a_record_of_another_program(foreign, tmp_path):
     ("change", "message"),
     [
         ({"prediction": None}, "no prediction"),
-        ({"confidence.margin": None}, "confidence: expected at least one of"),
         ({"cost": np.array([2.0, 1.0])}, r"cost\[1\]"),
         ({"labels": np.array([0, 3])}, r"labels\[1\] is 3"),
         ({"logits": np.zeros((2, 2, 4), np.float32)}, r"logits have shape \(2, 2, 4\), expected \(2, 2, 3\)"),
@@ -692,3 +690,16 @@ def test_a_record_says_its_metric(metric, tmp_path):
 def test_metrics_that_are_refused(metadata, message):
     with pytest.raises(ValueError, match=message):
         ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata=metadata)
+
+
+def test_predictions_without_confidences(tmp_path):
+    made = ExitRecord.from_outputs([[0, 1, 1], [1, 1, 0]], {}, [1, 1], [1, 2, 3])
+    made.save(tmp_path / "record")
+    record = ExitRecord.load(tmp_path / "record")
+    assert_same(record, made)
+    assert make_policy("patience").exits(record, 1).tolist() == [2, 1]
+    for name in ("confidence", "pcee", "isotonic", "normalized-entropy"):
+        with pytest.raises(ValueError, match="ha(s|ve) no (max_softmax|entropy), only predictions"):
+            make_policy(name).fit(record).signal(record)
+    joined = cascade([record, made])
+    assert (joined.measures, joined.prediction.tolist()) == ((), [[0, 1, 1] * 2, [1, 1, 0] * 2])

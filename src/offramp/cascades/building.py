@@ -156,7 +156,7 @@ def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
 
 def _measures(records: Sequence[ExitRecord]) -> dict[str, np.ndarray]:  # (N, L) each
     measures = [m for m in MEASURES if all(m in record.measures for record in records)]
-    if not measures:
+    if not measures and any(set(MEASURES) & set(record.measures) for record in records):
         raise ValueError("cascade: the stages have no confidence measure in common")
     return {m: np.hstack([record.measure(m) for record in records]) for m in measures}
 

@@ -17,8 +17,8 @@ class ExitOutputs:
     prediction : ndarray of shape (n,), int64
         Predicted classes.
     confidence : mapping of str to ndarray of shape (n,)
-        Confidence measures by name, as in `ExitRecord.from_outputs`: one or more of `max_softmax`, `margin` and
-        `entropy` (in nats, not negated).
+        Confidence measures by name, as in `ExitRecord.from_outputs`: some of `max_softmax`, `margin` and `entropy`
+        (in nats, not negated).
     logits : ndarray of shape (n, C), optional
         Only policies with `needs_logits` read them.
     similarity : ndarray of shape (n,), optional
@@ -79,7 +79,7 @@ class ExitOutputs:
             If these outputs do not contain the measure.
         """
         if measure not in self.confidence:
-            raise ValueError(f"confidence: these outputs have no {measure}, only {', '.join(self.confidence)}")
+            raise ValueError(f"confidence: these outputs have no {measure}, only {', '.join(self.confidence) or 'predictions'}")
         return self.confidence[measure]
 
     def score(self, measure: str = "max_softmax") -> np.ndarray:

@@ -87,8 +87,8 @@ class ExitRecord:
         prediction : ndarray of shape (N, L)
             Predicted classes.
         confidence : ndarray of shape (N, L), or dict of such
-            An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats) and
-            `similarity`.
+            An array is max softmax. A dict contains some of `max_softmax`, `margin`, `entropy` (in nats) and
+            `similarity`. If it is empty, only policies that need no confidence can be used.
         labels, cost, index, metadata
             As for the class. If `metadata["classes"]` is given, labels and predictions must be smaller.
         logits : callable, optional
@@ -130,8 +130,6 @@ class ExitRecord:
             self._check_range("labels", self.labels)
         self._check_range("prediction", self.prediction)
         self._set_cost(cost)
-        if not confidence:
-            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}")
         for measure in confidence:
             _known_measure(measure)
         self._confidence = {
@@ -243,7 +241,7 @@ class ExitRecord:
         """Return a measure as it is stored, (N, L). This is the same as `confidence`, but entropy is not negated."""
         _known_measure(measure)
         if measure not in self._confidence:
-            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence)}")
+            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence) or 'predictions'}")
         return self._confidence[measure]
 
     def outputs(self, i: int, rows=None, *, logits: bool = True) -> ExitOutputs:
