@@ -12,6 +12,7 @@ import numpy as np
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import MEASURES
+from offramp.records.joining import same_samples
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
 
@@ -32,8 +33,8 @@ def cascade(
     Parameters
     ----------
     records : sequence of ExitRecord
-        Records of the stages in order, on the same samples (equal `index` and `labels`, or no labels in any stage).
-        Several exits are allowed.
+        Records of the stages in order, on the same samples, which are joined by their `index`. Labels must be equal, or
+        missing in all stages. Several exits are allowed.
     ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
         None: each system gives its own prediction. Otherwise, the prediction of an exit combines the latest exits of
         all systems so far: the mean of their probabilities, with or without weights by accuracy, of their logits, or of
@@ -59,9 +60,10 @@ def cascade(
     Warns
     -----
     UserWarning
-        If a stage is not more expensive than the previous one.
+        If a stage is not more expensive than the previous one, or if it is not certain that samples are in the same
+        order (`records.joining.same_samples`).
     """
-    check_stages(records, "cascade")
+    records = check_stages(records, "cascade")
     if temperatures is not None:
         if temperatures == "fit":
             temperatures = [fit_temperatures(record).tolist() for record in records]
@@ -77,7 +79,7 @@ def cascade(
                 stacklevel=2,
             )
     first = records[0]
-    shared = ("dataset", "split", "seed", "classes", "unit", "metric")
+    shared = ("dataset", "split", "seed", "classes", "names", "unit", "metric")
     metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
     names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
     metadata |= {"system": " + ".join(names), "ensemble": ensemble}
@@ -115,8 +117,11 @@ def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[floa
         raise ValueError(f"cascade: weights are for ensemble='accuracy_weighted'; expected none for {ensemble!r}")
 
 
-def check_stages(records: Sequence[ExitRecord], who: str) -> None:
-    """Raise ValueError unless the records have the same samples, classes and cost unit, and costs above 0."""
+def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
+    """Return the records with their samples in the order of the first one (`joining.same_samples`).
+
+    Raises ValueError unless they have the same samples, classes and cost unit, and costs above 0.
+    """
     if not records:
         raise ValueError(f"{who}: expected at least one record")
     first = records[0]
@@ -124,23 +129,13 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> None:
         units = record.metadata.get("unit"), first.metadata.get("unit")
         if None not in units and units[0] != units[1]:
             raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
-        if record.n_samples != first.n_samples:
-            raise ValueError(f"{who}: stage {k} has {record.n_samples} samples, stage 1 has {first.n_samples}")
-        if (record.labels is None) != (first.labels is None):
-            without, labelled = (k, 1) if record.labels is None else (1, k)
-            raise ValueError(
-                f"{who}: stage {without} has no labels, stage {labelled} has; expected labels in all stages or in none"
-            )
-        for field in ("index", "labels"):
-            if not np.array_equal(getattr(record, field), getattr(first, field)):
-                raise ValueError(
-                    f"{who}: stage {k} has another {field} than stage 1; expected the same samples in order"
-                )
         if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
             raise ValueError(f"{who}: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
-        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
-        if (own[..., 0] == 0).any():
-            raise ValueError(f"{who}: stage {k} costs 0; expected what running it costs, above 0")
+        own = np.atleast_2d(record.cost if record.sample_cost is None else record.sample_cost)  # (1, L) or (N, L)
+        if len(free := np.flatnonzero(own[:, 0] == 0)):
+            of = "" if record.sample_cost is None else f" for sample {record.index[free[0]]}"
+            raise ValueError(f"{who}: stage {k} costs 0{of}; expected what running it costs, above 0")
+    return same_samples(records, [f"stage {k}" for k in range(1, len(records) + 1)], who)
 
 
 def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
