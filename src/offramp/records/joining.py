@@ -81,14 +81,11 @@ def _same_classes(records: Sequence[ExitRecord], names: Sequence[str], who: str)
 
 def _renumbered(record: ExitRecord, names: list) -> ExitRecord:
     numbers = np.array([names.index(name) for name in record.metadata["names"]])  # of our classes among all
-    return ExitRecord.from_outputs(
-        numbers[record.prediction],
-        {measure: record.measure(measure) for measure in record.measures},
-        None if record.labels is None else numbers[record.labels],
-        record.cost if record.sample_cost is None else record.sample_cost,
-        record.index,
-        record.metadata | {"names": names},
-    )
+    renumbered = record.take(slice(None))
+    renumbered.prediction = numbers[record.prediction]  # (N, L)
+    renumbered.labels = None if record.labels is None else numbers[record.labels]  # (N,)
+    renumbered.metadata["names"] = names
+    return renumbered
 
 
 def _in_order(record: ExitRecord, first: ExitRecord, name: str, other: str) -> ExitRecord:

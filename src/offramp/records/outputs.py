@@ -79,7 +79,9 @@ class ExitOutputs:
             If these outputs do not contain the measure.
         """
         if measure not in self.confidence:
-            raise ValueError(f"confidence: these outputs have no {measure}, only {', '.join(self.confidence) or 'predictions'}")
+            raise ValueError(
+                f"confidence: these outputs have no {measure}, only {', '.join(self.confidence) or 'predictions'}"
+            )
         return self.confidence[measure]
 
     def score(self, measure: str = "max_softmax") -> np.ndarray:

@@ -241,7 +241,9 @@ class ExitRecord:
         """Return a measure as it is stored, (N, L). This is the same as `confidence`, but entropy is not negated."""
         _known_measure(measure)
         if measure not in self._confidence:
-            raise ValueError(f"confidence: this record has no {measure}, only {', '.join(self._confidence) or 'predictions'}")
+            raise ValueError(
+                f"confidence: this record has no {measure}, only {', '.join(self._confidence) or 'predictions'}"
+            )
         return self._confidence[measure]
 
     def outputs(self, i: int, rows=None, *, logits: bool = True) -> ExitOutputs:
