@@ -65,7 +65,7 @@ def _check_largest(record: ExitRecord, at: Callable[..., str]) -> None:
         message += "; if it is the probability of class 1, import it with --probabilities"
     if record.n_classes:
         raise ValueError(message)
-    warnings.warn(f"{message}; if there are more classes than {n_classes}, give their number (--classes)", stacklevel=4)
+    warnings.warn(f"{message}; if there are more classes than {n_classes}, give their number (--classes)", stacklevel=5)
 
 
 def _check_against_others(record: ExitRecord, at: Callable[..., str]) -> None:
