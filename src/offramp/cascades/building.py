@@ -124,6 +124,7 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
     """
     if not records:
         raise ValueError(f"{who}: expected at least one record")
+    records = same_samples(records, [f"stage {k}" for k in range(1, len(records) + 1)], who)
     first = records[0]
     for k, record in enumerate(records, start=1):
         units = record.metadata.get("unit"), first.metadata.get("unit")
@@ -135,7 +136,7 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
         if len(free := np.flatnonzero(own[:, 0] == 0)):
             of = "" if record.sample_cost is None else f" for sample {record.index[free[0]]}"
             raise ValueError(f"{who}: stage {k} costs 0{of}; expected what running it costs, above 0")
-    return same_samples(records, [f"stage {k}" for k in range(1, len(records) + 1)], who)
+    return records
 
 
 def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)

@@ -46,7 +46,7 @@ _PROBABILITIES = ("probability", "probs", "prob", "proba", "softmax", "y_prob", 
 ROLES = {
     "label": Role("labels", ("label", "labels"), _TRUE, by_exit=False),
     "prediction": Role("predictions", ("prediction",), _PREDICTED),
-    **{name: Role("", (name,)) for name in KNOWN},
+    **{name: Role(name.replace("_", " "), (name,)) for name in KNOWN},
     "max_softmax": Role("confidences: probability of the predicted class", ("max_softmax",), _SURE),
     "margin": Role("largest minus second largest probability", ("margin",)),
     "entropy": Role("entropies of the probabilities, in nats", ("entropy",)),
