@@ -118,7 +118,7 @@ def test_labels_of_another_order():
 
 def with_names(names, prediction, labels, **metadata):
     names = {"names": names} | metadata
-    return ExitRecord.from_outputs(np.array(prediction)[:, None], {}, labels, [1], [7, 8, 9], names)
+    return ExitRecord.from_outputs(np.array(prediction)[:, None], None, labels, [1], [7, 8, 9], names)
 
 
 def test_classes_with_names_are_joined_by_name():

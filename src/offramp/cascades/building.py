@@ -89,7 +89,7 @@ def cascade(
     if ensemble is None:
         prediction = np.hstack([record.prediction for record in records])  # (N, L)
         read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
-        return ExitRecord.from_outputs(prediction, _measures(records), **about, logits=read)
+        return ExitRecord.from_outputs(prediction, _measures(records) or None, **about, logits=read)
     if ensemble == "accuracy_weighted":
         if weights is None:
             first.needed_labels("cascade: ensemble='accuracy_weighted' without weights")
@@ -103,7 +103,7 @@ def cascade(
     sums, total = _ensembles(records, ensemble, weights)
     if confidence == "ensemble":
         return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
-    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records) or None, **about)
 
 
 def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[float] | None) -> None:

@@ -144,7 +144,7 @@ class Outputs:
         self._check_exits({"prediction": classes.get("prediction")} | confidence)
         try:
             if self.answers == "prediction":
-                record = ExitRecord.from_outputs(classes["prediction"], confidence, classes["label"], **shared)
+                record = ExitRecord.from_outputs(classes["prediction"], confidence or None, classes["label"], **shared)
             elif self.answers == "quality":
                 quality = _by_exit(self._floats("quality"))  # (N, L)
                 answers = classes.get("prediction")

@@ -86,9 +86,9 @@ class ExitRecord:
         ----------
         prediction : ndarray of shape (N, L)
             Predicted classes.
-        confidence : ndarray of shape (N, L), or dict of such
-            An array is max softmax. A dict contains some of `max_softmax`, `margin`, `entropy` (in nats) and
-            `similarity`. If it is empty, only policies that need no confidence can be used.
+        confidence : ndarray of shape (N, L), or dict of such, or None
+            An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats) and
+            `similarity`. None if confidences are not known.
         labels, cost, index, metadata
             As for the class. If `metadata["classes"]` is given, labels and predictions must be smaller.
         logits : callable, optional
@@ -102,9 +102,11 @@ class ExitRecord:
         """
         record = cls.__new__(cls)
         record._logits = logits
-        if not isinstance(confidence, Mapping):
+        if isinstance(confidence, Mapping) and not confidence:
+            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}, or None if it has none")
+        if confidence is not None and not isinstance(confidence, Mapping):
             confidence = {"max_softmax": confidence}
-        record._set(prediction, dict(confidence), labels, cost, index, dict(metadata or {}))
+        record._set(prediction, dict(confidence or {}), labels, cost, index, dict(metadata or {}))
         return record
 
     def _set(self, prediction, confidence, labels, cost, index, metadata) -> None:
@@ -298,7 +300,7 @@ class ExitRecord:
         confidence = {measure: values[rows] for measure, values in self._confidence.items()}
         return ExitRecord.from_outputs(
             self.prediction[rows],
-            confidence,
+            confidence or None,
             None if self.labels is None else self.labels[rows],
             self.cost if self.sample_cost is None else self.sample_cost[rows],
             self.index[rows],
@@ -359,7 +361,9 @@ class ExitRecord:
         fields = {"labels": None} | {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
         try:
-            record = cls.from_outputs(confidence=confidence, metadata=metadata, logits=logits and logits.read, **fields)
+            record = cls.from_outputs(
+                confidence=confidence or None, metadata=metadata, logits=logits and logits.read, **fields
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         if logits:
