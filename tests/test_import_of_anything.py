@@ -290,7 +290,7 @@ def test_labels_in_words(tmp_path_factory, rows):
 
 def test_truth_values(folder):
     record = silent(text("o.csv", "label,prediction\nTrue,False\nFalse,False\n"), cost=[1])
-    assert (record.labels.tolist(), record.metadata["names"]) == ([1, 0], [False, True])
+    assert (record.labels.tolist(), record.metadata["names"]) == ([1, 0], ["False", "True"])
     record = silent(text("o.csv", "label,prediction\nTrue,0\nFalse,0\n"), cost=[1])
     assert (record.labels.tolist(), record.metadata.get("names")) == ([1, 0], None)
 

@@ -171,18 +171,20 @@ class Outputs:
         """Return labels (N,) and predictions (N, L), as far as there are any, and the names of classes or None."""
         raw = {r: self._beside(self.found[r], self.source.values) for r in ("label", "prediction") if r in self.found}
         kinds = {role: self._kind(role, values) for role, values in raw.items()}
-        if set(kinds.values()) in ({"text"}, {"truth"}):
-            names = [False, True] if set(kinds.values()) == {"truth"} else given
+        names = None if given is None else list(given)
+        if set(kinds.values()) == {"text"}:
             if names is None and self.answers in ("logits", "probabilities"):
                 value = shown(raw["label"][0])
                 raise ValueError(
                     f"{self.at('label', 0)} is {value}; expected a whole number, or the names of the classes in the "
                     f"order of the {self.answers} beside it (--names, metadata={{'names': …}})"
                 )
-            names = list(names or np.unique(np.concatenate([values.ravel() for values in raw.values()])).tolist())
+            names = names or np.unique(np.concatenate([values.ravel() for values in raw.values()])).tolist()
             classes = {role: self._positions(role, values, names) for role, values in raw.items()}
+        elif set(kinds.values()) == {"truth"}:
+            names = names or ["False", "True"]
+            classes = {role: values.astype(np.int64) for role, values in raw.items()}
         else:
-            names = None if given is None else list(given)
             classes = {
                 role: raw[role].astype(np.int64) if kinds[role] == "truth" else self._whole(role) for role in raw
             }
