@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import shlex
 import warnings
 from decimal import Decimal
 from pathlib import Path
@@ -124,6 +126,36 @@ def test_without_labels_or_qualities(folder):
         ValueError, match=r"no label; .* by --label \(or --quality\), .*; there are prompt, mixtral, gpt-4"
     ):
         run("import mmlu.csv r --cost 1")
+
+
+PAGE = (Path(__file__).parents[1] / "docs/import.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^offramp (import .*)$", PAGE.replace("\\\n", ""), re.MULTILINE)
+ANSWERS = "prompt,mistralai/Mixtral-8x7B-Instruct-v0.1,gpt-4-1106-preview\na,True,False\nb,False,True\n"
+TWO_EXITS = "label,prediction_1,prediction_2\n" + "0,0,0\n1,1,1\n" * 4
+SHAPES = {
+    "outputs.csv": TWO_EXITS,
+    **dict.fromkeys(["part_1.csv", "part_2.csv", "small.csv", "large.csv"], "label,prediction\n0,0\n1,0\n"),
+    "ImageNet_torchvision__resnet101.csv": "true_label,pred_label,confidence\n0,394,0.5\n",
+    "gsm8k_responses.csv": ANSWERS,
+    "mmlu_a.csv": ANSWERS,
+    "example_model_solutions.jsonl": json.dumps(
+        {"question": "q", **{f"{m}_finetuning": {"is_correct": True, "solution": "a"} for m in ("6b", "175b")}}
+    ),
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_documentation(line, folder):
+    if "--quality" in line and not hasattr(ExitRecord, "from_scores"):
+        pytest.skip("records have no qualities")
+    for name, content in SHAPES.items():
+        text(name, content)
+    np.savez("densenet-bc-100-cifar-100.npz", ground_truth=[0, 1], predictions=np.float32([[0.5, 0.5], [0, 1]]))
+    words = [
+        name for word in shlex.split(line) for name in (sorted(map(str, folder.glob(word))) if "*" in word else [word])
+    ]
+    said, _ = run("", *words)
+    assert "<ExitRecord" in said
 
 
 # Names of columns

@@ -12,7 +12,7 @@ import numpy as np
 
 from offramp.records.plausibility import check_measures
 from offramp.records.record import KNOWN, ExitRecord
-from offramp.records.roles import SCORES, Given, Place, find_roles, flat, some
+from offramp.records.roles import ANSWERS, Given, Place, find_roles, flat, some
 from offramp.records.source import Source, named, shown
 
 PERCENT = ("max_softmax", "margin", "probabilities", "quality")  # what `percent` divides by 100
@@ -123,7 +123,7 @@ class Outputs:
 
     def __init__(self, source: Source, found: Mapping[str, Place], percent: bool = False) -> None:
         self.source, self.percent = source, percent
-        self.answers = next((role for role in SCORES if role in found), "prediction")
+        self.answers = next((role for role in ANSWERS if role in found), "prediction")
         needed = {"prediction": {"label", *KNOWN}, "quality": {"prediction", *KNOWN}}.get(self.answers, {"label"})
         used = needed | {self.answers, "similarity", "index", "features", "cost"}
         self.found = {role: place for role, place in found.items() if role in used}

@@ -60,7 +60,7 @@ ROLES = {
     ),
     "cost": Role("cumulative costs", ("cost",), ("costs",)),
 }
-SCORES = ("quality", "logits", "probabilities")  # one of them can take the place of label and prediction
+ANSWERS = ("quality", "logits", "probabilities")  # one of them can take the place of label and prediction
 
 
 def find_roles(
@@ -111,11 +111,11 @@ def find_roles(
                 f"columns={{{role!r}: …}}; there are {some(columns)}"
             )
 
-    scores = [role for role in SCORES if role in given]
+    scores = [role for role in ANSWERS if role in given]
     if len(scores) > 1:
         raise ValueError(f"both {option(scores[0])} and {option(scores[1])}; expected one of them")
     if not scores and "prediction" not in given:
-        for role in SCORES:
+        for role in ANSWERS:
             if not scores:
                 guess(role)
                 scores = [role] if role in found else []
