@@ -216,6 +216,13 @@ def test_names_that_are_wrong(columns, message, folder):
         import_outputs("o.csv", cost=[1], columns=columns)
 
 
+def test_what_is_named_is_used_in_place_of_logits(folder):
+    text("o.csv", "label,logit_0,logit_1,prediction,sure\n0,1,2,0,0.75\n")
+    for columns in ({"prediction": "prediction"}, {"max_softmax": "sure"}):
+        with pytest.warns(UserWarning, match="ignored: logit_0, logit_1"):
+            assert import_outputs("o.csv", cost=[1], columns=columns).prediction.tolist() == [[0]]
+
+
 def test_costs_in_a_column_of_another_name(folder):
     text("o.csv", "label,prediction,flops\n0,0,2\n0,1,3\n")
     run("import o.csv r --cost flops")
@@ -528,6 +535,14 @@ def test_the_file_and_row_of_an_error(folder):
     text("b.csv", "label\n0\n")
     with pytest.raises(ValueError, match="no prediction"):
         import_outputs(["a.csv", "b.csv"], cost=[1])
+
+
+def test_archives_with_other_costs(folder):
+    for name, cost in (("a", [1, 2]), ("b", [1, 2]), ("c", [1, 3])):
+        np.savez(f"{name}.npz", labels=[0], prediction=[[0, 1]], cost=cost)
+    assert silent(["a.npz", "b.npz"]).cost.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"a\.npz and 1 more: cost differs between the files"):
+        import_outputs(["a.npz", "c.npz"])
 
 
 @SCORED

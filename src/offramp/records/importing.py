@@ -246,7 +246,10 @@ class Outputs:
             return given
         place = self.found["cost"]
         if not self.source.is_table and isinstance(place, str) and np.ndim(self.source.parts[0][place]) < 2:
-            return Source(self.source.paths[:1], self.source.parts[:1]).numbers(place)  # (L,)
+            costs = [np.atleast_1d(part[place]) for part in self.source.parts]  # (L,) each
+            if any(not np.array_equal(each, costs[0]) for each in costs):
+                raise ValueError(f"{place} differs between the files; expected the same, or one row per sample")
+            return costs[0]
         cost = _by_exit(self._floats("cost"))  # (N, L)
         return cost[0] if self.source.is_table and (cost == cost[0]).all() else cost
 

@@ -73,8 +73,8 @@ def find_roles(
     columns : collection of str
         Names of all columns.
     given : mapping of str to str or sequence of str
-        Columns by role, as named by the user. Only these are used for quality, logits and probabilities if there is
-        one of them, or `prediction`.
+        Columns by role, as named by the user. If there is one of quality, logits, probabilities, prediction and the
+        confidences among them, the others of the first three are not looked for.
     wide : collection of str
         Columns with several values per sample.
 
@@ -114,7 +114,7 @@ def find_roles(
     scores = [role for role in ANSWERS if role in given]
     if len(scores) > 1:
         raise ValueError(f"both {option(scores[0])} and {option(scores[1])}; expected one of them")
-    if not scores and "prediction" not in given:
+    if not scores and not given.keys() & ({"prediction", *KNOWN} - {"similarity"}):
         for role in ANSWERS:
             if not scores:
                 guess(role)
