@@ -306,9 +306,12 @@ def test_only_measures_that_all_stages_have(pair):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"index": [0, 1, 2, 3, 5, 4]}, "stage 2 has another index than stage 1"),
-        ({"labels": [0, 1, 2, 0, 1, 1]}, "stage 2 has another labels than stage 1"),
-        ({"labels": None}, "stage 2 has no labels, stage 1 has; expected labels in all stages or in none"),
+        ({"index": [0, 1, 2, 3, 5, 6]}, "stage 2 has 6 samples, stage 1 has 6, of which 5 have the same index"),
+        (
+            {"labels": [0, 1, 2, 0, 1, 1]},
+            r"stage 2 has 1 as label of sample 5, stage 1 has 0 \(1 of 6 labels differ\); expected the same samples in",
+        ),
+        ({"labels": None}, "stage 2 has no labels, stage 1 has some; expected labels in all records or in none"),
         ({"probability": [p[:2] for p in LARGE], "labels": [0, 1, 1, 0, 1, 0]}, "stage 2"),
         ({"cost": 0}, "stage 2 costs 0; expected what running it costs, above 0"),
     ],
@@ -326,17 +329,21 @@ def test_stages_without_labels(pair):
     assert_same(cascade(bare, **chosen), without_labels(cascade(pair, **chosen)))
     with pytest.raises(ValueError, match="ensemble='accuracy_weighted' without weights needs labels, but"):
         cascade(bare, ensemble="accuracy_weighted")
-    with pytest.raises(ValueError, match="stage 1 has no labels, stage 2 has; expected"):
+    with pytest.raises(ValueError, match="stage 2 has labels, stage 1 has none; expected"):
         cascade([bare[0], pair[1]])
 
 
 def test_a_first_stage_that_costs_nothing(pair):
-    with pytest.raises(ValueError, match="stage 1 costs 0"):
+    with pytest.raises(ValueError, match="stage 1 costs 0; expected what running it costs"):
         cascade([stage(SMALL, 0), pair[1]])
+    costs = [[1], [2], [0], [1], [2], [3]]
+    free = ExitRecord.from_outputs([[0]] * 6, [[0.5]] * 6, LABELS, costs, index=[9, 8, 7, 6, 5, 4])
+    with pytest.raises(ValueError, match="stage 1 costs 0 for sample 7; expected"):
+        cascade([free])
 
 
 def test_fewer_samples(pair):
-    with pytest.raises(ValueError, match="stage 2 has 5 samples, stage 1 has 6"):
+    with pytest.raises(ValueError, match="stage 2 has 5 samples, stage 1 has 6, of which 5 have the same index"):
         cascade([pair[0], pair[1].take(np.arange(5))])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from offramp import ExitRecord, cascade, evaluate, make_policy
 from offramp.cli import cli
-from offramp.records.confidence import MEASURES
+from offramp.records.confidence import MEASURES, confidences
 from offramp.records.importing import import_outputs
 from strategies import quick, records
 from test_records import COSTS, NAN, SIMILARITY, assert_same, logits_of
@@ -26,27 +26,26 @@ def npz(folder, **arrays):
 
 def test_import_logits(tmp_path):
     record = import_outputs(npz(tmp_path, logits=logits_of(), labels=[0] * 6, cost=[1, 2], index=[5, 4, 3, 2, 1, 0]))
-    made = ExitRecord(logits_of(), [0] * 6, [1, 2], [5, 4, 3, 2, 1, 0], {"source": "outputs.npz"})
+    made = ExitRecord(logits_of(), [0] * 6, [1, 2], [5, 4, 3, 2, 1, 0], {"source": "outputs.npz", "index": "index"})
     assert_same(record, made)
 
 
 def test_import_predictions(tmp_path):
-    given = {"prediction": [[0, 1]], "margin": [[0.25, 0.5]], "entropy": [[0.5, 0.25]]}
+    given = {"prediction": [[0, 1]], "margin": [[0.25, 0.5]], "entropy": [[0.75, 0.5]]}
     record = import_outputs(npz(tmp_path, labels=[1], cost=[1, 2], **given))
     assert record.correct.tolist() == [[False, True]]
     assert record.confidence("margin").tolist() == [[0.25, 0.5]]
-    assert record.confidence("entropy").tolist() == [[-0.5, -0.25]]
+    assert record.confidence("entropy").tolist() == [[-0.75, -0.5]]
     assert record.index.tolist() == [0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": None}, "no array 'labels'"),
+        ({"labels": None}, "no label; expected a column label, or its name by --label .*; there are logits, cost"),
         ({"cost": None}, r"no costs; expected them in the file \(cost\), or given beside it \(--cost, cost=…\)"),
-        ({"logits": None}, "no array 'prediction'; expected labels, cost and either logits or prediction"),
-        ({"logits": None, "prediction": [[0, 0]] * 6}, "confidence: expected at least one of max_softmax"),
-        ({"label": [0] * 6}, "unknown array 'label'; expected some of cost"),
+        ({"logits": None}, "no prediction; expected a column prediction, or its name by"),
+        ({"label": [0] * 6}, "label or labels may be the label; name the right one by --label"),
         ({"labels": [0] * 5}, r"labels: expected shape \(6\), got \(5,\)"),
         ({"cost": [2, 1]}, r"cost\[1\]"),
         ({"logits": NAN}, r"logits\[4, 1, 2\] is nan"),
@@ -60,9 +59,12 @@ def test_import_predictions(tmp_path):
         ),
         (
             {"logits": None, "prediction": [[0, 0]] * 6, "entropy": [[1, -0.5]] * 6},
-            r"entropy\[0, 1\] is -0.5: .*not negated",
+            r"entropy\[0, 1\] is -0.5: .* not negated",
         ),
-        ({"logits": None, "prediction": [[0, 0]] * 6, "margin": [["1", "0"]] * 6}, "margin: expected numbers"),
+        (
+            {"logits": None, "prediction": [[0, 0]] * 6, "margin": [["1", "0"]] * 6},
+            r"margin\[0, 0\] is '1' \(str\); expected a finite number",
+        ),
         ({"labels": np.array([0, 1, 2, 0, 1, None], object)}, "not a readable"),
     ],
 )
@@ -134,10 +136,15 @@ def test_files_of_all_kinds_give_the_same_record(record, data):
     numbered = record.n_exits > 1 or data.draw(st.booleans())
     cost = record.cost if record.sample_cost is None else record.sample_cost
     cost = cost[0] if cost.ndim == 2 and (cost == cost[0]).all() else cost  # a table does not distinguish these cases
-    arrays = {measure: record.measure(measure).astype(np.float64) for measure in record.measures}
+    logits = np.random.default_rng(data.draw(st.integers(0, 99))).normal(
+        size=(*record.prediction.shape, record.n_classes)
+    )
+    used = data.draw(st.sets(st.sampled_from(MEASURES)))
+    arrays = dict(zip(MEASURES, confidences(logits)[1:]))  # (N, L) each
+    arrays = {measure: arrays[measure].astype(np.float64) for measure in used}
     arrays["similarity"] = np.cos(np.arange(record.prediction.size)).reshape(record.prediction.shape)
     index = data.draw(st.permutations(range(record.n_samples)))
-    metadata = record.metadata | {"source": "of a person"}
+    metadata = record.metadata | {"source": "of a person", "index": "index"}
     made = ExitRecord.from_outputs(record.prediction, arrays, record.labels, cost, index, metadata)
     frame = table_of(made, numbered)
     frame = frame[data.draw(st.permutations(list(frame)))]
@@ -188,42 +195,52 @@ TWO = "label,prediction_1,prediction_2,margin_1,margin_2\n0,0,0,0.5,0.5\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (PLAIN, "no rows; expected one a sample"),
-        ("label,prediction,max_softmax,label\n0,0,1,0\n", r"unknown column 'label\.1'"),
+        (PLAIN, "no rows; expected one for each sample"),
         (
-            "labels,prediction,margin\n0,0,1\n",
-            "unknown column 'labels'; expected label, prediction with one or more of",
+            "label_1,prediction,margin\n0,0,1\n",
+            "no label; expected a column label, or .*there are label_1, prediction, m",
         ),
-        ("label,prediction,margin_0\n0,0,1\n", "unknown column 'margin_0'"),
-        ("label_1,prediction,margin\n0,0,1\n", "unknown column 'label_1'"),
-        ("prediction,margin,cost\n0,1,1\n", "no column 'label'; expected label, prediction with"),
-        ("label,margin,cost\n0,1,1\n", "no column 'prediction'; expected"),
-        ("label,margin_1,margin_2\n0,1,1\n", "no column 'prediction_1'; expected"),
-        ("label,prediction,cost\n0,0,1\n", "confidence: expected at least one of max_softmax"),
-        ("label,prediction_1,prediction_3,margin_1,margin_3\n0,0,0,1,1\n", "no column 'margin_2'"),
-        ("label,prediction_1,prediction_2,margin_1\n0,0,0,1\n", "no column 'margin_2'"),
-        ("label,prediction_1,margin_1,margin_999999999999\n0,0,1,1\n", "no column 'margin_2'"),
-        ("label,prediction_1,margin\n0,0,1\n", "column 'margin' beside 'prediction_1'; expected all with a number, or"),
-        ("label,logit_0,logit_2\n0,0,1\n", "no column 'logit_1'"),
-        ("label,logit_1,cost\n0,0,1\n", "no column 'logit_0'"),
-        ("label,logit_0,logit_1,cost_1,cost_2\n0,0,1,1,2\n", "column 'cost_2' beside logit_0 …, which are of one exit"),
-        (PLAIN + "0,0,1,1\n\n,0,1,1\n", "row 2: label is nan; expected a whole number"),
-        (PLAIN + "0,0,1,1\n0,0,1,1\n0.5,0,1,1\n", "row 3: label is 0.5; expected a whole number"),
-        (PLAIN + "0,0,1,1\ncat,0,1,1\n", "row 2: label is cat; expected a whole number"),
-        (PLAIN + "True,0,1,1\nFalse,0,1,1\n", "row 1: label is True; expected a whole number"),
+        ("label,margin,cost\n0,1,1\n", "no prediction; expected a column prediction"),
+        ("label,prediction_1,prediction_3\n0,0,0\n", "no column prediction_2; expected it, as there is prediction_3"),
+        ("label,prediction_2,prediction_3\n0,0,0\n", "no column prediction_1; expected it, as there is prediction_3"),
+        (
+            "label,prediction_1,prediction_2,margin_1,cost\n0,0,0,1,1\n",
+            r"margin is of 1 exits \(margin_1\), prediction of 2 \(prediction_1, prediction_2\); expected the same",
+        ),
+        ("label,prediction_1,margin_1,margin_999999999999\n0,0,1,1\n", "no column margin_2; expected it, as there is"),
+        ("label,prediction,prediction_1,cost\n0,0,0,1\n", "prediction or prediction_{} may be the prediction; name"),
+        ("label,logit_0,logit_2\n0,0,1\n", "no column logit_1"),
+        ("label,logit_1,cost\n0,0,1\n", "logit_1 is of one class; expected one column for each class"),
+        ("label,logit_0,logit_1,cost_1,cost_2\n0,0,-1,1,2\n", r"cost: expected shape \(1\), got \(2,\)"),
+        (PLAIN + "0,0,1,1\n\n,0,1,1\n", "label in row 2 is nan; expected a whole number"),
+        (PLAIN + "0,0,1,1\n0,0,1,1\n0.5,0,1,1\n", "label in row 3 is 0.5; expected a whole number"),
+        (PLAIN + "0,0,1,1\ncat,0,1,1\n", r"label in row 2 is 'cat' \(str\); expected a whole number"),
+        (PLAIN + "cat,cat,1,1\n,cat,1,1\n", "label in row 2 is missing; expected text, as in the other rows"),
         (
             PLAIN + "0,0,1,1\n0,18446744073709551615,1,1\n",
-            "row 2: prediction is 18446744073709551615; expected a whole",
+            "prediction in row 2 is 18446744073709551615; expected a whole",
         ),
-        (PLAIN + "0,0,1,1\n0,1e30,1,1\n", r"row 2: prediction is 1e\+30; expected a whole number"),
-        (PLAIN + "0,0,1,1\n0,0,1\n", "row 2: cost is nan; expected a finite number"),
-        (PLAIN + "0,0,inf,1\n", "row 1: max_softmax is inf; expected a finite number"),
-        (PLAIN + "0,0,high,1\n", "row 1: max_softmax is high; expected a finite number"),
-        (PLAIN + '0,0,1,1\n0,0,"0,5",1\n', "row 2: max_softmax is 0,5; expected a finite number"),
-        (PLAIN + "0,0,1,1\n0,0,1.5,1\n", r"max_softmax\[1, 0\] is 1.5: expected 0 to 1"),
-        (PLAIN + "0,-1,1,1\n", r"prediction\[0, 0\] is -1: expected a class"),
-        (PLAIN + "0,0,1,-1\n", r"cost\[0\] is -1.0: costs are not negative"),
-        ("label,prediction,margin,index,cost\n0,0,1,4,1\n0,0,1,4,1\n", r"index\[1\] is 4, as index\[0\] is"),
+        (PLAIN + "0,0,1,1\n0,1e30,1,1\n", r"prediction in row 2 is 1e\+30; expected a whole number"),
+        (PLAIN + "0,0,1,1\n0,0,1\n", "cost in row 2 is nan; expected a finite number"),
+        (PLAIN + "0,0,inf,1\n", "max_softmax in row 1 is inf; expected a finite number"),
+        (PLAIN + "0,0,high,1\n", r"max_softmax in row 1 is 'high' \(str\); expected a finite number"),
+        (PLAIN + '0,0,1,1\n0,0,"0,5",1\n', r"max_softmax in row 2 is '0,5' \(str\); expected a finite number"),
+        (PLAIN + "0,0,1,1\n0,0,1.5,1\n", "max_softmax in row 2 is 1.5: expected 0 to 1; percentages are imported with"),
+        (PLAIN + "0,0,1,1\n0,-1,1,1\n", "prediction in row 2 is -1: expected a class"),
+        (PLAIN + "0,0,1,-1\n", "cost is -1.0: costs are not negative"),
+        (PLAIN + "0,0,1,1\n0,0,1,-1\n", "cost in row 2 is -1.0: costs are not negative"),
+        (
+            "label,prediction_0,prediction_1,cost_0,cost_1\n0,0,0,1,2\n0,0,0,2,1\n",
+            "cost_1 in row 2 = 1 after cost_0 in row 2 = 2: expected cumulative costs",
+        ),
+        (
+            "label,prediction,margin,index,cost\n0,0,1,4,1\n0,0,1,4,1\n",
+            "index in row 2 is 4, as index in row 1 is: expected all different",
+        ),
+        (
+            "label,prediction,index,cost\n0,0,b.png,1\n0,0,b.png,1\n",
+            "index in row 2 is 'b.png', as index in row 1: expected all different",
+        ),
         (TWO, r"no costs; expected them in the file \(cost\), or given beside it \(--cost, cost=…\)"),
     ],
 )
@@ -239,11 +256,11 @@ def test_tables_that_are_refused(text, message, suffix, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "column", [pd.to_datetime(["2024-01-01"]), pd.Categorical(["1"]), ["1"], [None], [[1]], [b"1"]], ids=str
+    "column", [pd.to_datetime(["2024-01-01"]), pd.Categorical(["1"]), ["1"], [None], [b"1"]], ids=str
 )
 def test_a_parquet_column_that_is_no_number(column, tmp_path):
     frame = pd.DataFrame({"label": column, "prediction": [0], "margin": [0.5], "cost": [1]})
-    with pytest.raises(ValueError, match=r"outputs\.parquet: row 1: label is .*; expected a whole number"):
+    with pytest.raises(ValueError, match=r"outputs\.parquet: label in row 1 is .* \(\w+\); expected a whole"):
         import_outputs(write(frame, tmp_path / "outputs.parquet"))
 
 
@@ -253,7 +270,6 @@ def test_what_is_no_table(tmp_path):
     (tmp_path / "text.parquet").write_text(TWO)
     (tmp_path / "empty.parquet").write_bytes(b"")
     (tmp_path / "latin.csv").write_bytes("label,prédiction\n0,0\n".encode("latin-1"))
-    (tmp_path / "empty.csv").write_text("")
     (tmp_path / "longer_row.csv").write_text(PLAIN + "0,0,1,1\n0,0,1,1,1\n")
     (tmp_path / "longer_rows.csv").write_text(PLAIN + "0,0,1,1,1\n" * 2)  # pandas would use the first column as index
     for name in ("cut.parquet", "text.parquet", "empty.parquet", *(path.name for path in tmp_path.glob("*.csv"))):
@@ -264,10 +280,10 @@ def test_what_is_no_table(tmp_path):
             import_outputs(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["outputs.txt", "outputs", "outputs.csv.gz", "outputs.npy"])
+@pytest.mark.parametrize("name", ["outputs.txt", "outputs", "outputs.npz.gz", "outputs.npy"])
 def test_another_ending(name, tmp_path):
     (tmp_path / name).write_text(TWO)
-    with pytest.raises(ValueError, match=rf"{name}: expected a file that ends in \.npz, \.csv or \.parquet"):
+    with pytest.raises(ValueError, match=rf"{name}: expected a file that ends in \.npz, \.csv, .* or \.parquet"):
         import_outputs(tmp_path / name, cost=[1, 2])
 
 
@@ -276,7 +292,7 @@ def test_two_columns_of_one_name(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table([[0], [0], [0.5], [1]], ["label", "prediction", "margin", "label"]), tmp_path / "o.parquet")
-    with pytest.raises(ValueError, match=r"o\.parquet: two columns of one name"):
+    with pytest.raises(ValueError, match=r"o\.parquet: two columns of the name 'label'"):
         import_outputs(tmp_path / "o.parquet", cost=[1])
 
 
@@ -320,7 +336,7 @@ def offramp(words):
 def test_from_a_file_to_a_curve(suffix, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    arrays = {"prediction": random.integers(0, 3, (40, 2)), "max_softmax": random.random((40, 2))}
+    arrays = {"prediction": random.integers(0, 3, (40, 2)), "max_softmax": random.uniform(0.4, 1, (40, 2))}
     made = ExitRecord.from_outputs(arrays["prediction"], arrays["max_softmax"], random.integers(0, 3, 40), [1, 2.5])
     if suffix == "npz":
         npz(tmp_path, labels=made.labels, **arrays)
@@ -343,7 +359,7 @@ def test_two_classes_of_a_metric(tmp_path, monkeypatch):
     assert ExitRecord.load("r").n_classes == 2
     with pytest.raises(ValueError, match=r"outputs\.csv: metadata: metric is f1; expected classes: 2"):
         offramp("import outputs.csv r --metric f1 --classes 3")
-    with pytest.raises(ValueError, match=r"outputs\.csv: labels\[1\] is 1: expected a class from 0 to 0"):
+    with pytest.raises(ValueError, match=r"outputs\.csv: label in row 2 is 1: expected a class from 0 to 0"):
         offramp("import outputs.csv r --classes 1")
 
 

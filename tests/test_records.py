@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import oracles
-from offramp import ExitRecord, make_policy
+from offramp import ExitRecord, cascade, make_policy
 from offramp.records.confidence import MEASURES
 from strategies import quick, records, without_labels
 
@@ -183,7 +183,7 @@ FROM_OUTPUTS = {
         {"confidence": {"margin": [[0.5, 0.5]]}},
         r"confidence\.margin: expected shape \(3, 2\), got \(1, 2\)",
     ),
-    "no confidence": ({"confidence": {}}, "confidence: expected at least one of max_softmax, margin, entropy"),
+    "no confidence": ({"confidence": {}}, "confidence: expected at least one of max_softmax, margin, entropy, or None"),
     "unknown confidence": ({"confidence": {"sureness": [[1, 1]] * 3}}, "'sureness' is not known; expected one of"),
     "classes in words": ({"metadata": {"classes": "3"}}, "classes"),
 }
@@ -691,3 +691,16 @@ def test_a_record_says_its_metric(metric, tmp_path):
 def test_metrics_that_are_refused(metadata, message):
     with pytest.raises(ValueError, match=message):
         ExitRecord.from_outputs([[0]], [[0.5]], [0], [1], metadata=metadata)
+
+
+def test_predictions_without_confidences(tmp_path):
+    made = ExitRecord.from_outputs([[0, 1, 1], [1, 1, 0]], None, [1, 1], [1, 2, 3])
+    made.save(tmp_path / "record")
+    record = ExitRecord.load(tmp_path / "record")
+    assert_same(record, made)
+    assert make_policy("patience").exits(record, 1).tolist() == [2, 1]
+    for name in ("confidence", "pcee", "isotonic", "budget"):
+        with pytest.raises(ValueError, match="no max_softmax"):
+            make_policy(name).fit(record).signal(record)
+    joined = cascade([record, made])
+    assert (joined.measures, joined.prediction.tolist()) == ((), [[0, 1, 1] * 2, [1, 1, 0] * 2])

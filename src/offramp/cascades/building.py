@@ -13,6 +13,7 @@ from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import SCORES
 from offramp.records.record import ROUTER
+from offramp.records.joining import same_samples
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
 
@@ -34,8 +35,8 @@ def cascade(
     Parameters
     ----------
     records : sequence of ExitRecord
-        Records of the stages in order, on the same samples (equal `index` and `labels`, or no labels in any stage).
-        Several exits are allowed.
+        Records of the stages in order, on the same samples, which are joined by their `index`. Labels must be equal, or
+        missing in all stages. Several exits are allowed.
     ensemble : None, "mean_probability", "mean_logit", "accuracy_weighted" or "geometric"
         None: each system gives its own prediction. Otherwise, the prediction of an exit combines the latest exits of
         all systems so far: the mean of their probabilities, with or without weights by accuracy, of their logits, or of
@@ -61,9 +62,10 @@ def cascade(
     Warns
     -----
     UserWarning
-        If a stage is not more expensive than the previous one.
+        If a stage is not more expensive than the previous one, or if it is not certain that samples are in the same
+        order (`records.joining.same_samples`).
     """
-    check_stages(records, "cascade")
+    records = check_stages(records, "cascade")
     if temperatures is not None:
         if temperatures == "fit":
             temperatures = [fit_temperatures(record).tolist() for record in records]
@@ -99,7 +101,7 @@ def cascade(
     sums, total = _ensembles(records, ensemble, weights)
     if confidence == "ensemble":
         return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
-    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records) or None, **about)
 
 
 def router(records: Sequence[ExitRecord]) -> ExitRecord:
@@ -120,7 +122,7 @@ def router(records: Sequence[ExitRecord]) -> ExitRecord:
     ValueError
         If a record has several exits, if the records are not compatible (as for `cascade`), or if costs do not ascend.
     """
-    check_stages(records, "router")
+    records = check_stages(records, "router")
     for k, record in enumerate(records, start=1):
         if record.n_exits != 1:
             raise ValueError(f"router: record {k} has {record.n_exits} exits; expected one")
@@ -142,11 +144,6 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
     first, prediction = records[0], None  # (N, L)
     if all(record.prediction is not None for record in records):
         prediction = np.hstack([record.prediction for record in records])
-        if any(record.names != first.names for record in records):
-            metadata["names"] = sorted(set().union(*(record.names for record in records)))
-            place = {name: number for number, name in enumerate(metadata["names"])}
-            codes = [np.array([place[name] for name in record.names]) for record in records]
-            prediction = np.hstack([code[record.prediction] for code, record in zip(codes, records)])
     return ExitRecord.from_outputs(
         prediction,
         _measures(records) or None,
@@ -171,22 +168,19 @@ def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[floa
         raise ValueError(f"cascade: weights are for ensemble='accuracy_weighted'; expected none for {ensemble!r}")
 
 
-def check_stages(records: Sequence[ExitRecord], who: str) -> None:
-    """Raise ValueError unless the records have the same samples, classes and cost unit, and costs above 0."""
+def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
+    """Return the records with their samples in the order of the first one (`joining.same_samples`).
+
+    Raises ValueError unless they have the same samples, classes and cost unit, and costs above 0.
+    """
     if not records:
         raise ValueError(f"{who}: expected at least one record")
+    records = same_samples(records, [f"stage {k}" for k in range(1, len(records) + 1)], who)
     first = records[0]
     for k, record in enumerate(records, start=1):
         units = record.metadata.get("unit"), first.metadata.get("unit")
         if None not in units and units[0] != units[1]:
             raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
-        if record.n_samples != first.n_samples:
-            raise ValueError(f"{who}: stage {k} has {record.n_samples} samples, stage 1 has {first.n_samples}")
-        if (record.labels is None) != (first.labels is None):
-            without, labelled = (k, 1) if record.labels is None else (1, k)
-            raise ValueError(
-                f"{who}: stage {without} has no labels, stage {labelled} has; expected labels in all stages or in none"
-            )
         if (record.quality is None) != (first.quality is None):
             without, scored = (k, 1) if record.quality is None else (1, k)
             raise ValueError(
@@ -195,19 +189,15 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> None:
             )
         if record.metric != first.metric and record.quality is not None:
             raise ValueError(f"{who}: stage {k} has the metric {record.metric}, stage 1 {first.metric}; expected one")
-        named = (record.names is None) != (first.names is None)
-        if named or (record.names != first.names and record.quality is None):
-            raise ValueError(f"{who}: stage {k} has other names of classes than stage 1; expected the same names")
-        for field in ("index", "labels", "features"):
-            if not np.array_equal(getattr(record, field), getattr(first, field)):
-                raise ValueError(
-                    f"{who}: stage {k} has another {field} than stage 1; expected the same samples in order"
-                )
+        if not np.array_equal(record.features, first.features):
+            raise ValueError(f"{who}: stage {k} has other features than stage 1; expected those of the same samples")
         if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
             raise ValueError(f"{who}: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
-        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
-        if (own[..., 0] == 0).any():
-            raise ValueError(f"{who}: stage {k} costs 0; expected what running it costs, above 0")
+        own = np.atleast_2d(record.cost if record.sample_cost is None else record.sample_cost)  # (1, L) or (N, L)
+        if len(free := np.flatnonzero(own[:, 0] == 0)):
+            of = "" if record.sample_cost is None else f" for sample {record.index[free[0]]}"
+            raise ValueError(f"{who}: stage {k} costs 0{of}; expected what running it costs, above 0")
+    return records
 
 
 def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
@@ -228,7 +218,7 @@ def _side_by_side(costs: Sequence[np.ndarray], n_samples: int) -> np.ndarray:
 
 def _measures(records: Sequence[ExitRecord]) -> dict[str, np.ndarray]:  # (N, L) each
     measures = [m for m in SCORES if all(m in record.measures for record in records)]
-    if not measures and any(record.measures for record in records):
+    if not measures and any(set(SCORES) & set(record.measures) for record in records):
         raise ValueError("cascade: the stages have no confidence measure in common")
     return {m: np.hstack([record.measure(m) for record in records]) for m in measures}
 

@@ -73,7 +73,7 @@ class Zoo:
         Parameters
         ----------
         records : sequence of M ExitRecord
-            Records with one exit each, on the same samples (equal `index` and `labels`) and in the same unit.
+            Records with one exit each, on the same samples, which are joined by `index`, and in the same unit.
             `metadata["system"]` is the name.
         measure : str
             Confidence measure: max_softmax, margin, entropy (negated), or mean_token_margin.
@@ -84,7 +84,7 @@ class Zoo:
             If a record has several exits, no name or no such measure, if the records are not compatible, or as for the
             class.
         """
-        check_stages(records, "zoo")
+        records = check_stages(records, "zoo")
         records[0].needed_correct("zoo")
         for k, record in enumerate(records, start=1):
             if record.n_exits != 1:

@@ -1,6 +1,9 @@
 """The commands `offramp record`, `offramp cascade` and `offramp import`, which create exit records."""
 
+from pathlib import Path
+
 import click
+import numpy as np
 
 from offramp._io.tables import write_table
 from offramp.cli.options import (
@@ -12,6 +15,8 @@ from offramp.cli.options import (
 )
 from offramp.records import ExitRecord
 from offramp.records.importing import import_outputs
+from offramp.records.roles import ROLES, option
+from offramp.records.splitting import split_record
 
 
 @click.command(cls=Verb)
@@ -133,50 +138,161 @@ def cascade(stages, ensemble, confidence, temperature, like, system, out) -> Non
     made.save(out)
 
 
+SEPARATORS = {"tab": "\t", "\\t": "\t"}  # names of what is hard to type
+
+
+class SplitOrShare(click.ParamType):
+    """validation, test, or the share of the samples that become the validation record."""
+
+    name = "validation|test|SHARE"
+
+    def convert(self, value, param, ctx):
+        if value in ("validation", "test") or isinstance(value, float):
+            return value
+        try:
+            share = float(value)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r}: expected validation, test, or a share between 0 and 1", param, ctx)
+        return share
+
+
+def _mapping(command):
+    """Add an option for each role of columns."""
+    for role, its in reversed(ROLES.items()):
+        if role != "cost":  # which can be numbers, too
+            usual = f" Found as {', '.join(its.names)}." if its.usual else ""
+            repeated = {"multiple": True} if its.by_exit else {}
+            text = f"Column of the {its.about}.{usual}"
+            command = click.option(option(role), role, metavar="COLUMN", help=text, **repeated)(command)
+    return command
+
+
 @click.command(name="import", cls=Verb)
-@click.argument("outputs", type=EXISTING)
-@click.argument("record", type=OUT)
-@click.option("--system", help="Name of the model. `offramp compare` needs system, seed and split.")
-@click.option("--seed", type=click.IntRange(0), help="Seed with which the model was trained.")
-@click.option("--split", type=click.Choice(["validation", "test"]), help="Split from which the samples are.")
+@click.argument("outputs", type=EXISTING, nargs=-1, required=True)
+@click.argument("record", type=click.Path(dir_okay=False))
+@click.option(
+    "--cost",
+    multiple=True,
+    metavar="NUMBER|COLUMN",
+    help="Cumulative cost of an exit, repeated for each exit, or the column of the costs. With one file per model, the "
+    "cost of each model, in the order of OUTPUTS.",
+)
+@_mapping
+@click.option("--percent", is_flag=True, help="Probabilities, confidences, margins and qualities are percentages.")
+@click.option("--names", metavar="NAME,…", help="Names of the classes in their order, for labels that are text.")
+@click.option(
+    "--separator", help="Character between the fields of text files, or tab. Default: , ; or tab, as in the header."
+)
+@click.option(
+    "--join",
+    type=click.Choice(["samples", "cascade"]),
+    help="With several OUTPUTS: further samples of the same outputs, or one file per stage of a cascade.",
+)
+@click.option(
+    "--split",
+    type=SplitOrShare(),
+    help="Split from which the samples are, or the share of them that becomes the validation record; the others become "
+    "the test record. Each class has about the same share in both.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Seed with which the model was trained; with --split SHARE, seed of the random split (default: 0).",
+)
+@click.option(
+    "--system",
+    multiple=True,
+    help="Name of the model, repeated for each model. `offramp compare` needs system, seed and split.",
+)
 @click.option("--dataset", help="Name of the dataset, for tables.")
+@click.option("--unit", help="Unit of the costs, for example MAC, s, USD or token.")
 @click.option(
     "--metric", type=click.Choice(["f1", "matthews"]), help="Metric in addition to accuracy, for two classes."
 )
 @click.option("--classes", type=click.IntRange(1), help="Number of classes, if OUTPUTS contains no logits.")
-@click.option(
-    "--cost",
-    type=float,
-    multiple=True,
-    help="Cumulative cost of an exit, if OUTPUTS contains no costs. Repeat this option for each exit.",
-)
-def import_(outputs, record, cost, **about) -> None:
-    """Convert the OUTPUTS of your own model (.npz, .csv or .parquet) to an exit RECORD (.safetensors).
+def import_(outputs, record, cost, percent, names, separator, join, split, seed, system, **about) -> None:
+    """Convert the OUTPUTS of your own models to an exit RECORD (.safetensors).
+
+    OUTPUTS are tables with one row per sample (.csv, .tsv, .jsonl, .parquet; also .csv.gz) or NumPy archives (.npz).
+    Their columns or arrays are, for each sample:
 
     \b
-    .npz files contain arrays, for N samples, L exits and C classes:
-      labels (N,)
-      logits (N, L, C); or prediction (N, L) with max_softmax, margin or entropy (N, L)
-      cost (L,), cumulative, or (N, L) if it differs between samples; otherwise use --cost
+      label, and one of
+      - prediction, and if known max_softmax, margin or entropy (in nats), for each exit
+      - logits or probabilities of all classes, for each exit
+      or quality of the answer (0 to 1) for each exit, in place of the label
+      cost, cumulative, for each exit; otherwise use --cost
+      if known: index (identity of the sample), similarity of the hidden states
 
-    \b
-    .csv and .parquet files contain one row per sample, with the columns:
-      label
-      prediction with max_softmax, margin or entropy; or, for a single exit, logit_0, logit_1, …
-      cost, cumulative; otherwise use --cost
+    If the columns have other names, name them with the options below, for example --label species. Common names are
+    found without options, which is reported. Other columns are ignored. Several exits are columns with numbers from 0
+    or 1 (prediction_1, …), for which {} stands in names: --prediction "exit{}_pred". You can also repeat the option, or
+    import arrays and lists with one value per exit. Columns of classes (logit_0, …) are numbered likewise;
+    "exit{}_logit{}" has both. Keys in nested JSON are joined by dots: --prediction model.answer.
 
-    If there are several exits, the columns of the exits are numbered: prediction_1, prediction_2, …
-
-    Optional arrays or columns are index (positions of the samples in their split) and, for each exit, similarity
-    (cosine similarity between the hidden state of the exit and that of the exit before it).
+    Several OUTPUTS are parts of one table (--join samples), stages of a cascade (--join cascade), or models on the same
+    samples of which each gets its record, if RECORD contains {system}, for which the name of the file is put. With
+    --split SHARE, RECORD contains {split}, for which validation and test are put.
 
     \b
     For example:
       offramp import validation.npz validation.safetensors
-      offramp import outputs.csv test.safetensors --cost 1 --cost 2.5
+      offramp import outputs.csv test.safetensors --label species --max-softmax score --cost 1 --cost 2.5
+      offramp import outputs.csv {split}.safetensors --split 0.5 --seed 0 --cost 1 --cost 2.5
+      offramp import small.csv large.csv cascade.safetensors --join cascade --cost 0.4 --cost 4.1 --unit GMAC
+      offramp import small.csv large.csv "{system}/{split}.safetensors" --split 0.5 --cost 0.4 --cost 4.1
+      offramp import part_*.csv all.safetensors --join samples --cost 1
     """
-    metadata = {key: value for key, value in about.items() if value is not None}
-    two = {"classes": 2} if "metric" in metadata else {}
-    made = import_outputs(outputs, two | metadata, cost=cost or None)
-    made.save(record)
-    click.echo(f"{record}: {made!r}")
+    from offramp.cascades import cascade
+
+    given = {role: about.pop(role, None) for role in ROLES}
+    columns = {role: names if isinstance(names, str) else list(names) for role, names in given.items() if names}
+    try:
+        cost = [float(number) for number in cost]
+    except ValueError:
+        columns["cost"], cost = list(cost), []
+    files = [[path] for path in outputs] if join != "samples" else [list(outputs)]  # of each model
+    if len(files) > 1 and join is None and "{system}" not in record:
+        raise click.UsageError("several OUTPUTS; expected --join samples, --join cascade, or {system} in RECORD")
+    if len(files) > 1 and cost and len(cost) != len(files):
+        raise click.UsageError(f"{len(cost)} costs for {len(files)} models; expected one --cost for each of OUTPUTS")
+    costs = [[each] for each in cost] if len(files) > 1 and cost else [cost or None] * len(files)
+    systems = list(system)
+    if not system and (len(files) > 1 or "{system}" in record):
+        systems = [Path(path.name.removesuffix(".gz")).stem for path, *_ in files]
+    whole = systems.pop() if join == "cascade" and len(systems) == 1 < len(files) else None
+    if systems and (len(systems) != len(files) or len(set(systems)) < len(files)):
+        raise click.UsageError(f"{len(set(systems))} names of {len(files)} models; expected one --system for each")
+    parts = ["validation", "test"] if isinstance(split, float) else [split]
+    if ("{split}" in record) != isinstance(split, float):
+        raise click.UsageError("expected {split} in RECORD and --split SHARE, or none of them")
+    if isinstance(split, float) and seed is None:
+        seed = 0
+
+    metadata = {key: value for key, value in (about | {"seed": seed}).items() if value is not None}
+    metadata |= {"names": names.split(",")} if names else {}
+    metadata = ({"classes": 2} if "metric" in metadata else {}) | metadata
+    made = []
+    for k, paths in enumerate(files):
+        own = metadata | ({"system": systems[k]} if systems else {})
+        reading = {
+            "cost": costs[k],
+            "columns": columns,
+            "percent": percent,
+            "separator": separator and SEPARATORS.get(separator, separator),
+        }
+        made.append(import_outputs(paths[0] if len(paths) == 1 else paths, own, **reading))
+    if join == "cascade":
+        made = [cascade(made)]
+        made[0].metadata |= {"system": whole} if whole else {}
+    for its in made:
+        pieces = [its]
+        if isinstance(split, float):  # in order, so that all models on the same samples have the same parts
+            pieces = split_record(its.take(np.argsort(its.index)), split, seed)
+        for part, piece in zip(parts, pieces):
+            piece.metadata |= {"split": part} if part else {}
+            path = record.replace("{system}", str(its.metadata.get("system"))).replace("{split}", str(part))
+            piece.save(path)
+            click.echo(f"{path}: {piece!r}")

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from offramp.calibration import fit_temperatures, with_temperatures
-from offramp.cascades.building import Ensemble, cascade
+from offramp.cascades.building import Ensemble, cascade, check_stages
 from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, pareto, step_cost
 from offramp.cascades.search import Zoo, search_pairs, search_triples
 from offramp.comparison.bootstrap import Bootstrap
@@ -81,6 +81,7 @@ class Split:
     @classmethod
     def of(cls, records: Sequence[ExitRecord], variant: Variant, accuracy: dict[str, float]) -> "Split":
         """Build from the records of the models. `accuracy` on validation data weights accuracy-weighted ensembles."""
+        records = check_stages(records, "zoo")  # in one order, for the pairs below, too
         zoo = Zoo.of(records, variant.measure)
         by_name = {record.metadata["system"]: record for record in records}
 

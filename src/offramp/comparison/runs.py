@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from offramp import policies, records
 from offramp._io.arrays import open_arrays
 from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
+from offramp.records.joining import same_samples
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Run:
 def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:
     """Load record files and files of fitted policies, and combine them into runs by their metadata.
 
+    Test samples are brought into one order by their index.
+
     Parameters
     ----------
     fitted : bool
@@ -39,8 +40,8 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
     Raises
     ------
     ValueError
-        If a file is of another kind, a run is incomplete, a record has no labels, the test samples of runs differ, or
-        the seeds of a system have different policies.
+        If a file is of another kind, a run is incomplete, a record has no labels, the test samples or labels of runs
+        differ, or the seeds of a system have different policies.
     """
     expected = ("validation", "test", "policies") if fitted else ("validation", "test")
     kinds = (records.FORMAT, policies.FORMAT) if fitted else (records.FORMAT,)
@@ -67,14 +68,12 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
         if missing := [part for part in expected if part not in run]:
             raise ValueError(f"{name}: no {missing[0]} among the files; expected {', '.join(expected)}")
         runs.append(Run(system, seed, **run))
-        first = runs[0]
-        for what in ("index", "labels"):
-            if not np.array_equal(getattr(runs[-1].test, what), getattr(first.test, what)):
-                raise ValueError(f"{name}: another {what} in its test record than {first.system} seed {first.seed}")
         like = next(run for run in runs if run.system == system)
         if runs[-1].policies.keys() != like.policies.keys():
             raise ValueError(f"{name}: other policies than {system} seed {like.seed}; fit the same for all seeds")
-    return runs
+    names = [f"the test record of {run.system} seed {run.seed}" for run in runs]
+    tests = same_samples([run.test for run in runs], names, "runs") if runs else []
+    return [replace(run, test=test) for run, test in zip(runs, tests)]
 
 
 def by_system(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -1,54 +1,72 @@
-"""Import of the outputs of other programs as exit records, from NumPy archives and from tables."""
+"""Import of the outputs of other programs as exit records, from tables and NumPy archives."""
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from offramp.records import ExitRecord
-from offramp.records.confidence import MEASURES
-from offramp.records.record import KNOWN
+from offramp.records.plausibility import check_measures
+from offramp.records.record import KNOWN, ExitRecord
+from offramp.records.roles import ANSWERS, Given, Place, find_roles, flat, some
+from offramp.records.source import Source, named, shown
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SUFFIXES = (".npz", ".csv", ".parquet")
-OF_AN_EXIT = ("prediction", *KNOWN, "cost")  # columns per exit
-COLUMN = re.compile(rf"label|index|({'|'.join(OF_AN_EXIT)})(?:_([1-9]\d*))?|logit_(?:0|[1-9]\d*)")
-EXPECTED = (
-    f"expected label, prediction with one or more of {', '.join(MEASURES)} (or logit_0, logit_1, …), and index, "
-    "similarity, cost where there are; numbered, as prediction_1, where there are several exits"
-)
+PERCENT = ("max_softmax", "margin", "probabilities", "quality")  # what `percent` divides by 100
+MASKED = -1e4  # logit of a masked class, relative to the largest logit: exp(−10⁴) is 0 in every type
+LEAST = np.finfo(np.float32).tiny  # probability in place of 0, because its logit is finite
 
 
 def import_outputs(
-    path: str | os.PathLike, metadata: Mapping[str, Any] | None = None, *, cost: Sequence[float] | None = None
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    cost: Sequence[float] | None = None,
+    columns: Mapping[str, Given] | None = None,
+    percent: bool = False,
+    separator: str | None = None,
 ) -> ExitRecord:
     """Create a record from a file with the outputs of a model.
 
-    **.npz files** contain the arrays `labels` (N,), `cost` (L,) or (N, L), optionally `index` (N,), and either `logits`
-    (N, L, C), or `prediction` (N, L) with one or more of `max_softmax`, `margin`, `entropy` (N, L). In both cases, they
-    can contain `similarity` (N, L), the cosine similarity of the hidden state of each exit with the one before it.
+    The file is a table with one row per sample (.csv, .tsv, .jsonl, also compressed as .csv.gz, or .parquet), or an
+    archive of arrays (.npz). Its columns or arrays contain, for N samples, L exits and C classes:
 
-    **.csv and .parquet files** contain one row per sample. The columns are `label`, optionally `index`, and for each
-    exit `prediction` with one or more of `max_softmax`, `margin`, `entropy`, and optionally `similarity` and `cost`. If
-    there are several exits, the columns of the exits are numbered: `prediction_1` … `prediction_L`. For a single exit,
-    the file can contain logits instead: `logit_0`, `logit_1`, … If a cost is the same in all rows at every exit, it is
-    stored once for all samples.
+    - `label` (N,): whole numbers, text or truth values. In the last two cases, `metadata["names"]` of the record is the
+      sorted list of all of them, of which labels and predictions are the positions.
+    - either `logits` or `probabilities`, from which predictions and confidences are computed; or `prediction`, if
+      possible with one or more of `max_softmax`, `margin`, `entropy`, one value per exit; or `quality`, the quality of
+      the answer of each exit, in place of the label.
+    - optionally `index` (N,), the identity of the samples, `similarity`, one value per exit, `cost`, cumulative, one
+      value per exit, or one per sample and exit, and `features` (N, F), for the policy `router`, if named by `columns`.
+      A cost that is the same in all rows of a table is stored once.
 
-    If there are logits, predictions and confidences are computed from them, even if the file also contains these.
+    If there are several exits, columns are numbered from 0 or 1 (`prediction_1` …), or have one value per exit in each
+    row. Logits and probabilities of one exit can be one column per class (`logit_0` …). Columns are found by these
+    names, or by other usual ones (`true_label`, `y_pred`, …). All other columns are ignored.
+
+    Text in `index` is replaced by whole numbers that depend on nothing else, so that files of the same samples fit
+    together. Logits of −∞, of masked classes, are replaced by finite ones for which softmax is 0.
 
     Parameters
     ----------
-    path : path
-        The ending determines the kind of file.
+    path : path, or sequence of paths
+        Several files are parts of one: they contain the same columns for further samples.
     metadata : dict, optional
-        Metadata, as for `ExitRecord`.
+        Metadata, as for `ExitRecord`. With `names`, the names of the classes in their order, the number of classes is
+        known, and labels and predictions may be any of them.
     cost : sequence of L numbers, optional
         Cumulative cost of each exit, if the file contains no costs.
+    columns : dict of str to str or list of str, optional
+        Names of columns by what they are, for example `{"label": "species", "prediction": "exit{}_pred"}`. In a name,
+        {} stands for the number of the exit, or of the class if there is one exit; with two {}, for both. A list
+        contains one name per exit.
+    percent : bool
+        Whether probabilities, max softmax, margins and qualities are percentages.
+    separator : str, optional
+        Character between the fields of a CSV or TSV file. By default, it is found from the header.
 
     Returns
     -------
@@ -57,141 +75,274 @@ def import_outputs(
     Raises
     ------
     ValueError
-        If the file is not readable, if an array or column is missing or unknown, or if it does not match the others.
-        For invalid values in a table, the message contains the row, counted from 1 without the header.
+        If the file is not readable, if a column is missing or may have several meanings, if a value is invalid or
+        impossible, or if it contradicts others. In messages, rows are counted from 1, without the header.
+
+    Warns
+    -----
+    UserWarning
+        If columns are used that are not named as above, or not used.
     """
-    path = Path(path)
-    try:
-        kind = path.suffix.lower()
-        if kind not in SUFFIXES:
-            raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-        arrays = _of_archive(_read(path)) if kind == ".npz" else _of_table(_read(path))
-        if "cost" in arrays and cost is not None:
-            raise ValueError("its costs are in the file, and given beside it (--cost, cost=…); expected one of the two")
-        if "cost" not in arrays and cost is None:
-            raise ValueError("no costs; expected them in the file (cost), or given beside it (--cost, cost=…)")
-        shared = {"cost": cost} | {name: arrays[name] for name in ("labels", "cost", "index") if name in arrays}
-        shared["metadata"] = {"source": path.name, **(metadata or {})}
-        if "logits" in arrays:
-            record = ExitRecord(arrays["logits"], similarity=arrays.get("similarity"), **shared)
-        else:
-            confidence = {measure: arrays[measure] for measure in KNOWN if measure in arrays}
-            record = ExitRecord.from_outputs(arrays["prediction"], confidence, **shared)
-        for measure in record.measures:
-            _in_range(measure, record.measure(measure))
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(each) for each in path]
+    source = Source.read(paths, separator)
+    with named(source.title):
+        found, guessed = find_roles(source.names, columns or {}, source.wide)
+        for role in ("index", "cost"):  # a guess must not prevent what works without it
+            if role in guessed and (cost is not None if role == "cost" else _repeated(source.values(found[role]))):
+                del found[role], guessed[role]
+        outputs = Outputs(source, found, percent)
+        about = {"source": paths[0].name if len(paths) == 1 else [path.name for path in paths]}
+        record = outputs.record(about | dict(metadata or {}), cost)
+    used = {name for place in outputs.found.values() for name in flat(place)}
+    notes = [f"{role} is taken from {pattern}" for role, pattern in guessed.items() if role in outputs.found]
+    if ignored := [name for name in source.names if name not in used]:
+        notes.append(f"ignored: {some(ignored)}")
+    if notes:
+        warnings.warn(f"{source.title}: {'; '.join(notes)}", stacklevel=2)
+    return record
+
+
+class Outputs:
+    """What the columns of a source say: classes, logits, confidences, index and costs.
+
+    Parameters
+    ----------
+    source : Source
+    found : mapping of str to str or nested lists of str
+        The columns of each role, as `find_roles` returns them.
+    percent : bool
+        Whether probabilities and qualities are percentages.
+
+    Attributes
+    ----------
+    answers : str
+        The role that the answers come from: prediction, logits, probabilities or quality.
+    found : dict
+        The columns that are used.
+    """
+
+    def __init__(self, source: Source, found: Mapping[str, Place], percent: bool = False) -> None:
+        self.source, self.percent = source, percent
+        self.answers = next((role for role in ANSWERS if role in found), "prediction")
+        needed = {"prediction": {"label", *KNOWN}, "quality": {"prediction", *KNOWN}}.get(self.answers, {"label"})
+        used = needed | {self.answers, "similarity", "index", "features", "cost"}
+        self.found = {role: place for role, place in found.items() if role in used}
+
+    def record(self, metadata: dict[str, Any], cost: Sequence[float] | None) -> ExitRecord:
+        """Create the record. Raises ValueError if the columns do not fit together."""
+        given = metadata.get("names")
+        classes, names = self._classes(given)  # (N,) and (N, L)
+        if names is not None:
+            metadata |= {"names": names} | ({"classes": len(names)} if given is not None else {})
+        if "index" in self.found:
+            metadata["index"] = flat(self.found["index"])[0]  # which tells that the order of samples is known
+        shared = {"cost": self._cost(cost), "index": self._index(), "metadata": metadata}
+        if "features" in self.found:
+            shared["features"] = _by_exit(self._floats("features"))  # (N, F)
+            metadata["features"] = flat(self.found["features"])
+        confidence = {role: _by_exit(self._floats(role)) for role in KNOWN if role in self.found}  # (N, L)
+        self._check_exits({"prediction": classes.get("prediction")} | confidence)
+        try:
+            if self.answers == "prediction":
+                record = ExitRecord.from_outputs(classes["prediction"], confidence or None, classes["label"], **shared)
+            elif self.answers == "quality":
+                quality = _by_exit(self._floats("quality"))  # (N, L)
+                answers = classes.get("prediction")
+                record = ExitRecord.from_scores(quality, confidence or None, prediction=answers, **shared)
+            else:
+                record = ExitRecord(self._logits(), classes["label"], **shared, **confidence)
+        except ValueError as error:
+            raise ValueError(self._located(str(error))) from None
+        check_measures(record, self.at)
         return record
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+
+    def _check_exits(self, arrays: Mapping[str, np.ndarray | None]) -> None:
+        """Raise ValueError unless the values of all roles, (N, L) each, are of the same number of exits."""
+        sizes = {role: values.shape[1] for role, values in arrays.items() if values is not None and values.ndim == 2}
+        role = next((role for role, size in sizes.items() if size != max(sizes.values())), None)
+        if role is not None:
+            most = max(sizes, key=sizes.get)
+            raise ValueError(
+                f"{role} is of {sizes[role]} exits ({some(flat(self.found[role]))}), {most} of {sizes[most]} "
+                f"({some(flat(self.found[most]))}); expected the same exits"
+            )
+
+    def _classes(self, given: Sequence | None) -> tuple[dict[str, np.ndarray], list | None]:
+        """Return labels (N,) and predictions (N, L), as far as there are any, and the names of classes or None."""
+        raw = {r: self._beside(self.found[r], self.source.values) for r in ("label", "prediction") if r in self.found}
+        kinds = {role: self._kind(role, values) for role, values in raw.items()}
+        names = None if given is None else list(given)
+        if set(kinds.values()) == {"text"}:
+            if names is None and self.answers in ("logits", "probabilities"):
+                value = shown(raw["label"][0])
+                raise ValueError(
+                    f"{self.at('label', 0)} is {value}; expected a whole number, or the names of the classes in the "
+                    f"order of the {self.answers} beside it (--names, metadata={{'names': …}})"
+                )
+            names = names or np.unique(np.concatenate([values.ravel() for values in raw.values()])).tolist()
+            classes = {role: self._positions(role, values, names) for role, values in raw.items()}
+        elif set(kinds.values()) == {"truth"}:
+            names = names or ["False", "True"]
+            classes = {role: values.astype(np.int64) for role, values in raw.items()}
+        else:
+            classes = {
+                role: raw[role].astype(np.int64) if kinds[role] == "truth" else self._whole(role) for role in raw
+            }
+        if "prediction" in classes:
+            classes["prediction"] = _by_exit(classes["prediction"])
+        return classes, names
+
+    def _kind(self, role: str, values: np.ndarray) -> str:
+        """Whether values are text, truth values or numbers, among which are all that fit nowhere."""
+        if values.dtype != object:
+            return {"U": "text", "b": "truth"}.get(values.dtype.kind, "number")
+        text = np.array([isinstance(value, str) for value in values.flat]).reshape(values.shape)
+        for place in np.argwhere(~text) if text.any() else ():
+            if (value := values[tuple(place)]) is None or value != value:
+                raise ValueError(f"{self.at(role, *place)} is missing; expected text, as in the other rows")
+        return "text" if text.all() else "number"
+
+    def _whole(self, role: str) -> np.ndarray:  # (N, …), int64
+        try:
+            return self._beside(self.found[role], self.source.whole)
+        except ValueError as error:
+            values = self._beside(self.found[role], self.source.values)
+            if role == "prediction" and values.dtype.kind == "f" and values.ndim > 1 and ((values % 1) != 0).any():
+                names = " ".join(flat(self.found[role]))
+                raise ValueError(f"{error}; are these probabilities (--probabilities {names})?") from None
+            raise
+
+    def _positions(self, role: str, values: np.ndarray, names: list) -> np.ndarray:  # same shape, int64
+        """Replace text by its place among the names."""
+        places = {name: place for place, name in enumerate(names)}
+        occur, inverse = np.unique(values, return_inverse=True)
+        if unknown := [name for name in occur.tolist() if name not in places]:
+            place = np.argwhere(values == unknown[0])[0]
+            raise ValueError(
+                f"{self.at(role, *place)} is {unknown[0]!r}; expected one of the names {some(list(map(str, names)))}"
+            )
+        return np.array([places[name] for name in occur.tolist()], np.int64)[inverse].reshape(values.shape)
+
+    def _index(self) -> np.ndarray | None:  # (N,), int64
+        if "index" not in self.found:
+            return None
+        values = self._beside(self.found["index"], self.source.values)
+        if self._kind("index", values) != "text":
+            return self._whole("index")
+        first: dict[str, int] = {}
+        for n, value in enumerate(values.tolist()):
+            if first.setdefault(value, n) != n:
+                raise ValueError(
+                    f"{self.at('index', n)} is {value!r}, as {self.at('index', first[value])}: expected all different"
+                )
+        return np.array([_identity(value) for value in values.tolist()], np.int64)
+
+    def _cost(self, given: Sequence[float] | None) -> Sequence[float] | np.ndarray:  # (L,) or (N, L)
+        if "cost" in self.found and given is not None:
+            raise ValueError("its costs are in the file, and given beside it (--cost, cost=…); expected one of the two")
+        if "cost" not in self.found:
+            if given is None:
+                raise ValueError("no costs; expected them in the file (cost), or given beside it (--cost, cost=…)")
+            return given
+        place = self.found["cost"]
+        if not self.source.is_table and isinstance(place, str) and np.ndim(self.source.parts[0][place]) < 2:
+            costs = [np.atleast_1d(part[place]) for part in self.source.parts]  # (L,) each
+            if any(not np.array_equal(each, costs[0]) for each in costs):
+                raise ValueError(f"{place} differs between the files; expected the same, or one row per sample")
+            return costs[0]
+        cost = _by_exit(self._floats("cost"))  # (N, L)
+        return cost[0] if self.source.is_table and (cost == cost[0]).all() else cost
+
+    def _logits(self) -> np.ndarray:  # (N, L, C)
+        """Return logits, or logarithms of probabilities, of which softmax gives these probabilities."""
+        values = self._floats(self.answers, lambda values: np.isfinite(values) | np.isneginf(values))
+        if self.answers == "probabilities" and values.ndim == 1:  # of class 1 of two
+            values = np.stack([1 - values, values], axis=1)
+        values = values[:, None] if values.ndim == 2 else values
+        if values.ndim != 3:
+            return values  # the record says what it expects
+        if self.source.is_table and values.shape[2] == 1:
+            raise ValueError(f"{flat(self.found[self.answers])[0]} is of one class; expected one column for each class")
+        total = values.sum(axis=2, dtype=np.float64)  # (N, L)
+        wrong = np.argwhere((values < -1e-6).any(axis=2) | ~(np.abs(total - 1) < 0.01))
+        if self.answers == "probabilities":
+            if len(wrong):
+                are = some([f"{value:.6g}" for value in values[tuple(wrong[0])]], 3)
+                raise ValueError(
+                    f"{self.at(self.answers, *wrong[0])}: the probabilities are {are}, in all "
+                    f"{total[tuple(wrong[0])]:.6g}; expected numbers from 0 that sum to 1 (logits are imported with "
+                    "--logits, percentages with --percent)"
+                )
+            return np.log(np.maximum(values.astype(np.result_type(values, np.float32)), LEAST))
+        if not len(wrong) and values.shape[2] > 1:
+            first, *others = flat(self.found["logits"])
+            raise ValueError(
+                f"{first}{' …' if others else ''}: all values are at least 0 and sum to 1, so these are probabilities; "
+                f"expected logits, or these columns as --probabilities (columns={{'probabilities': …}})"
+            )
+        masked, top = np.isneginf(values), values.max(axis=2, keepdims=True)
+        return np.where(masked & np.isfinite(top), top + values.dtype.type(MASKED), values) if masked.any() else values
+
+    def _floats(self, role: str, fits: Callable[[np.ndarray], np.ndarray] = np.isfinite) -> np.ndarray:
+        """Return the values of a role, of shape (N,), (N, L), (N, C) or (N, L, C), as in the file."""
+
+        def read(name: str) -> np.ndarray:
+            values = self.source.values(name)
+            truth = role == "quality" and values.dtype.kind == "b"
+            return values.astype(np.float64) if truth else self.source.numbers(name, fits=fits)
+
+        values = self._beside(self.found[role], read)
+        values = values.astype(np.result_type(values, np.float16), copy=False)
+        return values / 100 if self.percent and role in PERCENT else values
+
+    def _beside(self, place: Place, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return one column (N, …), or columns side by side: (N, columns, …)."""
+        if isinstance(place, str):
+            return read(place)
+        columns = [self._beside(part, read) for part in place]
+        for part, column in zip(place, columns):
+            if column.shape != columns[0].shape:
+                (first, *_), (other, *_) = flat(place[0]), flat(part)
+                raise ValueError(f"{other} has shape {column.shape}; expected {columns[0].shape}, as {first} has")
+        return np.stack(columns, axis=1)
+
+    def at(self, role: str, row: int, *inside: int) -> str:
+        """Describe the place of a value (row, …) of a role: exit, class, or exit and class follow."""
+        place, depth = self.found[role], 0
+        while not isinstance(place, str):
+            place, depth = place[0], depth + 1
+        inside = inside[len(inside) - min(len(inside), depth + self.source.values(place).ndim - 1) :]
+        place = self.found[role]
+        for step in inside[:depth]:
+            place = place[step]
+        return self.source.at(flat(place)[0], row, *inside[depth:])
+
+    def _located(self, message: str) -> str:
+        """Name the columns and rows of a message of `ExitRecord`, which knows arrays and positions only."""
+
+        def place(match: re.Match) -> str:
+            role = {"labels": "label"}.get(match[1], match[1].rpartition(".")[2])
+            numbers = list(map(int, match[2].split(", ")))
+            if role not in self.found:
+                return match[0]
+            if role == "cost" and len(numbers) == 1:  # of an exit
+                names = flat(self.found["cost"])
+                return names[numbers[0]] if self.source.is_table and names[0] not in self.source.wide else match[0]
+            return self.at(role, *numbers)
+
+        return re.sub(r"\b((?:confidence\.)?[a-z_]+)\[(\d+(?:, \d+)*)\]", place, message)
 
 
-def _read(path: Path) -> "dict[str, np.ndarray] | pd.DataFrame":
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        if path.suffix.lower() == ".csv":
-            import pandas as pd
-
-            # Older versions of pandas round floats unless this option is given; newer versions warn if it is given
-            inexact = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-            exact = {"float_precision": "round_trip"} if inexact else {}
-            table = pd.read_csv(path, low_memory=False, **exact)
-            if not isinstance(table.index, pd.RangeIndex):
-                raise ValueError("its rows have more fields than its header")
-            return table
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read().to_pandas(ignore_metadata=True)
-        return table.drop(columns="__index_level_0__", errors="ignore")  # the index, which pandas stores as a column
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # zipfile, zlib, NumPy, pandas and pyarrow raise different exceptions
-        reason = " ".join(str(error).split())
-        raise ValueError(f"not a readable {path.suffix.lower()} file ({reason})") from None
+def _repeated(values: np.ndarray) -> bool:
+    return len(set(values.tolist())) < len(values)
 
 
-def _of_archive(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    known = {"logits", "labels", "cost", "index", "prediction", *KNOWN}
-    if unknown := sorted(arrays.keys() - known):
-        raise ValueError(f"unknown array {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
-    needed = {"labels", "logits" if "logits" in arrays else "prediction"}
-    if missing := sorted(needed - arrays.keys()):
-        raise ValueError(f"no array {missing[0]!r}; expected labels, cost and either logits or prediction")
-    return arrays
+def _by_exit(values: np.ndarray) -> np.ndarray:  # (N,) or (N, L) to (N, L)
+    return values[:, None] if values.ndim == 1 else values
 
 
-def _of_table(table: "pd.DataFrame") -> dict[str, np.ndarray]:
-    """Convert the columns of a table to the arrays of an archive."""
-    parts = {column: COLUMN.fullmatch(column) for column in table}
-    if len(parts) < table.shape[1]:
-        raise ValueError(f"two columns of one name; {EXPECTED}")
-    if unknown := [column for column, part in parts.items() if not part]:
-        raise ValueError(f"unknown column {unknown[0]!r}; {EXPECTED}")
-    if not len(table):
-        raise ValueError("no rows; expected one a sample")
-    n_logits = sum(column.startswith("logit_") for column in parts)
-    numbered = [column for column, part in parts.items() if part[2]]
-    plain = [column for column, part in parts.items() if part[1] and not part[2]]
-    if numbered and plain:
-        raise ValueError(f"column {plain[0]!r} beside {numbered[0]!r}; expected all with a number, or none")
-    n_exits = max((int(parts[column][2]) for column in numbered), default=1)
-    if n_logits and n_exits > 1:
-        raise ValueError(f"column {numbered[-1]!r} beside logit_0 …, which are of one exit; {EXPECTED}")
-
-    def together(columns: Iterable[str], whole: bool = False) -> np.ndarray:  # (N, columns)
-        return np.stack([_numbers(table, column, whole) for column in _present(table, columns)], axis=1)
-
-    arrays = {"labels": together(["label"], whole=True)[:, 0]}
-    if "index" in parts:
-        arrays["index"] = together(["index"], whole=True)[:, 0]
-    of_exits = {part[1] for part in parts.values()} | (set() if n_logits else {"prediction"})
-    for name in sorted(of_exits - {None}):
-        columns = (f"{name}_{i + 1}" for i in range(n_exits)) if numbered else [name]
-        arrays[name] = together(columns, whole=name == "prediction")  # (N, L)
-    if n_logits:
-        arrays["logits"] = together(f"logit_{c}" for c in range(n_logits))[:, None]  # (N, 1, C)
-    if "cost" in arrays and (arrays["cost"] == arrays["cost"][0]).all():
-        arrays["cost"] = arrays["cost"][0]  # (L,)
-    return arrays
-
-
-def _present(table: "pd.DataFrame", columns: Iterable[str]) -> Iterable[str]:
-    for column in columns:
-        if column not in table:
-            raise ValueError(f"no column {column!r}; {EXPECTED}")
-        yield column
-
-
-def _numbers(table: "pd.DataFrame", column: str, whole: bool) -> np.ndarray:
-    """Return a column (N,): int64 if `whole`, in which case values must be integers; otherwise unchanged floats."""
-    import pandas as pd
-
-    given = table[column]
-    if given.dtype.kind in "iuf":
-        values = given.to_numpy()
-        wrong = ~np.isfinite(values)
-        if whole:
-            wrong |= (np.floor(values) != values) | (np.abs(values.astype(np.float64)) >= 2.0**63)
-    else:  # text, dates or booleans, if at least one value of the column is
-        wrong = np.isnan(pd.to_numeric(given.astype(str), errors="coerce").to_numpy(np.float64))
-        wrong |= not wrong.any()
-    if wrong.any():
-        n = wrong.argmax()
-        expected = "a whole number" if whole else "a finite number"
-        raise ValueError(f"row {n + 1}: {column} is {given.iloc[n]}; expected {expected}")
-    return values.astype(np.int64 if whole else np.result_type(values, np.float16), copy=False)
-
-
-def _in_range(measure: str, values: np.ndarray) -> None:
-    """Check the range of a measure, up to rounding: probabilities from 0 to 1, cosines from −1 to 1, entropies from 0.
-
-    Raises ValueError for other values, for example for negated entropies.
-    """
-    low, high = -1 if measure == "similarity" else 0, np.inf if measure == "entropy" else 1
-    wrong = np.argwhere((values < low - 1e-6) | (values > high + 1e-6))
-    if len(wrong):
-        place = ", ".join(map(str, wrong[0]))
-        raise ValueError(
-            f"{measure}[{place}] is {values[tuple(wrong[0])]}: expected {low} to {high}, entropy not negated"
-        )
+def _identity(text: str) -> int:
+    """A whole number that depends on the text alone: the number that it is, or the first 63 bits of a hash."""
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
