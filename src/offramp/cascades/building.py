@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -12,8 +12,19 @@ import numpy as np
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import MEASURES
+from offramp.records.origin import shared_unit, warn_of_test
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined:
+    """The ensemble and the temperatures of a cascade, as for `cascade`, once they are fixed."""
+
+    ensemble: str | None = None
+    confidence: str = "own"
+    weights: tuple[float, ...] | None = None
+    temperatures: tuple[tuple[float, ...], ...] | None = None
 
 
 def cascade(
@@ -59,7 +70,8 @@ def cascade(
     Warns
     -----
     UserWarning
-        If a stage is not more expensive than the previous one.
+        If a stage is not more expensive than the previous one, if only some stages have a unit of their costs, or if
+        temperatures or weights are fitted on records whose split is test.
     """
     check_stages(records, "cascade")
     if temperatures is not None:
@@ -77,10 +89,12 @@ def cascade(
                 stacklevel=2,
             )
     first = records[0]
-    shared = ("dataset", "split", "seed", "classes", "unit", "metric")
+    shared = ("dataset", "split", "seed", "classes", "metric")
     metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
-    names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
-    metadata |= {"system": " + ".join(names), "ensemble": ensemble}
+    if units := [record.metadata["unit"] for record in records if "unit" in record.metadata]:
+        metadata["unit"] = units[0]
+    names = stage_names(records)
+    metadata |= {"system": " + ".join(names), "stages": names, "ensemble": ensemble}
     if temperatures is not None:
         metadata["temperatures"] = temperatures
     about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
@@ -91,6 +105,7 @@ def cascade(
     if ensemble == "accuracy_weighted":
         if weights is None:
             first.needed_labels("cascade: ensemble='accuracy_weighted' without weights")
+            warn_of_test(first, "weighting an ensemble by accuracy")
         weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
         if (
             len(weights) != sum(record.n_exits for record in records)
@@ -102,6 +117,11 @@ def cascade(
     if confidence == "ensemble":
         return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
     return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records), **about)
+
+
+def stage_names(records: Sequence[ExitRecord]) -> list[str]:
+    """Return the systems of the records, or their places in the cascade if they have none."""
+    return [str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1)]
 
 
 def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[float] | None) -> None:
@@ -120,10 +140,8 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> None:
     if not records:
         raise ValueError(f"{who}: expected at least one record")
     first = records[0]
+    shared_unit({f"stage {k}": record.metadata.get("unit") for k, record in enumerate(records, start=1)}, who)
     for k, record in enumerate(records, start=1):
-        units = record.metadata.get("unit"), first.metadata.get("unit")
-        if None not in units and units[0] != units[1]:
-            raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
         if record.n_samples != first.n_samples:
             raise ValueError(f"{who}: stage {k} has {record.n_samples} samples, stage 1 has {first.n_samples}")
         if (record.labels is None) != (first.labels is None):

@@ -6,6 +6,7 @@ import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -14,6 +15,10 @@ from offramp._io.tables import TABLE_SUFFIXES, write_table
 from offramp._io.writing import claim
 from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
+from offramp.records.origin import system_of
+
+if TYPE_CHECKING:
+    from offramp.cascades.settings import CascadeSettings
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -154,6 +159,25 @@ def write_all(tables: dict) -> None:
     """Write tables by path. All of them are computed before, so that an error leaves no incomplete output."""
     for path, table in tables.items():
         write_table(table, path)
+
+
+def load_named(path: Path) -> ExitRecord:
+    """Load a record. If it has no system in its metadata, it is named after its file (see `system_of`)."""
+    record = ExitRecord.load(path)
+    record.metadata["system"] = system_of(record.metadata, path)
+    return record
+
+
+def load_settings(path: Path) -> "CascadeSettings":
+    """Load the settings of a cascade, from the record of the cascade on validation data or from a .json file."""
+    from offramp.cascades.settings import CascadeSettings
+
+    if path.suffix == ".json":
+        return CascadeSettings.load(path)
+    try:
+        return CascadeSettings.of(ExitRecord.load(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
 def about(record: ExitRecord, path: Path, table):

@@ -7,6 +7,7 @@ import numpy as np
 from offramp.policies.base import Policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
+from offramp.records.origin import warn_of_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +149,7 @@ def choose_threshold(
         If both targets or none are given, if the record has no labels, or if it is not compatible with the policy.
     """
     validation.needed_labels("choose_threshold")
+    warn_of_test(validation, "choosing a threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 

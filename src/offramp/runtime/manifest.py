@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from offramp._io.writing import AGAIN
+from offramp.cascades.building import Combined
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 
 FORMAT = "offramp-bundle/1"
@@ -60,16 +61,6 @@ class Model:
     cost: tuple[tuple[float, ...], ...]
     stages: tuple[Stage, ...]
     source: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Combined:
-    """The ensemble and the temperatures of a cascade, as for `offramp.cascade`."""
-
-    ensemble: str | None = None
-    confidence: str = "own"
-    weights: tuple[float, ...] | None = None
-    temperatures: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
