@@ -43,7 +43,7 @@ def models(seed):
     table = pd.DataFrame(rows, columns=["model", "cost", "accuracy_validation", "accuracy", "front"])
     table[["accuracy_validation", "accuracy"]] += 0.01 * seed
     low, high = table["accuracy"] - 0.02, table["accuracy"] + 0.03
-    return table.assign(seed=seed, accuracy_low=low, accuracy_high=high, parameters=table["cost"] / 4)
+    return table.assign(seed=seed, accuracy_low=low, accuracy_high=high, parameters=table["cost"] / 4, unit="MAC")
 
 
 def relations(seed):
@@ -82,6 +82,7 @@ def choices(seed):
             "threshold_2": 0.4 if len(stages) > 2 else NAN,
             "accuracy_validation": target,
             "cost_validation": cost,
+            "unit": "MAC",
             "accuracy": accuracy + 0.01 * seed,
             "cost": cost,
             "exit_1": 0.5,
@@ -143,6 +144,7 @@ def replacements(seed):
             **{f"stage_{k + 1}": stages[k] if k < len(stages) else None for k in range(3)},
             **{f"threshold_{k + 1}": thresholds[k] if k < len(thresholds) else NAN for k in range(2)},
             "model_cost": 1e6 if model == "net-a" else 4e6,
+            "unit": "MAC",
             "model_accuracy": 0.6 if model == "net-a" else 0.8,
             "cost": 3e6,
             "accuracy": 0.8,

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from offramp import ExitRecord, cascade, choose_threshold, evaluate, load_policies, make_policy, save_policies
@@ -14,7 +15,15 @@ from offramp.cascades.settings import CascadeSettings
 from offramp.cli import main
 from offramp.policies import POLICIES
 from offramp.records.origin import system_of
+from offramp.reports.figures import error_cost
 from offramp.reports.judging import judge
+from offramp.reports.tables.writing import costs
+
+PAIR = ("small", "large")
+SEARCH = (
+    "search {} --variant base --band 0.5 0.6 --resamples 100 --models-out {} --relations-out {} --choices-out {} "
+    "--reductions-out {} --replacements-out {} --measures-out {}"
+)
 
 
 def made(split, system="small", scale=1.0, cost=1.0, exits=1, **metadata):
@@ -195,6 +204,93 @@ def test_the_command_warns_once(offramp):
     assert err == (
         "offramp: warning: pcee was fitted on another record than this one: system small + large, not mine\n"
     )
+
+
+# Units of costs
+
+
+def test_costs_of_two_units_are_not_added():
+    money = made("validation", "large", cost=3, unit="USD")
+    with pytest.raises(ValueError, match="cascade: stage 2 costs USD, stage 1 MAC; expected one unit"):
+        cascade([made("validation"), money])
+    bare = made("validation", "large", cost=3, unit=None)
+    for records in ([bare, made("validation", "larger", cost=4)], [made("validation"), bare]):
+        with pytest.warns(UserWarning, match=r"cascade: stage \d has no unit of its costs, stage \d costs MAC"):
+            assert cascade(records).metadata["unit"] == "MAC"
+
+
+@pytest.mark.parametrize(
+    "command", ["compare {} --target 0.5 --targets-out {} --pairs-out {} --control-out {}", SEARCH]
+)
+def test_runs_of_two_units_are_not_compared(offramp, command):
+    files = []
+    for system, unit in (("small", "USD"), ("large", None)):
+        for split in ("validation", "test"):
+            files.append(f"{system}/{split}.safetensors")
+            made(split, system, cost=len(system), unit=unit).save(files[-1])
+        if command.startswith("compare"):
+            files.append(f"{system}/policies.safetensors")
+            assert offramp(f"calibrate {system}/validation.safetensors --policy confidence --out {files[-1]}")[0] == 0
+    outs = [f"{i}.csv" for i in range(6)]
+    line = command.format(" ".join(files), *outs)
+    code, err = offramp(line)
+    assert code == 0
+    assert err.startswith(
+        "offramp: warning: runs: large/validation.safetensors has no unit of its costs, small/validation.safetensors "
+        "costs USD; the same unit is assumed\n"
+    )
+    assert set(pd.read_csv("0.csv")["unit"]) == {"USD"}
+    made("test", "large", cost=5, unit="MAC").save("large/test.safetensors")
+    code, err = offramp(line)
+    assert (code, err.count("\n")) == (1, 0)
+    assert "large/test.safetensors costs MAC, small/validation.safetensors USD; expected one unit" in err
+
+
+def test_judge_names_the_unit_and_refuses_two(tmp_path):
+    validation, test = (cascade(pair(split, unit="USD")) for split in ("validation", "test"))
+    assert "a mean cost of 2 USD" in str(judge(validation, test, tmp_path, cost=2, resamples=100))
+    assert "Cost (USD)" in (tmp_path / "tables/exits.md").read_text()
+    test.metadata["unit"] = "s"
+    with pytest.raises(ValueError, match="judge: the test record costs s, the validation record USD"):
+        judge(validation, test, tmp_path, resamples=100)
+
+
+def test_every_table_and_figure_shows_the_unit(offramp):
+    """Costs of thousandths of a dollar, from records to tables and figures."""
+    files = []
+    for system, cost in (("small", 0.0021), ("large", 0.01234)):
+        for split in ("validation", "test"):
+            files.append(f"{system}/{split}.safetensors")
+            made(split, system, scale=len(system), cost=cost, exits=2, unit="USD").save(files[-1])
+        line = f"--policies {system}/policies.safetensors --test {files[-1]} --out {system}/curve.csv"
+        calibrated = f"calibrate {files[-2]} --policy confidence --out {system}/policies.safetensors"
+        assert offramp(calibrated) == offramp(f"evaluate {line} --exits {system}/exits.csv") == (0, "")
+        files.append(f"{system}/policies.safetensors")
+    outs = "--targets-out targets.csv --pairs-out pairs.csv --control-out control.csv"
+    assert offramp(f"compare {' '.join(files)} --target 0.5 --pair small large --resamples 100 {outs}") == (0, "")
+    for name, inputs, headers in (
+        ("exits", "small/exits.csv large/exits.csv", ["Cost (USD)"]),
+        ("targets", "targets.csv", ["Cost (USD)"]),
+        ("equal-cost", "pairs.csv", ["Small cost (USD)", "Large cost (USD)"]),
+    ):
+        assert offramp(f"table {name} {inputs} --out {name}") == (0, "")
+        text = Path(f"{name}.md").read_text()
+        assert all(f" {header} " in text for header in headers)
+        assert "MAC" not in text
+        assert "0.00 " not in text
+    assert all(cost in Path("exits.md").read_text() for cost in ("0.00210", "0.00420", "0.0123", "0.0247"))
+    figure = error_cost.draw([Path(f"{s}/{t}.csv") for s in ("small", "large") for t in ("curve", "exits")], [PAIR])
+    assert figure.axes[0].get_xlabel() == "Average cost (USD)"
+    pd.read_csv("small/exits.csv").assign(unit="MAC").to_csv("small/exits.csv", index=False)
+    assert "costs USD, small/exits.csv MAC" in offramp("table exits small/exits.csv large/exits.csv --out exits")[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0021, "0.00210"), (0.0999, "0.0999"), (0.1, "0.10"), (12.345, "12.35"), (0, "0.00"), (np.nan, "–")],
+)
+def test_digits_of_costs(value, text):
+    assert costs(pd.DataFrame({"cost": [2 * value]}), "cost", 2) == [text]
 
 
 # Names

@@ -181,12 +181,14 @@ def load_settings(path: Path) -> "CascadeSettings":
 
 
 def about(record: ExitRecord, path: Path, table):
-    """Insert the columns dataset, system and seed at the beginning of a table.
+    """Insert the columns dataset, system and seed at the beginning of a table, and the unit of its costs at the end.
 
     If the record has no system in its metadata, the name of its file is used. If it has no seed, 0 is used. Figures can
     therefore be drawn from imported outputs without metadata.
     """
-    known = {"dataset": None, "system": path.stem, "seed": 0} | record.metadata
+    known = {"dataset": None, "seed": 0} | record.metadata | {"system": system_of(record.metadata, path)}
+    if "cost" in table and "unit" in known:
+        table["unit"] = known["unit"]
     for place, key in enumerate(["dataset", "system", "seed"]):
         table.insert(place, key, known[key])
     if "policy" in table:

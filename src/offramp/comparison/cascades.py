@@ -22,7 +22,7 @@ from offramp.cascades.building import Ensemble, cascade
 from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, pareto, step_cost
 from offramp.cascades.search import Zoo, search_pairs, search_triples
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.comparison.runs import Run
+from offramp.comparison.runs import Run, with_unit
 from offramp.records import ExitRecord
 
 COMPARED = ("pair", "triple", "random", "oracle")
@@ -224,7 +224,8 @@ def reduction_tables(
     }
     for table in made.values():
         table.insert(0, "dataset", runs[0].test.metadata.get("dataset"))
-    return made
+    with_costs = ("models", "relations", "choices", "replacements")
+    return made | {name: with_unit(made[name], runs) for name in with_costs}
 
 
 @dataclass(frozen=True, eq=False)

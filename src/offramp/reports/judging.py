@@ -15,16 +15,17 @@ from offramp._io.writing import write_text
 from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
-from offramp.comparison.runs import Run
+from offramp.comparison.runs import Run, with_unit
 from offramp.evaluation import evaluate, frontier, outcomes
 from offramp.evaluation.curves import threshold_on
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
+from offramp.records.origin import shared_unit
 from offramp.records.splitting import split_record
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.reports.environment import environment
-from offramp.reports.labels import policy_name
+from offramp.reports.labels import policy_name, unit_name
 from offramp.reports.page import write_report
 
 # Policies that are fitted in addition to every registered policy with its default options
@@ -179,6 +180,8 @@ def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cos
     for split, record in (("validation", validation), ("test", test)):
         if record.n_exits < 2:
             raise ValueError(f"judge: the {split} record has one exit; expected at least two")
+    units = {"the validation record": validation.metadata.get("unit"), "the test record": test.metadata.get("unit")}
+    shared_unit(units, "judge")
     for what in ("n_exits", "n_classes"):
         one, other = (getattr(record, what) for record in (validation, test))
         if None not in (one, other) and one != other:
@@ -214,7 +217,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     goal = (
         f"an accuracy of {accuracy:.2%}"
         if accuracy is not None
-        else f"a mean cost of {cost:g}"
+        else f"a mean cost of {cost:g}{_unit(run.test)}"
         if cost is not None
         else "the accuracy of the last exit"
     )
@@ -253,6 +256,11 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     )
 
 
+def _unit(record: ExitRecord) -> str:
+    unit = record.metadata.get("unit")
+    return "" if unit is None else f" {unit_name(unit)}"
+
+
 def thresholds_of(policy: Policy, validation: ExitRecord) -> np.ndarray:
     """Return the thresholds of a curve: accuracies if δ is an accuracy, otherwise quantiles of the signal."""
     if policy.claims_accuracy:
@@ -270,7 +278,8 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
     about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
 
     def said_of(table: pd.DataFrame) -> pd.DataFrame:
-        return table.assign(**about)[[*about, *table.columns]]
+        table = table.assign(**about)[[*about, *table.columns]]
+        return with_unit(table, [run]) if "cost" in table else table
 
     curves = [
         evaluate(policy, run.test, thresholds_of(policy, run.validation)).assign(policy=label)

@@ -12,8 +12,8 @@ from matplotlib.transforms import Bbox
 
 from offramp.cascades.fronts import ascending
 from offramp.reports.figures import style
-from offramp.reports.labels import system_name, unit
-from offramp.reports.loading import of_base, read_tables
+from offramp.reports.labels import cost_label, system_name
+from offramp.reports.loading import of_base, read_tables, unit_of
 
 _STEP = {"linewidth": 1.0, "drawstyle": "steps-post"}
 _INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
@@ -50,7 +50,7 @@ def draw(files: Sequence[Path]) -> Figure:
     models, choices = read_tables(files, "models", "choices")
     choices = of_base(choices)
     styles = {kind: look for kind, look in style.KIND_STYLES.items() if kind in set(choices["kind"])}
-    factor, prefix = unit(models["cost"])
+    factor, cost = cost_label("Average cost", models["cost"], unit_of(models))
     models, choices = (table.assign(cost=table["cost"] / factor) for table in (models, choices))
     cascades = choices[choices["kind"].isin(styles)].sort_values("target").groupby(["seed", "kind"])
     curves = pd.concat([_ascending(its).assign(seed=seed, kind=kind) for (seed, kind), its in cascades])
@@ -69,7 +69,7 @@ def draw(files: Sequence[Path]) -> Figure:
     for fill, its in fills.items():
         ax.plot(its["cost"], 100 * its["accuracy"], "s", color=style.BLACK, fillstyle=fill, zorder=4)
     style.log_scale(ax.xaxis)
-    ax.set(xlabel=f"Average cost ({prefix}MACs)", ylabel="Test accuracy (%)")
+    ax.set(xlabel=cost, ylabel="Test accuracy (%)")
     ax.margins(x=0.08, y=0.06)
     handles = style.entries(styles, marker=None)
     handles += [
