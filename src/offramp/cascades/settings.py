@@ -23,8 +23,8 @@ class CascadeSettings:
 
     Attributes
     ----------
-    stages : tuple of str, or None
-        Systems in the order in which they run. None: not known.
+    stages : tuple of str
+        Systems in the order in which they run.
     combined : Combined
         Ensemble, its weights and the temperatures.
     measure : {"max_softmax", "margin", "entropy"}
@@ -43,7 +43,7 @@ class CascadeSettings:
         If a value is of another kind.
     """
 
-    stages: tuple[str, ...] | None
+    stages: tuple[str, ...]
     combined: Combined = field(default_factory=Combined)
     measure: str = "max_softmax"
     thresholds: tuple[float, ...] | None = None
@@ -53,9 +53,11 @@ class CascadeSettings:
     def __post_init__(self) -> None:
         self.policy  # noqa: B018  raises an error if the measure is unknown
         check_ensemble(self.combined.ensemble, self.combined.confidence, self.combined.weights)
-        for value in self.thresholds or ():
-            if not isinstance(value, float) or math.isnan(value):
-                raise ValueError(f"thresholds are {list(self.thresholds)}; expected numbers")
+        if not isinstance(self.stages, tuple) or not self.stages:
+            raise ValueError(f"stages are {self.stages!r}; expected names")
+        thresholds = () if self.thresholds is None else self.thresholds
+        if not isinstance(thresholds, tuple) or not all(isinstance(t, float) and not math.isnan(t) for t in thresholds):
+            raise ValueError(f"thresholds are {thresholds!r}; expected numbers")
 
     @classmethod
     def of(cls, record: ExitRecord) -> "CascadeSettings":
@@ -72,7 +74,7 @@ class CascadeSettings:
             If the split of the record is test.
         """
         about = record.metadata
-        if "ensemble" not in about:
+        if not {"stages", "ensemble"} <= about.keys():
             raise ValueError("expected the record of a cascade, which `offramp cascade` wrote")
         if not about.keys().isdisjoint(("weights", "temperatures")):
             warn_of_test(record, "taking weights or temperatures of a cascade")
@@ -83,7 +85,7 @@ class CascadeSettings:
             weights=_tuple(about.get("weights")),
             temperatures=_tuple(about.get("temperatures")),
         )
-        return cls(stages=_tuple(about.get("stages")), combined=combined, origin=_without_system(about))
+        return cls(stages=_tuple(about["stages"]), combined=combined, origin=origin_of_cascade(about))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the settings to a JSON file."""
@@ -141,7 +143,7 @@ class CascadeSettings:
             If the stages are others, or as for `cascade`.
         """
         found = stage_names(records)
-        if self.stages is not None and found != list(self.stages):
+        if found != list(self.stages):
             raise ValueError(f"cascade: the stages are {', '.join(found)}; expected {', '.join(self.stages)}")
         if others := differences(self.origin, records[0].metadata):
             raise ValueError(f"cascade: made on other records: {'; '.join(others)}; expected the same")
@@ -158,7 +160,8 @@ class CascadeSettings:
             )
 
 
-def _without_system(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def origin_of_cascade(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the origin of the records of a cascade, which have different systems."""
     return {key: value for key, value in origin(metadata).items() if key != "system"}
 
 

@@ -24,24 +24,29 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
 
 
-class TablePath(click.Path):
-    """Path of a table to write. Its ending is checked before any work is done."""
+class NamedPath(click.Path):
+    """Path of a file to write. Its ending is checked before any work is done."""
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value, param, ctx):
         path = super().convert(value, param, ctx)
-        if path.suffix not in TABLE_SUFFIXES:
-            self.fail(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}", param, ctx)
+        if path.suffix not in self.suffixes:
+            self.fail(f"{path}: expected a name that ends in {' or '.join(self.suffixes)}", param, ctx)
         return path
 
 
-TABLE = TablePath(dir_okay=False, path_type=Path)
+TABLE = NamedPath(*TABLE_SUFFIXES)
+SETTINGS = NamedPath(".json")  # of a cascade
 
 
 class Verb(click.Command):
     """A command that locks its output files while it runs, so that no other process writes them."""
 
     def invoke(self, ctx):
-        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE)} - {None}
+        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE, SETTINGS)} - {None}
         with ExitStack() as claims:
             if os.environ.get("RANK", "0") == "0":  # only the first process of torchrun writes
                 for path in sorted(files):
@@ -144,9 +149,6 @@ class Grid(click.ParamType):
             self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
 
 
-DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
-
-
 RESAMPLES = click.option(
     "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
 )
@@ -172,7 +174,7 @@ def load_settings(path: Path) -> "CascadeSettings":
     """Load the settings of a cascade, from the record of the cascade on validation data or from a .json file."""
     from offramp.cascades.settings import CascadeSettings
 
-    if path.suffix == ".json":
+    if path.suffix in SETTINGS.suffixes:
         return CascadeSettings.load(path)
     try:
         return CascadeSettings.of(ExitRecord.load(path))

@@ -16,7 +16,7 @@ from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
 from offramp.comparison.runs import Run, with_unit
-from offramp.evaluation import evaluate, frontier, outcomes
+from offramp.evaluation import default_thresholds, evaluate, frontier, outcomes
 from offramp.evaluation.curves import threshold_on
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
@@ -35,8 +35,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "temperature": ("confidence", {"temperature": "per_exit"}),
 }
 REFERENCES = ("oracle", "random")  # baselines that are not recommended
-GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds of policies whose threshold is an accuracy
-POINTS = 200  # number of thresholds of other policies: quantiles of their signal on validation data
+GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds at which the control error is measured
 TARGETS = (0.0, 0.005, 0.01, 0.02)  # decrease in accuracy relative to the last exit, for the table of targets
 BINS = 15
 
@@ -261,15 +260,6 @@ def _unit(record: ExitRecord) -> str:
     return "" if unit is None else f" {unit_name(unit)}"
 
 
-def thresholds_of(policy: Policy, validation: ExitRecord) -> np.ndarray:
-    """Return the thresholds of a curve: accuracies if δ is an accuracy, otherwise quantiles of the signal."""
-    if policy.claims_accuracy:
-        return GRID
-    signal = policy.signal(validation)[:, :-1]  # the last exit is used at any threshold
-    finite = signal[np.isfinite(signal)]
-    return np.unique(np.quantile(finite, np.linspace(0, 1, POINTS))) if finite.size else np.zeros(1)
-
-
 def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, list[Path]]:
     """Write the tables from which figures and tables are made, and return their paths by kind.
 
@@ -282,7 +272,7 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         return with_unit(table, [run]) if "cost" in table else table
 
     curves = [
-        evaluate(policy, run.test, thresholds_of(policy, run.validation)).assign(policy=label)
+        evaluate(policy, run.test, default_thresholds(policy, run.validation)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
     everything = matched.match([run])
