@@ -292,15 +292,17 @@ def test_other_seeds_are_pale(two):
     assert len(ax.texts) == 4
 
 
-def test_names_do_not_hit_each_other(tmp_path):
+@pytest.mark.parametrize("times", [3, 7])
+def test_names_do_not_hit_each_other(times, tmp_path):
+    """Those without room beside their marks are further away."""
     rng = np.random.default_rng(0)
-    near = pd.concat([models(0)] * 3, ignore_index=True)
-    near["model"] = [f"model-{k}" for k in range(len(near))]
+    near = pd.concat([models(0)] * times, ignore_index=True)
+    near["model"] = [f"model-{k}" + "_of_a_long_name" * (times > 3) for k in range(len(near))]
     near["accuracy"] += rng.normal(0, 0.02, len(near))
     paths = save(tmp_path, models=near, choices=choices(0))
     (ax,) = drawn("cascades-front", paths).axes
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == 12
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without the lines to the marks
+    assert len(boxes) == 4 * times
     assert sum(box.count_overlaps(boxes) for box in boxes) == len(boxes)  # each box overlaps only itself
 
 
