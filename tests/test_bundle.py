@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from offramp import ExitRecord, cascade, decide, load_policies, make_policy
+from offramp.cascades.settings import CascadeSettings
 from offramp.cli import cli
 from offramp.datasets import load_dataset
 from offramp.datasets.base import Vocabulary
@@ -361,6 +362,7 @@ for name in ("torch", "snakemake", "sklearn", "transformers", "torchvision", "ti
     sys.modules[name] = None
 import numpy as np
 from offramp.runtime import load
+from offramp.cascades.settings import CascadeSettings
 from offramp.cli import cli
 bundle = load({str(images)!r})
 bundle.profile(np.zeros((4, 1, 8, 8), np.float32))
@@ -579,6 +581,35 @@ def test_a_cascade_from_weights_to_answers(study, tmp_path):
     assert len(set(exits)) > 1
     assert (table["exit"] - 1 != exits).mean() < 0.01
     assert (table["prediction"] != answers).mean() < 0.01
+
+
+def test_a_chosen_cascade_from_weights_to_answers(study, tmp_path):
+    """The settings of a cascade have its policy, thresholds, ensemble and temperatures."""
+    validation, test = (ExitRecord.load(study / split) for split in ("validation", "test"))
+    settings = CascadeSettings(
+        stages=("net", "net"),
+        measure="margin",
+        combined=Combined(ensemble="mean_logit", temperatures=((2.0, 2.0, 1.0), (1.0, 1.0, 1.0))),
+        thresholds=(*np.median(validation.confidence("margin")[:, :2], axis=0).tolist(), 0.9, np.inf, 0.5),
+        origin={"seed": validation.metadata["seed"]},
+    )
+    settings.save(tmp_path / "c.json")
+    given = ("--policies", tmp_path / "c.json", "--out", tmp_path / "bundle")
+    offramp("export", study / "weights", study / "weights", *given)
+    assert read_manifest(tmp_path / "bundle").threshold == settings.thresholds
+    np.save(tmp_path / "x.npy", load_dataset("digits").pixels["all"].numpy()[test.index])
+    offramp("run", tmp_path / "bundle", tmp_path / "x.npy", "--out", tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match="no more than stage 1"):
+        record = settings.build([test, test])
+    (exits,), (answers,) = decide(settings.policy, record, [np.array(settings.thresholds)])
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert len(set(exits)) > 2
+    assert (table["exit"] - 1 != exits).mean() < 0.01
+    assert (table["prediction"] != answers).mean() < 0.01
+    for change in ({"stages": ("net",)}, {"stages": ("net", "other")}, {"origin": {"seed": 9}}):
+        replace(settings, **change).save(tmp_path / "c.json")
+        with pytest.raises(Exception, match=r"c\.json: a cascade of .*, but WEIGHTS are of net seed"):
+            offramp("export", study / "weights", study / "weights", *given)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def models(seed):
     table = pd.DataFrame(rows, columns=["model", "cost", "accuracy_validation", "accuracy", "front"])
     table[["accuracy_validation", "accuracy"]] += 0.01 * seed
     low, high = table["accuracy"] - 0.02, table["accuracy"] + 0.03
-    return table.assign(seed=seed, accuracy_low=low, accuracy_high=high, parameters=table["cost"] / 4)
+    return table.assign(seed=seed, accuracy_low=low, accuracy_high=high, parameters=table["cost"] / 4, unit="MAC")
 
 
 def relations(seed):
@@ -82,6 +82,7 @@ def choices(seed):
             "threshold_2": 0.4 if len(stages) > 2 else NAN,
             "accuracy_validation": target,
             "cost_validation": cost,
+            "unit": "MAC",
             "accuracy": accuracy + 0.01 * seed,
             "cost": cost,
             "exit_1": 0.5,
@@ -143,6 +144,7 @@ def replacements(seed):
             **{f"stage_{k + 1}": stages[k] if k < len(stages) else None for k in range(3)},
             **{f"threshold_{k + 1}": thresholds[k] if k < len(thresholds) else NAN for k in range(2)},
             "model_cost": 1e6 if model == "net-a" else 4e6,
+            "unit": "MAC",
             "model_accuracy": 0.6 if model == "net-a" else 0.8,
             "cost": 3e6,
             "accuracy": 0.8,
@@ -290,15 +292,17 @@ def test_other_seeds_are_pale(two):
     assert len(ax.texts) == 4
 
 
-def test_names_do_not_hit_each_other(tmp_path):
+@pytest.mark.parametrize("times", [3, 7])
+def test_names_do_not_hit_each_other(times, tmp_path):
+    """Those without room beside their marks are further away."""
     rng = np.random.default_rng(0)
-    near = pd.concat([models(0)] * 3, ignore_index=True)
-    near["model"] = [f"model-{k}" for k in range(len(near))]
+    near = pd.concat([models(0)] * times, ignore_index=True)
+    near["model"] = [f"model-{k}" + "_of_a_long_name" * (times > 3) for k in range(len(near))]
     near["accuracy"] += rng.normal(0, 0.02, len(near))
     paths = save(tmp_path, models=near, choices=choices(0))
     (ax,) = drawn("cascades-front", paths).axes
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == 12
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without the lines to the marks
+    assert len(boxes) == 4 * times
     assert sum(box.count_overlaps(boxes) for box in boxes) == len(boxes)  # each box overlaps only itself
 
 

@@ -193,7 +193,8 @@ def test_thresholds_for_one_policy(run, folder):
     table = pd.read_csv("c.csv").groupby("policy").threshold.apply(list)
     assert table.to_dict() == {"oracle": [0.5, 1], "sure": [-1, -0.5, 0], "random": [0.5, 1]}
     assert run(f"{line} --thresholds sure=-1:0:0.5")[0] == 0
-    assert (pd.read_csv("c.csv").groupby("policy").size() == pd.Series({"oracle": 101, "random": 101, "sure": 3})).all()
+    sizes = pd.read_csv("c.csv").groupby("policy").size()
+    assert sizes.to_dict() == {"oracle": 2, "random": 100, "sure": 3}  # all values of the signal, if there is no grid
 
 
 @pytest.fixture

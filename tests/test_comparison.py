@@ -376,9 +376,7 @@ def test_a_part_twice(files, tmp_path):
         load_runs([*files, tmp_path / "again"])
 
 
-@pytest.mark.parametrize(
-    "about", [{"seed": None}, {"system": None}, {"split": None}, {"split": "train"}, {"split": "policies"}]
-)
+@pytest.mark.parametrize("about", [{"split": None}, {"split": "train"}, {"split": "policies"}])
 def test_a_file_that_does_not_say_what_it_is(about, files, tmp_path):
     record = make_record("small", 1, "test")
     record.metadata = {key: value for key, value in (record.metadata | about).items() if value is not None}

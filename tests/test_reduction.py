@@ -239,7 +239,7 @@ def test_what_cannot_be_searched():
         reduction_tables(runs()[:1], VARIANTS, [(0.7, 0.8)], 0.01, 100)
     with pytest.raises(ValueError, match="seed 1: m2 is there for seed 0 or 1 alone; expected both"):
         reduction_tables(runs(seeds=(0, 1))[:-1], VARIANTS, [(0.7, 0.8)], 0.01, 100)
-    with pytest.raises(ValueError, match="needs logits"):
+    with pytest.raises(ValueError, match="variant temperature: m0 seed 0, validation has no logits; leave"):
         reduction_tables(runs(logits=False), VARIANTS, [(0.7, 0.8)], 0.01, 100)
     bare = {"max-softmax": Variant(), "margin": Variant("margin")}
     assert len(reduction_tables(runs(logits=False), bare, [(0.7, 0.8)], 0.01, 100)["reductions"])

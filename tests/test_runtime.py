@@ -1,5 +1,6 @@
 """Models that stop: their answers are those of the record, and what has left is not computed."""
 
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from offramp import ExitRecord, NotFittedError, cascade, decide, make_policy
+from offramp.cascades.settings import CascadeSettings
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
@@ -279,6 +281,9 @@ def test_a_cascade_answers_as_its_record(options):
         for regroup in ("always", "never"):
             fast.threshold, fast.regroup = np.asarray(threshold), regroup
             check(fast(x), policy, whole, threshold)
+    settings = replace(CascadeSettings.of(whole), thresholds=(0.9, 0.5, 0.7, 0.6), measure="margin")
+    chosen = EarlyExit.cascade(models, **settings.options, preparations=[Shrink(), None, None], cost=whole.cost)
+    check(chosen(x), settings.policy, whole, np.array(settings.thresholds))
 
 
 def test_what_a_cascade_refuses():

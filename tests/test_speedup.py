@@ -393,7 +393,7 @@ def test_duels_are_counted_pair_by_pair(tmp_path):
     ]
     text = TABLES["duels"].load().readable(numbers)
     assert text["Gain (points)"][0] == "0.00 [−1.00, +1.00] ± 0.10"
-    assert text["Difference of MACs (points)"][0] == "−15.0 [−20.0, −10.0] ± 0.1"
+    assert text["Difference of cost (points)"][0] == "−15.0 [−20.0, −10.0] ± 0.1"
 
 
 # Claims

@@ -16,7 +16,7 @@ from offramp.comparison.sensitivity import ALL, Setting, sensitivity
 from offramp.evaluation.exits import exit_table
 from offramp.records import ExitRecord
 from offramp.reports.catalogue import TABLES
-from offramp.reports.labels import in_order, policy_name, system_name, title_and_caption, unit
+from offramp.reports.labels import in_order, policy_name, prefixed, system_name, title_and_caption
 from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
@@ -348,8 +348,8 @@ def test_names_in_print():
     assert [policy_name(label) for label in ("pcee-ws", "confidence", "mine")] == ["PCEE-WS", "max softmax", "mine"]
     assert [system_name(label) for label in ("msdnet-small", "vit", "my-net")] == ["MSDNet small", "ViT", "my net"]
     assert in_order(["zeta", "oracle", "alpha", "pcee", "pcee"]) == ["pcee", "oracle", "alpha", "zeta"]
-    assert unit([5e5, 2e6, np.nan]) == (1e6, "M ")
-    assert unit([]) == (1.0, "")
+    assert prefixed([5e5, 2e6, np.nan]) == (1e6, "M ")
+    assert prefixed([]) == (1.0, "")
 
 
 # Invalid input

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.records import ExitRecord
+from offramp.records.origin import warn_of_test
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def fit_temperatures(record: ExitRecord) -> np.ndarray:
     ValueError
         If the record has no logits or no labels.
     """
+    warn_of_test(record, "fitting temperatures")
     what = "fitting temperatures (temperature='per_exit')"
     logits, labels = record.needed_logits(what), record.needed_labels(what)
     return np.array([fit_temperature(logits[:, i], labels) for i in range(record.n_exits)])

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -12,10 +12,41 @@ import numpy as np
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import SCORES
-from offramp.records.record import ROUTER
 from offramp.records.joining import same_samples
+from offramp.records.origin import shared_unit, warn_of_test
+from offramp.records.record import ROUTER
 
 Ensemble = Literal["mean_probability", "mean_logit", "accuracy_weighted", "geometric"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined:
+    """The ensemble and the temperatures of a cascade, as for `cascade`, once they are fixed."""
+
+    ensemble: str | None = None
+    confidence: str = "own"
+    weights: tuple[float, ...] | None = None
+    temperatures: tuple[tuple[float, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, record: ExitRecord) -> "Combined":
+        """Return those with which a record was made, which are in its metadata."""
+        about = record.metadata
+        ensemble, temperatures = about.get("ensemble"), about.get("temperatures")
+        if temperatures is not None and "ensemble" not in about:  # of a single model
+            temperatures = [temperatures]
+        return cls(
+            ensemble=ensemble,
+            # The record of an ensemble has logits only if they are those of the ensemble (see `cascade`)
+            confidence="ensemble" if ensemble is not None and record.has_logits else "own",
+            weights=tuples(about.get("weights")),
+            temperatures=tuples(temperatures),
+        )
+
+
+def tuples(value):
+    """Return a JSON value with tuples in place of lists."""
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def cascade(
@@ -62,8 +93,9 @@ def cascade(
     Warns
     -----
     UserWarning
-        If a stage is not more expensive than the previous one, or if it is not certain that samples are in the same
-        order (`records.joining.same_samples`).
+        If a stage is not more expensive than the previous one, if only some stages have a unit of their costs, if
+        temperatures or weights are fitted on records whose split is test, or if it is not certain that samples are in
+        the same order (`records.joining.same_samples`).
     """
     records = check_stages(records, "cascade")
     if temperatures is not None:
@@ -81,7 +113,7 @@ def cascade(
                 stacklevel=2,
             )
     first, metadata = records[0], _metadata(records, " + ")
-    metadata["ensemble"] = ensemble
+    metadata |= {"stages": stage_names(records), "ensemble": ensemble}
     if temperatures is not None:
         metadata["temperatures"] = temperatures
     if ensemble is None:
@@ -91,6 +123,7 @@ def cascade(
     if ensemble == "accuracy_weighted":
         if weights is None:
             first.needed_correct("cascade: ensemble='accuracy_weighted' without weights")
+            warn_of_test(first, "weighting an ensemble by accuracy")
         weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
         if (
             len(weights) != sum(record.n_exits for record in records)
@@ -133,10 +166,11 @@ def router(records: Sequence[ExitRecord]) -> ExitRecord:
 def _metadata(records: Sequence[ExitRecord], between: str) -> dict:
     """Return what the records have in common, and their names, with a word or sign between them."""
     first = records[0]
-    shared = ("dataset", "split", "seed", "classes", "unit", "metric", "names", "features")
+    shared = ("dataset", "split", "seed", "classes", "metric", "names", "features")
     metadata = {key: first.metadata[key] for key in shared if key in first.metadata}
-    names = (str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1))
-    return metadata | {"system": between.join(names)}
+    if units := [record.metadata["unit"] for record in records if "unit" in record.metadata]:
+        metadata["unit"] = units[0]
+    return metadata | {"system": between.join(stage_names(records))}
 
 
 def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, logits=None) -> ExitRecord:
@@ -155,6 +189,11 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
         quality=None if first.quality is None else np.hstack([record.quality for record in records]),
         features=first.features,
     )
+
+
+def stage_names(records: Sequence[ExitRecord]) -> list[str]:
+    """Return the systems of the records, or their places in the cascade if they have none."""
+    return [str(record.metadata.get("system", f"stage {k}")) for k, record in enumerate(records, start=1)]
 
 
 def check_ensemble(ensemble: str | None, confidence: str, weights: Sequence[float] | None) -> None:
@@ -177,10 +216,8 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
         raise ValueError(f"{who}: expected at least one record")
     records = same_samples(records, [f"stage {k}" for k in range(1, len(records) + 1)], who)
     first = records[0]
+    shared_unit({f"stage {k}": record.metadata.get("unit") for k, record in enumerate(records, start=1)}, who)
     for k, record in enumerate(records, start=1):
-        units = record.metadata.get("unit"), first.metadata.get("unit")
-        if None not in units and units[0] != units[1]:
-            raise ValueError(f"{who}: stage {k} costs {units[0]}, stage 1 {units[1]}; expected one unit")
         if (record.quality is None) != (first.quality is None):
             without, scored = (k, 1) if record.quality is None else (1, k)
             raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from offramp._io.progress import progress_bar
 from offramp._io.tables import write_table
-from offramp.cli.options import EXISTING, TABLE, Grid, Verb
+from offramp.cli.options import EXISTING, SETTINGS, TABLE, Grid, Verb, load_settings
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 from offramp.runtime.manifest import Combined
@@ -45,7 +45,13 @@ class Regroup(click.ParamType):
 
 @click.command(cls=Verb)
 @click.argument("weights", type=EXISTING, nargs=-1, required=True)
-@click.option("--policies", type=EXISTING, required=True, help="File of fitted policies from `offramp calibrate`.")
+@click.option(
+    "--policies",
+    type=EXISTING,
+    required=True,
+    help="File of fitted policies from `offramp calibrate`, or settings of a cascade (.json) with its thresholds from "
+    "`offramp search --cascade-out`.",
+)
 @click.option("--policy", "label", help="Label of the policy. Not needed if the file has one policy.")
 @click.option("--threshold", type=Threshold(), help="Threshold δ, or one per exit: δ,δ,…")
 @click.option("--accuracy", type=float, help="Choose the threshold for this accuracy on --validation.")
@@ -68,18 +74,29 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
       offramp export weights.safetensors --policies policies.safetensors --policy pcee --accuracy 0.9 \\
           --validation validation.safetensors --out bundle/
     """
+    settings = load_settings(policies) if policies.suffix in SETTINGS.suffixes else None
+    if settings is not None and threshold is accuracy is cost is None:
+        threshold = settings.chosen_thresholds
     if sum(value is not None for value in (threshold, accuracy, cost)) != 1:
         raise click.UsageError("expected one of --threshold, --accuracy and --cost")
     if threshold is None and validation is None:
         raise click.UsageError("--accuracy and --cost need --validation, a record on which the threshold is chosen")
-    fitted, run = load_policies(policies)
+    if settings is None:
+        fitted, run = load_policies(policies)
+    else:
+        fitted, run = {settings.policy.name: settings.policy}, settings.origin
     label = label or (next(iter(fitted)) if len(fitted) == 1 else None)
     if label not in fitted:
         raise click.UsageError(f"--policy: {label!r} is not in {policies}; expected one of {', '.join(fitted)}")
     record = None if validation is None else ExitRecord.load(validation)
-    combined = None if record is None else Combined.of(record)
-    if record is None and (run.get("ensemble") or run.get("temperatures")):
+    if settings is not None:
+        combined = settings.combined
+    elif record is not None:
+        combined = Combined.of(record)
+    elif run.get("ensemble") or run.get("temperatures"):
         raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
+    else:
+        combined = Combined()
     if threshold is None:
         threshold = fitted[label].choose_threshold(record, accuracy=accuracy, cost=cost)
 
@@ -88,6 +105,11 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
 
     check_target(out)
     models, datasets, made = zip(*map(load_trained, weights))
+    if settings is not None:
+        systems = [f"{each['system']} seed {each['seed']}" for each in made]
+        expected = [f"{stage} seed {settings.origin.get('seed', made[0]['seed'])}" for stage in settings.stages]
+        if systems != expected:
+            raise ValueError(f"{policies}: a cascade of {', '.join(expected)}, but WEIGHTS are of {', '.join(systems)}")
     for key in ("system", "seed") if len(made) == 1 else ():
         if run.get(key, made[0][key]) != made[0][key]:
             raise ValueError(f"{policies}: fitted on {key} {run[key]}, but {weights[0]} is of {made[0][key]}")
@@ -101,7 +123,7 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
         label=label,
         names=datasets[0].names,
         sources=[{key: each[key] for key in kept if key in each} for each in made],
-        combined=combined,
+        combined=None if combined == Combined() else combined,
         run=run,
     )
     click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}")

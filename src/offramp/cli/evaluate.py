@@ -1,13 +1,15 @@
 """The commands `offramp evaluate`, `compare`, `sensitivity` and `search`, which report results on test data."""
 
+import warnings
+
 import click
 
 from offramp._io.tables import write_table
 from offramp.cli.options import (
     BOOTSTRAP_SEED,
-    DEFAULT_GRID,
     EXISTING,
     RESAMPLES,
+    SETTINGS,
     TABLE,
     Grid,
     LabelledGrid,
@@ -17,8 +19,10 @@ from offramp.cli.options import (
     Verb,
     about,
     labelled,
+    load_settings,
     write_all,
 )
+from offramp.evaluation import default_thresholds
 from offramp.evaluation import evaluate as evaluate_policy
 from offramp.evaluation import frontier as policy_frontier
 from offramp.policies import Policy, load_policies
@@ -36,7 +40,10 @@ from offramp.records.metrics import with_metric
     help="Policy, for example pcee:bins=20, which is fitted on --validation. Repeat this option for several policies.",
 )
 @click.option(
-    "--policies", type=EXISTING, help="File of fitted policies from `offramp calibrate`, instead of --policy."
+    "--policies",
+    type=EXISTING,
+    help="File of fitted policies from `offramp calibrate`, or settings of a cascade (.json) from `offramp search "
+    "--cascade-out`, instead of --policy.",
 )
 @click.option(
     "--validation",
@@ -49,8 +56,18 @@ from offramp.records.metrics import with_metric
     "grids",
     type=LabelledGrid(),
     multiple=True,
-    help="Thresholds δ, including both ends. Default: 0:1:0.01. Repeat this option with LABEL= for policies whose "
-    "signal has another scale.",
+    help="Thresholds δ, including both ends. Repeat this option with LABEL= for policies whose signal has another "
+    "scale. Default: 0:1:0.01 if δ is an accuracy, and otherwise at most 101 values over the range of the signal on "
+    "--validation, or on --test if there is none.",
+)
+@click.option(
+    "--per-exit",
+    "rows",
+    type=LabelledGrid(),
+    metavar="[LABEL=]δ,δ,…",
+    multiple=True,
+    help="One threshold per exit except the last, instead of --thresholds. Repeat this option for several rows. "
+    "Default: the thresholds of the settings of a cascade.",
 )
 @click.option(
     "--bins",
@@ -66,7 +83,7 @@ from offramp.records.metrics import with_metric
     type=TABLE,
     help="Output: one row per exit with accuracy, metric, cost, agreement with the exit before, calibration error.",
 )
-def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exits) -> None:
+def evaluate(specs, policies, validation, test, grids, rows, bins, out, frontier, exits) -> None:
     """Evaluate policies on a test record, over a grid of thresholds δ.
 
     Policies are either fitted on a validation record (--policy and --validation), or read from a file (--policies). The
@@ -77,6 +94,7 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
     For example:
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
       offramp evaluate --policies policies.safetensors --test test.safetensors --thresholds 0.5:1:0.01 --out curve.csv
+      offramp evaluate --policy confidence --test test.safetensors --per-exit 0.9,0.8 --out points.csv
     """
     import pandas as pd
 
@@ -89,14 +107,21 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
     if len({out, frontier, exits} - {None}) < sum(path is not None for path in (out, frontier, exits)):
         raise click.UsageError("two tables of one name; expected another file for each of --out, --frontier, --exits")
     record = ExitRecord.load(test)
-    fitted = specs or load_policies(policies)[0]
+    if policies and policies.suffix in SETTINGS.suffixes:
+        settings = load_settings(policies)
+        settings.check(record)
+        fitted = {settings.policy.name: settings.policy}
+        rows = rows or ([] if grids else [(None, settings.chosen_thresholds)])
+    else:
+        fitted = specs or load_policies(policies)[0]
     of_label = dict(grids)
-    if unknown := sorted(of_label.keys() - {None, *fitted}):
-        raise click.UsageError(f"--thresholds for {unknown[0]!r}; expected one of {', '.join(fitted)}")
+    for option, labels in (("thresholds", of_label), ("per-exit", dict(rows))):
+        if unknown := sorted(labels.keys() - {None, *fitted}):
+            raise click.UsageError(f"--{option} for {unknown[0]!r}; expected one of {', '.join(fitted)}")
     if specs and not validation and (untaught := [label for label, policy in fitted.items() if policy.learns]):
         raise ValueError(f"{untaught[0]} learns from data: give --validation, a record to fit it on")
+    held_out = ExitRecord.load(validation) if validation else record
     if specs and validation:
-        held_out = ExitRecord.load(validation)
         fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
 
     def of_all(function) -> pd.DataFrame:
@@ -104,7 +129,20 @@ def evaluate(specs, policies, validation, test, grids, bins, out, frontier, exit
         return about(record, test, pd.concat(tables, ignore_index=True))
 
     def curve(label: str, policy: Policy) -> pd.DataFrame:
-        return evaluate_policy(policy, record, of_label.get(label, of_label.get(None, DEFAULT_GRID)))
+        if own := [row for of, row in rows if of in (None, label)]:
+            return pd.concat([evaluate_policy(policy, record, [row]) for row in own], ignore_index=True)
+        grid = of_label.get(label, of_label.get(None))
+        if grid is None:
+            return evaluate_policy(policy, record, default_thresholds(policy, held_out))
+        points = evaluate_policy(policy, record, grid)
+        if points["threshold"].nunique() > 1 and len(points.drop(columns="threshold").drop_duplicates()) == 1:
+            signal = policy.signal(record)
+            warnings.warn(
+                f"{label}: all {len(points)} thresholds give the same result; its signal is from {signal.min():g} to "
+                f"{signal.max():g} (--thresholds {label}=…)",
+                stacklevel=2,
+            )
+        return points
 
     tables = {out: of_all(curve)}
     if frontier:
@@ -268,7 +306,7 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     multiple=True,
     help="How cascades defer and predict: NAME:measure=…,temperature=…,ensemble=…, where all options can be left out. "
     "Repeat this option; the first variant is the reference for the others. Default: nine variants with all confidence "
-    "measures, temperature scaling and all ensembles.",
+    "measures, temperature scaling and all ensembles, or those of them that all records allow.",
 )
 @click.option(
     "--band",
@@ -300,34 +338,49 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     "--replacements-out", type=TABLE, required=True, help="Output: cascades that can replace each model on the front."
 )
 @click.option("--measures-out", type=TABLE, required=True, help="Output: statistics over all pairs of models.")
-def search(files, variants, bands, step, resamples, seed, **outs) -> None:
+@click.option(
+    "--cascade-out",
+    type=SETTINGS,
+    help="Output: settings of the cheapest cascade that reaches --target on validation data, .json. `offramp cascade "
+    "--like`, `evaluate --policies` and `export --policies` use them.",
+)
+@click.option(
+    "--target",
+    type=float,
+    help="Accuracy on validation data for --cascade-out. Default: that of the most accurate single model.",
+)
+def search(files, variants, bands, step, resamples, seed, cascade_out, target, **outs) -> None:
     """Search all cascades of two models, and of three models on the Pareto front, at every threshold.
 
     FILES are the validation and test records of single-exit models. Their order does not matter, because each record
-    contains its system, seed and split. Cascades are chosen on validation data and evaluated on test data.
+    contains its system, seed and split. (Without a system, the name of the file is used, and without a seed, 0.)
+    Cascades are chosen on validation data and evaluated on test data.
 
     \b
     For example:
       offramp search */validation.safetensors */test.safetensors --band 0.88 0.9 --models-out models.csv \\
           --relations-out relations.csv --choices-out choices.csv --reductions-out reductions.csv \\
-          --replacements-out replacements.csv --measures-out measures.csv
+          --replacements-out replacements.csv --measures-out measures.csv --cascade-out cascade.json
+
+    \b
+    The chosen cascade, if its stages are small and large, on test data:
+      offramp cascade small/test.safetensors large/test.safetensors --like cascade.json --out cascade.safetensors
+      offramp evaluate --policies cascade.json --test cascade.safetensors --out point.csv
 
     \b
     The same with four variants of deferral and prediction:
           … --variant max-softmax --variant margin:measure=margin \\
           --variant temperature:temperature=true --variant ensemble:ensemble=mean_probability
     """
-    from offramp.comparison.cascades import VARIANTS, Variant, reduction_tables
+    from offramp.comparison.cascades import Variant, cheapest, default_variants, search_zoo, tables_of
     from offramp.comparison.runs import load_runs
 
+    if target is not None and cascade_out is None:
+        raise click.UsageError("--target is for --cascade-out; expected both")
     runs = load_runs(files, fitted=False)
-    made = reduction_tables(
-        runs,
-        {name: Variant(**options) for name, options in variants} or VARIANTS,
-        bands,
-        step,
-        resamples,
-        seed,
-        progress=True,
-    )
-    write_all({outs[f"{name}_out"]: with_metric(table, runs[0].test) for name, table in made.items()})
+    chosen = {name: Variant(**options) for name, options in variants} or default_variants(runs)
+    found = search_zoo(runs, chosen, bands, step, resamples, seed, progress=True)
+    settings = cheapest(found, target) if cascade_out else None
+    write_all({outs[f"{name}_out"]: with_metric(table, runs[0].test) for name, table in tables_of(found).items()})
+    if settings:
+        settings.save(cascade_out)

@@ -51,8 +51,15 @@ for verb in VERBS:
 
 
 def main() -> None:
-    """Run the command. Errors in the input are printed as one line, without a traceback."""
-    warnings.formatwarning = lambda message, *_: f"offramp: warning: {message}\n"
+    """Run the command. Errors in the input are printed as one line, without a traceback, and so is each warning."""
+    warned = set()
+
+    def warn(message, *_, **__) -> None:
+        if str(message) not in warned:  # libraries that change the filters make Python forget what it has shown
+            print(f"offramp: warning: {message}", file=sys.stderr)
+        warned.add(str(message))
+
+    warnings.showwarning = warn
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -6,6 +6,7 @@ import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -15,29 +16,38 @@ from offramp._io.writing import claim
 from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
+from offramp.records.origin import system_of
+
+if TYPE_CHECKING:
+    from offramp.cascades.settings import CascadeSettings
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
 
 
-class TablePath(click.Path):
-    """Path of a table to write. Its ending is checked before any work is done."""
+class NamedPath(click.Path):
+    """Path of a file to write. Its ending is checked before any work is done."""
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value, param, ctx):
         path = super().convert(value, param, ctx)
-        if path.suffix not in TABLE_SUFFIXES:
-            self.fail(f"{path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}", param, ctx)
+        if path.suffix not in self.suffixes:
+            self.fail(f"{path}: expected a name that ends in {' or '.join(self.suffixes)}", param, ctx)
         return path
 
 
-TABLE = TablePath(dir_okay=False, path_type=Path)
+TABLE = NamedPath(*TABLE_SUFFIXES)
+SETTINGS = NamedPath(".json")  # of a cascade
 
 
 class Verb(click.Command):
     """A command that locks its output files while it runs, so that no other process writes them."""
 
     def invoke(self, ctx):
-        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE)} - {None}
+        files = {ctx.params[param.name] for param in self.params if param.type in (OUT, TABLE, SETTINGS)} - {None}
         with ExitStack() as claims:
             if os.environ.get("RANK", "0") == "0":  # only the first process of torchrun writes
                 for path in sorted(files):
@@ -140,9 +150,6 @@ class Grid(click.ParamType):
             self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
 
 
-DEFAULT_GRID = Grid().convert("0:1:0.01", None, None)
-
-
 RESAMPLES = click.option(
     "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
 )
@@ -157,13 +164,34 @@ def write_all(tables: dict) -> None:
         write_table(table, path)
 
 
+def load_named(path: Path) -> ExitRecord:
+    """Load a record. If it has no system in its metadata, it is named after its file (see `system_of`)."""
+    record = ExitRecord.load(path)
+    record.metadata["system"] = system_of(record.metadata, path)
+    return record
+
+
+def load_settings(path: Path) -> "CascadeSettings":
+    """Load the settings of a cascade, from the record of the cascade on validation data or from a .json file."""
+    from offramp.cascades.settings import CascadeSettings
+
+    if path.suffix in SETTINGS.suffixes:
+        return CascadeSettings.load(path)
+    try:
+        return CascadeSettings.of(ExitRecord.load(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
 def about(record: ExitRecord, path: Path, table):
-    """Insert the columns dataset, system and seed at the beginning of a table.
+    """Insert the columns dataset, system and seed at the beginning of a table, and the unit of its costs at the end.
 
     If the record has no system in its metadata, the name of its file is used. If it has no seed, 0 is used. Figures can
     therefore be drawn from imported outputs without metadata.
     """
-    known = {"dataset": None, "system": path.stem, "seed": 0} | record.metadata
+    known = {"dataset": None, "seed": 0} | record.metadata | {"system": system_of(record.metadata, path)}
+    if "cost" in table and "unit" in known:
+        table["unit"] = known["unit"]
     for place, key in enumerate(["dataset", "system", "seed"]):
         table.insert(place, key, known[key])
     if "policy" in table:

@@ -6,14 +6,7 @@ import click
 import numpy as np
 
 from offramp._io.tables import write_table
-from offramp.cli.options import (
-    EXISTING,
-    OUT,
-    TABLE,
-    Spec,
-    Verb,
-)
-from offramp.records import ExitRecord
+from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, load_settings
 from offramp.records.importing import import_outputs
 from offramp.records.roles import ROLES, option
 from offramp.records.splitting import split_record
@@ -99,19 +92,18 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
 @click.option(
     "--confidence",
     type=click.Choice(["own", "ensemble"]),
-    default="own",
-    show_default=True,
-    help="Confidence of the exits: that of the model itself, or that of the ensemble.",
+    help="Confidence of the exits: that of the model itself (default), or that of the ensemble.",
 )
 @click.option(
     "--temperature",
     is_flag=True,
-    help="Divide the logits of each stage by temperatures first, which are fitted on STAGES or taken from --like.",
+    help="Divide the logits of each stage by temperatures first, which are fitted on STAGES.",
 )
 @click.option(
     "--like",
     type=EXISTING,
-    help="Take temperatures and weights of an ensemble from this record, which is the same cascade on validation data.",
+    help="Build the cascade of this file on other samples: the record of a cascade on validation data, or the settings "
+    "that `offramp search --cascade-out` wrote. Ensemble, weights, confidence and temperatures are taken from it.",
 )
 @click.option("--system", help="Name of the cascade. Default: the names of its stages, joined by +.")
 @click.option("--out", type=OUT, required=True, help="Output: record of the cascade, .safetensors.")
@@ -126,13 +118,29 @@ def cascade(stages, ensemble, confidence, temperature, like, system, out) -> Non
     For example, a cascade that runs the large model only if the small one is not confident enough:
       offramp cascade small/validation.safetensors large/validation.safetensors --out cascade/validation.safetensors
       offramp cascade small/test.safetensors large/test.safetensors --out cascade/test.safetensors
+
+    \b
+    Temperatures, and the weights of an ensemble by accuracy, are fitted on validation data and used on test data:
+      offramp cascade small/validation.safetensors large/validation.safetensors --temperature \\
+          --ensemble accuracy_weighted --out cascade/validation.safetensors
+      offramp cascade small/test.safetensors large/test.safetensors --like cascade/validation.safetensors \\
+          --out cascade/test.safetensors
     """
     from offramp.cascades import cascade
 
-    records = [ExitRecord.load(path) for path in stages]
-    known = ExitRecord.load(like).metadata if like else {}
-    temperatures = (known.get("temperatures") or "fit") if temperature else None
-    made = cascade(records, ensemble, weights=known.get("weights"), confidence=confidence, temperatures=temperatures)
+    records = [load_named(path) for path in stages]
+    if like is None:
+        fit = "fit" if temperature else None
+        made = cascade(records, ensemble, confidence=confidence or "own", temperatures=fit)
+    else:
+        settings = load_settings(like)
+        fixed = settings.combined
+        there = {"ensemble": fixed.ensemble, "confidence": fixed.confidence, "temperature": bool(fixed.temperatures)}
+        asked = {"ensemble": ensemble, "confidence": confidence, "temperature": temperature or None}
+        for name, value in asked.items():
+            if value not in (None, there[name]):
+                raise click.UsageError(f"--{name}: {like} has another; expected the cascade of --like, or no --like")
+        made = settings.build(records)
     if system:
         made.metadata["system"] = system
     made.save(out)

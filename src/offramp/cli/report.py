@@ -14,6 +14,7 @@ from offramp.cli.options import (
     Verb,
 )
 from offramp.records import ExitRecord
+from offramp.records.origin import system_of
 from offramp.reports.catalogue import FIGURES, TABLES, Entry
 from offramp.reports.loading import describe
 
@@ -231,12 +232,13 @@ def judge(validation, test, accuracy, cost, resamples, out) -> None:
 
     target = {"accuracy": accuracy, "cost": cost}
     options = "".join(f" --{name} {value:g}" for name, value in target.items() if value is not None)
+    record = ExitRecord.load(test)
     click.echo(
         judge(
             ExitRecord.load(validation),
-            ExitRecord.load(test),
+            record,
             out,
-            system=test.stem,
+            system=system_of(record.metadata, test),
             **target,
             resamples=resamples,
             command=f"offramp judge --validation {validation} --test {test}{options} --out {out}",

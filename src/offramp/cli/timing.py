@@ -4,11 +4,11 @@ import click
 import numpy as np
 
 from offramp._io.tables import write_table
+from offramp.cascades.building import Combined
 from offramp.cli.options import EXISTING, TABLE, Verb, about
 from offramp.policies import load_policies
 from offramp.policies.reference import Oracle, Random
 from offramp.records import ExitRecord
-from offramp.runtime.manifest import Combined
 
 
 @click.command(cls=Verb)
@@ -74,9 +74,8 @@ def time(weights, splits, policies, validation, test, batch_sizes, samples, thre
         model.to(default_device(), memory_format=torch.channels_last)
     samples = min(samples or max(96, *batch_sizes), len(record))
     rows = np.linspace(0, len(record) - 1, samples).astype(int)  # (n,)
-    combined = Combined.of(held_out)
-    options = {"cost": record.cost} | ({} if combined is None else vars(combined))
-    stop, inputs = stopping(models, of_models, rows, *next(iter(chosen.values())), **options)
+    any_policy = next(iter(chosen.values()))
+    stop, inputs = stopping(models, of_models, rows, Combined.of(held_out), *any_policy, cost=record.cost)
     parts, tables = np.arange(len(rows)), []  # (n,)
     with torch_settings(threads):
         for size in batch_sizes:

@@ -7,6 +7,7 @@ regression first, for all curves. Selecting the cheapest choice with sufficient 
 on test data. Except for the definition of the reduction, this procedure is our choice.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,11 +19,12 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from offramp.calibration import fit_temperatures, with_temperatures
-from offramp.cascades.building import Ensemble, cascade, check_stages
+from offramp.cascades.building import Combined, Ensemble, cascade, check_stages
 from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, pareto, step_cost
 from offramp.cascades.search import Zoo, search_pairs, search_triples
+from offramp.cascades.settings import CascadeSettings, origin_of_cascade
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.comparison.runs import Run
+from offramp.comparison.runs import SPLITS, Run, with_unit
 from offramp.policies.confidence import Score
 from offramp.records import ExitRecord
 
@@ -62,6 +64,36 @@ VARIANTS = {
     "geometric": Variant(ensemble="geometric"),
     "temperature-mean-probability": Variant(temperature=True, ensemble="mean_probability"),
 }
+
+
+def default_variants(runs: Sequence[Run]) -> dict[str, Variant]:
+    """Return the variants of the paper that all records allow, and warn of those that are left out.
+
+    Raises
+    ------
+    ValueError
+        If the records allow none of them.
+    """
+    left_out = {label: reason for label, variant in VARIANTS.items() if (reason := _lacks(runs, variant))}
+    if len(left_out) == len(VARIANTS):
+        raise ValueError(f"search: {left_out['max-softmax']}; expected a measure that all records have")
+    if left_out:
+        warnings.warn(
+            f"search: left out {', '.join(left_out)}: {'; '.join(dict.fromkeys(left_out.values()))}", stacklevel=2
+        )
+    return {label: variant for label, variant in VARIANTS.items() if label not in left_out}
+
+
+def _lacks(runs: Sequence[Run], variant: Variant) -> str | None:
+    """Return what a variant needs and the first record that does not have it, or None if all have it."""
+    for run in runs:
+        for split in SPLITS:
+            record = getattr(run, split)
+            if (variant.temperature or variant.ensemble) and not record.has_logits:
+                return f"{run.name(split)} has no logits"
+            if not variant.temperature and variant.measure not in record.measures:
+                return f"{run.name(split)} has no {variant.measure}, only {', '.join(record.measures)}"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +222,47 @@ def reduction_tables(
         If the seeds have different models, if there are fewer than two models, or if a variant needs logits that are
         missing.
     """
+    return tables_of(search_zoo(runs, variants, bands, step, resamples, seed, progress))
+
+
+@dataclass(frozen=True, eq=False)
+class ZooSearch:
+    """The search over all cascades of the models of each seed, for each variant.
+
+    Attributes
+    ----------
+    by_seed : dict of int to list of Run
+    variants : dict of str to Variant
+    bands : sequence of (float, float)
+    grid : ndarray of shape (A,)
+        Accuracies at which costs are compared.
+    on : dict of str to Bootstrap
+        Resamplings of the validation and of the test samples.
+    searched : dict of str to list of VariantSearch
+        One search per seed for each variant.
+    """
+
+    by_seed: dict[int, list[Run]]
+    variants: dict[str, Variant]
+    bands: Sequence[tuple[float, float]]
+    grid: np.ndarray
+    on: dict[str, Bootstrap]
+    searched: "Searches"
+
+
+def search_zoo(
+    runs: Sequence[Run],
+    variants: dict[str, Variant],
+    bands: Sequence[tuple[float, float]],
+    step: float,
+    resamples: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> ZooSearch:
+    """Search all cascades of the models. Parameters and errors are those of `reduction_tables`."""
+    for label, variant in variants.items():
+        if reason := _lacks(runs, variant):
+            raise ValueError(f"search: variant {label}: {reason}; leave the variant out, or make records with logits")
     by_seed: dict[int, list[Run]] = {}
     for run in runs:
         by_seed.setdefault(run.seed, []).append(run)
@@ -212,6 +285,13 @@ def reduction_tables(
             for label, variant in variants.items():
                 searched[label].append(VariantSearch.of(group, variant, label == next(iter(variants)), step, grid, on))
                 bar.update()
+    return ZooSearch(by_seed, variants, bands, grid, on, searched)
+
+
+def tables_of(found: ZooSearch) -> dict[str, pd.DataFrame]:
+    """Evaluate the chosen cascades on test data. The tables are those of `reduction_tables`."""
+    by_seed, searched, bands, grid, on = found.by_seed, found.searched, found.bands, found.grid, found.on
+    runs = [run for group in by_seed.values() for run in group]
     base = next(iter(searched.values()))
     made = {
         "models": _of_seeds(by_seed, [_models(group, it, on["test"]) for group, it in zip(by_seed.values(), base)]),
@@ -226,7 +306,70 @@ def reduction_tables(
     }
     for table in made.values():
         table.insert(0, "dataset", runs[0].test.metadata.get("dataset"))
-    return made
+    with_costs = ("models", "relations", "choices", "replacements")
+    return made | {name: with_unit(made[name], runs) for name in with_costs}
+
+
+def cheapest(found: ZooSearch, accuracy: float | None = None) -> CascadeSettings:
+    """Return the settings of the cheapest cascade of all variants that is accurate enough on validation data.
+
+    Parameters
+    ----------
+    found : ZooSearch
+    accuracy : float, optional
+        Accuracy on validation data. Default: that of the most accurate single model.
+
+    Returns
+    -------
+    CascadeSettings
+        A cascade of one stage if no cascade is cheaper than a single model.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or if no cascade is accurate enough.
+    """
+    if len(found.by_seed) > 1:
+        raise ValueError(
+            f"search: the models have {len(found.by_seed)} seeds; expected the records of one seed for the settings "
+            "of a cascade"
+        )
+    (group,) = found.by_seed.values()
+    points = [
+        (variant, point)
+        for variant, (its,) in zip(found.variants.values(), found.searched.values())
+        for _, point in list(its.fronts.values())[-1].iterrows()  # the front with all kinds of cascades
+    ]
+    if accuracy is None:
+        accuracy = max(run.validation.correct.mean() for run in group)
+    enough = [(variant, point) for variant, point in points if point["accuracy"] >= accuracy - 1e-12]
+    if not enough:
+        best = max(point["accuracy"] for _, point in points)
+        raise ValueError(f"search: no cascade has accuracy {accuracy:g} on validation data; the best has {best:g}")
+    return _settings(*min(enough, key=lambda each: each[1]["cost"]), {run.system: run.validation for run in group})
+
+
+def _settings(variant: Variant, point: pd.Series, records: dict[str, ExitRecord]) -> CascadeSettings:
+    """Return the settings of the cascade at a point of a front, from the validation records of the models."""
+    stages = tuple(name for name in point[STAGES] if isinstance(name, str))
+    chosen, combined = [records[name] for name in stages], Combined()
+    if len(stages) > 1:
+        weighted = variant.ensemble == "accuracy_weighted"
+        combined = Combined(
+            ensemble=variant.ensemble,
+            weights=tuple(float(record.correct.mean()) for record in chosen) if weighted else None,
+            temperatures=tuple(tuple(fit_temperatures(record).tolist()) for record in chosen)
+            if variant.temperature
+            else None,
+        )
+    return CascadeSettings(
+        stages=stages,
+        combined=combined,
+        measure=variant.measure,
+        thresholds=tuple(float(threshold) for threshold in point[THRESHOLDS][: len(stages) - 1]),
+        origin=origin_of_cascade(chosen[0].metadata),
+        validation={"accuracy": float(point["accuracy"]), "cost": float(point["cost"])},
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap, with_interval
-from offramp.comparison.runs import Run, by_system
+from offramp.comparison.runs import Run, by_system, with_unit
 from offramp.evaluation import frontier, outcomes, threshold_on
 from offramp.records import ExitRecord
 
@@ -21,7 +21,7 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
     -------
     DataFrame
         system, policy, choice, target, and accuracy, cost, saving (1 − cost / cost of the full model), each with
-        _sd, _low, _high; full_accuracy.
+        _sd, _low, _high; full_accuracy; unit of the costs, if it is known.
     """
     rows = []
     for system, group in by_system(runs).items():
@@ -41,7 +41,7 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
                         | bootstrap.summary("saving", 1 - share[:, 0], 1 - share[:, 1:])
                         | {"full_accuracy": full_accuracy}
                     )
-    return pd.DataFrame(rows)
+    return with_unit(pd.DataFrame(rows), runs)
 
 
 def _outcomes(group: Sequence[Run], label: str, thresholds: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
     DataFrame
         small, large, policy, match; accuracy and cost of the full small model; accuracy and cost of the large
         one with exits; gain (accuracy difference, large − small) and cost_ratio (large / small), each with _sd,
-        _low, _high.
+        _low, _high; unit of the costs, if it is known.
     """
     systems = by_system(runs)
     rows = []
@@ -100,7 +100,7 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
                     | bootstrap.summary("gain", gain.mean(1), bootstrap.means(gain))
                     | bootstrap.summary("cost_ratio", ratio[:, 0], ratio[:, 1:])
                 )
-    return pd.DataFrame(rows, columns=None if rows else _PAIR_COLUMNS)
+    return with_unit(pd.DataFrame(rows, columns=None if rows else _PAIR_COLUMNS), runs)
 
 
 _PAIR_COLUMNS = ["small", "large", "policy", "match", "small_accuracy", "small_cost", "large_accuracy", "large_cost"]

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.policies.base import Policy
+from offramp.policies.base import Policy, answering_exits, at_exits
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
+from offramp.records.origin import warn_of_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,27 +20,79 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     ----------
     policy : Policy
     record : ExitRecord
-    thresholds : array-like of shape (T,)
-        Thresholds δ, shared by all exits, in any order. ±∞ are allowed.
+    thresholds : array-like of shape (T,) or (T, L − 1)
+        Thresholds δ, shared by all exits, in any order. ±∞ are allowed. Or rows with one threshold per exit.
 
     Returns
     -------
     DataFrame
         One row per threshold, in the given order: threshold, accuracy (the mean quality, if answers have a quality),
         cost (mean over samples, in the unit of the record), exit_1 … exit_L (share of samples that leave at each exit).
-        Also f1 or matthews, if this is the metric in the metadata of the record.
+        Also f1 or matthews, if this is the metric in the metadata of the record. With thresholds per exit, the columns
+        threshold_1, … are in place of threshold.
 
     Raises
     ------
     ValueError
         If a threshold is NaN, if the record has no labels, or if it is not compatible with the policy.
+
+    See Also
+    --------
+    default_thresholds : Thresholds that fit the range of the signal.
     """
     record.needed_correct("evaluate")
+    if np.ndim(thresholds) == 2:
+        return _per_exit(policy, record, np.asarray(thresholds, np.float64))
     thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, fallback = _reached(policy, record)
     level = np.searchsorted(ascending, reached, side="right")  # (N, K)
     return _points(policy, record, ascending, level, fallback, place)
+
+
+def _per_exit(policy: Policy, record: ExitRecord, thresholds: np.ndarray) -> "pd.DataFrame":
+    """Evaluate rows of thresholds per exit (T, L − 1)."""
+    import pandas as pd
+
+    exits, _ = answering_exits(policy, record, list(thresholds))  # (T, N)
+    columns = {f"threshold_{i + 1}": values for i, values in enumerate(thresholds.T)}
+    columns["accuracy"] = at_exits(policy.correct(record), exits).mean(axis=1)
+    columns["cost"] = record.cost_of(exits).mean(axis=1)
+    columns |= {f"exit_{i + 1}": (exits == i).mean(axis=1) for i in range(record.n_exits)}
+    if record.metric in METRICS:
+        parts = terms(at_exits(policy.prediction(record), exits), record.labels)  # (T, N) each
+        columns[record.metric] = METRICS[record.metric](*(part.mean(axis=1) for part in parts))
+    return pd.DataFrame(columns)
+
+
+ACCURACIES = np.round(np.linspace(0, 1, 101), 12)  # default thresholds of policies whose threshold is an accuracy
+
+
+def default_thresholds(policy: Policy, record: ExitRecord) -> np.ndarray:
+    """Return thresholds that cover the range of the signal of a fitted policy.
+
+    Parameters
+    ----------
+    policy : Policy
+    record : ExitRecord
+        Record on which the range of the signal is measured. Labels are not used, and may be missing.
+
+    Returns
+    -------
+    ndarray of shape (T,)
+        0, 0.01, … 1 for policies whose threshold is an accuracy. For others, values of the signal: all of them, or 101
+        quantiles if there are more.
+    """
+    if policy.claims_accuracy:
+        return ACCURACIES
+    signal = policy.signal(record)[:, :-1]  # the last exit answers at any threshold
+    values = signal[np.isfinite(signal)]
+    if not values.size:
+        return np.zeros(1)
+    different = np.unique(values)
+    if len(different) <= len(ACCURACIES):
+        return different
+    return np.unique(np.quantile(values, np.linspace(0, 1, len(ACCURACIES)), method="nearest"))
 
 
 def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
@@ -150,6 +203,7 @@ def choose_threshold(
         If both targets or none are given, if the record has no labels, or if it is not compatible with the policy.
     """
     validation.needed_correct("choose_threshold")
+    warn_of_test(validation, "choosing a threshold")
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 

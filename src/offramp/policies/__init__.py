@@ -16,6 +16,7 @@ from offramp.policies.patience import FPABEE, Patience, PatientConfident
 from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
 from offramp.policies.ztw import ZTW
+from offramp.records.origin import origin
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -76,6 +77,7 @@ def save_policies(
             "options": policy.options,
             "exits": policy.fitted_exits,
             "classes": policy.fitted_classes,
+            "fitted_on": dict(policy.fitted_on),
         }
     save_arrays(path, FORMAT, arrays, {"policies": about, "run": dict(run or {})})
 
@@ -103,6 +105,7 @@ def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str,
         if about["exits"] is None:
             continue
         policy.fitted_exits, policy.fitted_classes = about["exits"], about["classes"]
+        policy.fitted_on = about.get("fitted_on", origin(metadata["run"]))
         policy.state = {
             name.removeprefix(f"{label}/"): array.read()
             for name, array in stored.items()

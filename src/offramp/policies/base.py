@@ -4,6 +4,7 @@ A policy computes a signal for each sample and exit, exit by exit. A sample leav
 at least the threshold δ.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
@@ -15,6 +16,7 @@ from offramp._registry import check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.metrics import whole
+from offramp.records.origin import differences, origin, warn_of_test
 
 BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
@@ -88,6 +90,8 @@ class Policy:
         Learned parameters; None before `fit`.
     fitted_exits, fitted_classes : int or None
         Number of exits and of classes of the record on which the policy was fitted.
+    fitted_on : dict
+        Where that record came from, according to its metadata (see `records.origin`).
     """
 
     name: ClassVar[str]
@@ -97,6 +101,7 @@ class Policy:
     state: dict[str, np.ndarray] | None = None
     fitted_exits: int | None = None
     fitted_classes: int | None = None
+    fitted_on: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -121,9 +126,17 @@ class Policy:
         ------
         ValueError
             If the record lacks data that the policy learns from. Most policies need labels.
+
+        Warns
+        -----
+        UserWarning
+            If the policy learns from data, and the split of the record is test.
         """
+        if self.learns:
+            warn_of_test(record, "fitting a policy")
         self.state = self._fit(record)
         self.fitted_exits, self.fitted_classes = record.n_exits, record.n_classes
+        self.fitted_on = origin(record.metadata)
         return self
 
     def signal(self, record: ExitRecord) -> np.ndarray:
@@ -145,8 +158,15 @@ class Policy:
         ValueError
             If the numbers of exits or classes differ from those of the record of the fit, if the record lacks data that
             the policy needs, or if the signal contains NaN.
+
+        Warns
+        -----
+        UserWarning
+            If the policy learned from a record of another system, seed, dataset or unit of costs.
         """
         self._check_fits(record.n_exits, record.n_classes)
+        if self.learns and (others := differences(self.fitted_on, record.metadata)):
+            warnings.warn(f"{self.name} was fitted on another record than this one: {'; '.join(others)}", stacklevel=2)
         return self._over(record)[0]
 
     def start(self, n: int, exits: int | None = None, *, first: int = 0) -> Stream:
@@ -239,6 +259,7 @@ class Policy:
             for name, value in after.items():
                 setattr(self, name, value)
             self.state = self.fitted_exits = self.fitted_classes = None
+            self.fitted_on = {}
         return self
 
     @classmethod
@@ -425,6 +446,7 @@ class Policy:
             If an option is unknown or out of range, or if the record has no labels.
         """
         validation.needed_correct("choose_thresholds")
+        warn_of_test(validation, "choosing thresholds")
         for name, value, known in (
             ("rule", rule, ("error_rate",)),
             ("reference", reference, ("overall", "same_samples")),

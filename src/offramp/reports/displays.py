@@ -13,7 +13,7 @@ from offramp.evaluation import evaluate, frontier
 from offramp.policies import Policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import quality_name
-from offramp.reports.labels import unit as readable
+from offramp.reports.labels import cost_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ class FrontierDisplay(_Display):
     full : DataFrame
         Accuracy and cost of the full model, with one row per seed.
     unit : str or None
-        Unit of the costs, in the plural.
+        Unit of the costs, for example MAC.
     labels : sequence of str, optional
         Labels to list in the legend. By default the policies in `points`.
 
@@ -110,8 +110,7 @@ class FrontierDisplay(_Display):
 
         points = [frontier(policy, record).assign(policy=label) for label, policy in _labelled(policies).items()]
         full = pd.DataFrame({"cost": record.cost[-1:], "accuracy": record.correct[:, -1].mean()})
-        unit = record.metadata.get("unit")
-        display = cls(pd.concat(points, ignore_index=True), full, "MACs" if unit == "MAC" else unit)
+        display = cls(pd.concat(points, ignore_index=True), full, record.metadata.get("unit"))
         display.quality = quality_name(record)
         return display
 
@@ -137,7 +136,7 @@ class FrontierDisplay(_Display):
         from offramp.reports.figures import style
 
         ax = self._start(ax)
-        factor, prefix = readable(self.full["cost"]) if self.unit else (1.0, "")
+        factor, cost = cost_label("Average cost", self.full["cost"], self.unit)
         share = 1 - self.points["accuracy"] if error else self.points["accuracy"]
         points = self.points.assign(value=100 * share, cost=self.points["cost"] / factor)
         if "seed" not in points:
@@ -158,7 +157,7 @@ class FrontierDisplay(_Display):
             style.draw_lines(ax, pd.concat(lines), "cost", "value", styles, markevery=0.2)
         full = mark_full_models(ax, self.full, "full model", "^", ":", factor, error)
         style.log_scale(ax.xaxis)
-        ax.set_xlabel(f"Average cost ({prefix}{self.unit})" if self.unit else "Average cost")
+        ax.set_xlabel(cost)
         ax.set_ylabel("Error (%)" if error else "Accuracy (%)")
         self._finish([*handles.values(), full], legend)
         return self

@@ -15,17 +15,18 @@ from offramp._io.writing import write_text
 from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
-from offramp.comparison.runs import Run
-from offramp.evaluation import evaluate, frontier, outcomes
+from offramp.comparison.runs import Run, with_unit
+from offramp.evaluation import default_thresholds, evaluate, frontier, outcomes
 from offramp.evaluation.curves import threshold_on
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
 from offramp.records.metrics import quality_name, with_metric
+from offramp.records.origin import shared_unit
 from offramp.records.splitting import split_record
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.reports.environment import environment
-from offramp.reports.labels import about_quality, policy_name
+from offramp.reports.labels import about_quality, policy_name, unit_name
 from offramp.reports.page import write_report
 
 # Policies that are fitted in addition to every registered policy with its default options
@@ -35,8 +36,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "temperature": ("confidence", {"temperature": "per_exit"}),
 }
 REFERENCES = ("oracle", "random")  # baselines that are not recommended
-GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds of policies whose threshold is an accuracy
-POINTS = 200  # number of thresholds of other policies: quantiles of their signal on validation data
+GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds at which the control error is measured
 TARGETS = (0.0, 0.005, 0.01, 0.02)  # decrease in accuracy relative to the last exit, for the table of targets
 BINS = 15
 
@@ -184,6 +184,8 @@ def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cos
     for split, record in (("validation", validation), ("test", test)):
         if record.n_exits < 2:
             raise ValueError(f"judge: the {split} record has one exit; expected at least two")
+    units = {"the validation record": validation.metadata.get("unit"), "the test record": test.metadata.get("unit")}
+    shared_unit(units, "judge")
     for what in ("n_exits", "n_classes"):
         one, other = (getattr(record, what) for record in (validation, test))
         if None not in (one, other) and one != other:
@@ -222,7 +224,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     goal = (
         f"an accuracy of {accuracy:.2%}"
         if accuracy is not None
-        else f"a mean cost of {cost:g}"
+        else f"a mean cost of {cost:g}{_unit(run.test)}"
         if cost is not None
         else "the accuracy of the last exit"
     )
@@ -264,13 +266,9 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     )
 
 
-def thresholds_of(policy: Policy, validation: ExitRecord) -> np.ndarray:
-    """Return the thresholds of a curve: accuracies if δ is an accuracy, otherwise quantiles of the signal."""
-    if policy.claims_accuracy:
-        return GRID
-    signal = policy.signal(validation)[:, :-1]  # the last exit is used at any threshold
-    finite = signal[np.isfinite(signal)]
-    return np.unique(np.quantile(finite, np.linspace(0, 1, POINTS))) if finite.size else np.zeros(1)
+def _unit(record: ExitRecord) -> str:
+    unit = record.metadata.get("unit")
+    return "" if unit is None else f" {unit_name(unit)}"
 
 
 def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, list[Path]]:
@@ -281,10 +279,11 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
     about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
 
     def said_of(table: pd.DataFrame) -> pd.DataFrame:
-        return with_metric(table.assign(**about)[[*about, *table.columns]], run.test)
+        table = with_metric(table.assign(**about)[[*about, *table.columns]], run.test)
+        return with_unit(table, [run]) if "cost" in table else table
 
     curves = [
-        evaluate(policy, run.test, thresholds_of(policy, run.validation)).assign(policy=label)
+        evaluate(policy, run.test, default_thresholds(policy, run.validation)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
     everything = matched.match([run])

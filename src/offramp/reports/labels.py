@@ -40,6 +40,7 @@ FRONT_NAMES = {
     "oracle": "oracle",
 }
 _VARIANTS = {"temperature-mean-probability": "temperature, mean probability"}
+_UNITS = {"MAC": "MACs", "FLOP": "FLOPs", "token": "tokens"}
 _METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
 
 
@@ -90,7 +91,23 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return sorted(set(labels), key=lambda label: (known.index(label) if label in known else len(known), label))
 
 
-def unit(values: Iterable[float]) -> tuple[float, str]:
+def unit_name(unit: str) -> str:
+    """Return the displayed name of a unit of costs, in the plural. Unknown units are returned unchanged."""
+    return _UNITS.get(unit, unit)
+
+
+def cost_label(text: str, values: Iterable[float], unit: str | None) -> tuple[float, str]:
+    """Return the factor by which costs are divided when they are shown, and their label: "Cost (M MACs)".
+
+    If the unit is not known, costs are shown unchanged, and the label is the text alone.
+    """
+    if unit is None:
+        return 1.0, text
+    factor, prefix = prefixed(values)
+    return factor, f"{text} ({prefix}{unit_name(unit)})"
+
+
+def prefixed(values: Iterable[float]) -> tuple[float, str]:
     """Return the factor (1, 1e3, 1e6 or 1e9) and its prefix (k, M, G) that suit the largest of some values."""
     largest = max((value for value in values if np.isfinite(value)), default=0.0)
     for factor, prefix in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from offramp._io.tables import TABLE_SUFFIXES, read_table
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, quality_name
+from offramp.records.origin import shared_unit
 from offramp.records.record import QUALITY
 from offramp.reports.labels import in_order
 
@@ -33,6 +34,8 @@ KINDS = {
     "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
     "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
 }
+# Kinds with costs in the unit of the records
+WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
 OTHERS = {
     "record": "record --test",
     "public models": "data/timm",
@@ -57,12 +60,18 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     Raises
     ------
     ValueError
-        If a file is not readable or of another kind, if it does not contain its system or seed, or if a kind has no
-        file.
+        If a file is not readable or of another kind, if it does not contain its system or seed, if a kind has no file,
+        or if costs have different units.
+
+    Warns
+    -----
+    UserWarning
+        If only some files have a unit of their costs.
     """
     import pandas as pd
 
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
+    units: dict[str, str | None] = {}
     for path in map(Path, files):
         table = read_table(path)
         fits = [kind for kind in kinds if KINDS[kind][0] <= set(table)]
@@ -73,10 +82,19 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
             if table[column].isna().any():
                 raise ValueError(f"{path}: {column} is empty; the record's metadata must say of which run it is")
         found[fits[0]].append(table)
+        if fits[0] in WITH_UNIT:
+            units[str(path)] = unit_of(table)
+    shared_unit(units, "tables")
     for kind in kinds:
         if not found[kind]:
             raise ValueError(f"no file of what `offramp {KINDS[kind][1]}` writes among the {len(files)} given")
     return [pd.concat(tables, ignore_index=True) for tables in found.values()]
+
+
+def unit_of(table: "pd.DataFrame") -> str | None:
+    """Return the unit of the costs in a table, or None if it is not known."""
+    units = table["unit"].dropna().unique() if "unit" in table else []
+    return units[0] if len(units) else None
 
 
 def quality_of(files: Sequence[Path]) -> str | None:

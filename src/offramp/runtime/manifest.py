@@ -10,8 +10,8 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from offramp._io.writing import AGAIN
+from offramp.cascades.building import Combined
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
-from offramp.records import ExitRecord
 
 FORMAT = "offramp-bundle/1"
 MANIFEST, POLICY = "manifest.json", "policy.safetensors"
@@ -61,31 +61,6 @@ class Model:
     cost: tuple[tuple[float, ...], ...]
     stages: tuple[Stage, ...]
     source: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Combined:
-    """The ensemble and the temperatures of a cascade, as for `offramp.cascade`."""
-
-    ensemble: str | None = None
-    confidence: str = "own"
-    weights: tuple[float, ...] | None = None
-    temperatures: tuple[tuple[float, ...], ...] | None = None
-
-    @classmethod
-    def of(cls, record: ExitRecord) -> "Combined | None":
-        """Return those in the metadata of a record of the cascade. None if it is neither an ensemble nor scaled."""
-        known = record.metadata
-        ensemble, temperatures = known.get("ensemble"), known.get("temperatures")
-        if ensemble is None and temperatures is None:
-            return None
-        return cls(
-            ensemble=ensemble,
-            # The record of an ensemble has logits only if they are those of the ensemble (see `cascade`)
-            confidence="ensemble" if ensemble is not None and record.has_logits else "own",
-            weights=None if known.get("weights") is None else tuple(known["weights"]),
-            temperatures=None if temperatures is None else tuple(map(tuple, temperatures)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offramp._io.progress import progress_bar
+from offramp.cascades.building import Combined
 from offramp.datasets.base import Samples
 from offramp.models.base import MultiExitModel
 from offramp.policies import Policy
@@ -22,7 +23,13 @@ REPETITIONS, CALLS = 3, 30  # at least so many repetitions of all batches, and c
 
 
 def stopping(
-    models: Sequence[MultiExitModel], samples: Sequence[Samples], rows: np.ndarray, policy: Policy, threshold, **options
+    models: Sequence[MultiExitModel],
+    samples: Sequence[Samples],
+    rows: np.ndarray,
+    combined: Combined,
+    policy: Policy,
+    threshold,
+    cost: np.ndarray,
 ) -> tuple[EarlyExit, Callable[[np.ndarray], Tensor]]:
     """Build a model that stops, or a cascade of several models, and read its inputs.
 
@@ -33,8 +40,10 @@ def stopping(
         The same samples as each of the models reads them.
     rows : ndarray of shape (n,)
         Positions of the samples that will be used.
-    policy, threshold, options
-        As for `EarlyExit` or `EarlyExit.cascade`.
+    combined : Combined
+        Ensemble and temperatures.
+    policy, threshold, cost
+        As for `EarlyExit`.
 
     Returns
     -------
@@ -42,9 +51,9 @@ def stopping(
     inputs : function
         From positions (B,) among the rows to a batch of inputs.
     """
-    if len(models) == 1:
+    if len(models) == 1 and combined == Combined():
         (of_model,) = samples
-        return EarlyExit(models[0], policy, threshold, **options), lambda part: of_model[rows[part]][0]
+        return EarlyExit(models[0], policy, threshold, cost=cost), lambda part: of_model[rows[part]][0]
 
     def preparation(of_model: Samples, device: torch.device) -> Callable[[Tensor], Tensor]:
         x = of_model[rows][0].to(device)  # (n, …): reading them is not measured
@@ -57,8 +66,8 @@ def stopping(
 
     devices = [next(model.parameters()).device for model in models]
     preparations = [preparation(*each) for each in zip(samples, devices)]
-    cascade = EarlyExit.cascade(models, policy, threshold, preparations=preparations, **options)
-    return cascade, torch.from_numpy
+    options = {**vars(combined), "preparations": preparations, "cost": cost}
+    return EarlyExit.cascade(models, policy, threshold, **options), torch.from_numpy
 
 
 def side_by_side(

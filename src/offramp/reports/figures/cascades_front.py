@@ -12,8 +12,8 @@ from matplotlib.transforms import Bbox
 
 from offramp.cascades.fronts import ascending
 from offramp.reports.figures import style
-from offramp.reports.labels import system_name, unit
-from offramp.reports.loading import of_base, read_tables
+from offramp.reports.labels import cost_label, system_name
+from offramp.reports.loading import of_base, read_tables, unit_of
 
 _STEP = {"linewidth": 1.0, "drawstyle": "steps-post"}
 _INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
@@ -27,6 +27,17 @@ _PLACES = [
     (4, 4, "left", "bottom"),
     (0, 5, "center", "bottom"),
 ]
+_ALIGNED = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}  # share of the size before the anchor
+# Positions further away in points, nearest first, with a line to the mark, for names that have no room beside it
+_FAR = sorted(
+    (
+        (x, y, "left" if x > 0 else "right", "center")
+        for y in range(-100, 101, 9)
+        for x in (-96, -72, -48, -24, -8, 8, 24, 48, 72, 96)
+    ),
+    key=lambda place: np.hypot(place[0], place[1]),
+)
+_LEADER = {"arrowstyle": "-", "linewidth": 0.4, "color": style.GREY, "shrinkA": 0, "shrinkB": 3}
 
 
 def draw(files: Sequence[Path]) -> Figure:
@@ -50,7 +61,7 @@ def draw(files: Sequence[Path]) -> Figure:
     models, choices = read_tables(files, "models", "choices")
     choices = of_base(choices)
     styles = {kind: look for kind, look in style.KIND_STYLES.items() if kind in set(choices["kind"])}
-    factor, prefix = unit(models["cost"])
+    factor, cost = cost_label("Average cost", models["cost"], unit_of(models))
     models, choices = (table.assign(cost=table["cost"] / factor) for table in (models, choices))
     cascades = choices[choices["kind"].isin(styles)].sort_values("target").groupby(["seed", "kind"])
     curves = pd.concat([_ascending(its).assign(seed=seed, kind=kind) for (seed, kind), its in cascades])
@@ -69,7 +80,7 @@ def draw(files: Sequence[Path]) -> Figure:
     for fill, its in fills.items():
         ax.plot(its["cost"], 100 * its["accuracy"], "s", color=style.BLACK, fillstyle=fill, zorder=4)
     style.log_scale(ax.xaxis)
-    ax.set(xlabel=f"Average cost ({prefix}MACs)", ylabel="Test accuracy (%)")
+    ax.set(xlabel=cost, ylabel="Test accuracy (%)")
     ax.margins(x=0.08, y=0.06)
     handles = style.entries(styles, marker=None)
     handles += [
@@ -92,7 +103,7 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
     """Write a name next to each mark, inside the axes.
 
     The position is chosen so that the name overlaps no other name and no mark of a model, and as few lines and dots as
-    possible.
+    possible. If every position beside the mark overlaps something, the first one further away that does not is chosen.
     """
     ax.figure.draw_without_rendering()  # sets the positions of the axes
     halo = [withStroke(linewidth=1.2, foreground="white")]
@@ -102,17 +113,27 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
     dots = [line.get_transform().transform(line.get_xydata()) for line in ax.lines if line.get_linestyle() == "None"]
     places = np.stack([models["cost"], 100 * models["accuracy"]], axis=1)  # (M, 2)
     taken = [Bbox([point - 3, point + 3]) for point in ax.transData.transform(places)]  # pixels
+    points = ax.figure.dpi / 72  # pixels
+    inside = ax.bbox
     for at, name in zip(places, models["model"].map(system_name)):
-        tried = []
-        for x, y, horizontal, vertical in _PLACES:
-            place = {"xytext": (x, y), "textcoords": "offset points", "ha": horizontal, "va": vertical}
-            text = ax.annotate(name, at, **place, fontsize=7, path_effects=halo)
-            box = text.get_window_extent()
-            outside = box.x0 < ax.bbox.x0 or box.x1 > ax.bbox.x1
+        text = ax.annotate(name, at, xytext=(0, 0), textcoords="offset points", fontsize=7, path_effects=halo)
+        mark, size = ax.transData.transform(at), text.get_window_extent().size
+        text.remove()
+
+        def fits(place: tuple, mark=mark, size=size) -> tuple[int, int, Bbox]:
+            x, y, horizontal, vertical = place
+            corner = mark + points * np.array([x, y]) - size * (_ALIGNED[horizontal], _ALIGNED[vertical])
+            box = Bbox([corner, corner + size])
+            outside = not (inside.contains(*box.min) and inside.contains(*box.max))
             hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
-            tried.append((outside + box.count_overlaps(taken), hit, text, box))
-        best = min(tried, key=lambda each: each[:2])  # the first of several equally good positions
-        for each in tried:
-            if each is not best:
-                each[2].remove()
-        taken.append(best[3])
+            return outside + box.count_overlaps(taken), hit, box
+
+        # Of several equally good positions, the first
+        place = min(_PLACES, key=lambda place: fits(place)[:2])
+        far = fits(place)[0] > 0
+        if far:
+            place = min((place, *_FAR), key=lambda place: fits(place)[0])
+        x, y, horizontal, vertical = place
+        look = {"fontsize": 7, "path_effects": halo, "arrowprops": _LEADER if far else None}
+        ax.annotate(name, at, xytext=(x, y), textcoords="offset points", ha=horizontal, va=vertical, **look)
+        taken.append(fits(place)[2])

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from offramp.reports.displays import FrontierDisplay, mark_full_models
 from offramp.reports.figures import style
-from offramp.reports.labels import system_name, unit
-from offramp.reports.loading import chosen_policies, read_tables
+from offramp.reports.labels import cost_label, system_name
+from offramp.reports.loading import chosen_policies, read_tables, unit_of
 
 _SHOWN = ("confidence", "pcee", "pcee-ws", "oracle")
 
@@ -62,11 +62,12 @@ def draw(files: Sequence[Path], pairs: Sequence[tuple[str, str]], policies: Sequ
 def _panel(
     ax: Axes, curves: pd.DataFrame, large: pd.DataFrame, small: pd.DataFrame, labels: Sequence[str]
 ) -> list[Line2D]:
-    factor, _ = unit(large["cost"])
+    unit = unit_of(large)
+    factor, _ = cost_label("", large["cost"], unit)
     dots = curves.assign(cost=curves["cost"] / factor, error=100 * (1 - curves["accuracy"]))
     looks = style.looks(style.policy_styles(labels), "policy")
     sns.scatterplot(dots, x="cost", y="error", s=5, alpha=0.25, linewidth=0, ax=ax, **looks)
-    display = FrontierDisplay(curves, large, "MACs", labels).plot(ax, error=True, legend=False)
+    display = FrontierDisplay(curves, large, unit, labels).plot(ax, error=True, legend=False)
     of_small = mark_full_models(ax, small, "small model, full", "s", "--", factor, error=True)
     ax.axvline(small["cost"].mean() / factor, color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
     worst = 100 * (1 - min(small["accuracy"].mean(), large["accuracy"].mean()))

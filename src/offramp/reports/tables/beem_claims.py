@@ -17,7 +17,7 @@ NO_LOSS = -0.005  # a change of accuracy above this value counts as no loss; our
 BEST = "beem-a"
 _CLAIMS = {
     1: "at least 1.5 times as fast as the full model, in layers, without losing accuracy",
-    2: "BEEM-A is the best policy at equal cost (MACs)",
+    2: "BEEM-A is the best policy at equal cost",
 }
 # Columns with the rivals of claim 2, in the order of `duels.VERDICTS`, and the text for each
 _RIVALS = {"beaten": "more accurate than", "beaten_by": "less accurate than", "open": "undecided against"}
@@ -32,7 +32,7 @@ def numbers(files: Sequence[Path], policies: Sequence[str] | None = None) -> pd.
     interval of the speed-up lies above 1.5 and the interval of the change of accuracy, compared with the last exit,
     lies above −0.5 points and not entirely below 0. It does not hold if the interval of the speed-up lies below 1.5 or
     the interval of the change of accuracy lies below 0. Claim 2 (BEEM-A is the best policy at equal cost) compares
-    BEEM-A with the rivals that the study names, on average over nine budgets of mean MACs. The claim holds if all
+    BEEM-A with the rivals that the study names, on average over nine budgets of mean cost. The claim holds if all
     rivals are less accurate than BEEM-A, according to the intervals of the differences, and does not hold if any rival
     is more accurate. The accuracy decides, even if the dataset is reported with another metric. All other cases are
     undecided. Intervals are 95 % bootstrap intervals over test samples and seeds, and ± is the standard deviation over

@@ -19,15 +19,15 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     Both policies run on the same system and the same test samples. Thresholds are chosen on the validation data on
     which the policies were also fitted. Drop: each policy uses its cheapest shared threshold whose loss of validation
     accuracy, compared with the last exit, is no more than this number of points. Budgets: mean over nine average costs
-    (MACs) between the cost of the first exit and the cost of the full model. Each budget is spent exactly on validation
-    data, if necessary by choosing randomly between two neighbouring thresholds. Gain: accuracy of the policy minus
-    accuracy of the rival. Difference of MACs: policy minus rival, in points of the MACs of the full model. The verdict
-    is about the policy. At a drop, the policy is better if the interval of the difference of MACs lies below 0 and the
-    interval of the gain does not lie below 0, or if the interval of the gain lies above 0 and the interval of the
-    difference does not lie above 0. It is worse if the same is true of the rival. At the budgets, only the interval of
-    the gain decides. All other cases are undecided. Speed-up in layers: number of exits divided by the mean number of
-    exits that a sample passes. Numbers are means over seeds [95 % bootstrap interval over test samples and seeds] ±
-    standard deviation over seeds.
+    between the cost of the first exit and the cost of the full model. Each budget is spent exactly on validation data,
+    if necessary by choosing randomly between two neighbouring thresholds. Gain: accuracy of the policy minus accuracy
+    of the rival. Difference of cost: policy minus rival, in points of the cost of the full model. The verdict is about
+    the policy. At a drop, the policy is better if the interval of the difference of cost lies below 0 and the interval
+    of the gain does not lie below 0, or if the interval of the gain lies above 0 and the interval of the difference
+    does not lie above 0. It is worse if the same is true of the rival. At the budgets, only the interval of the gain
+    decides. All other cases are undecided. Speed-up in layers: number of exits divided by the mean number of exits that
+    a sample passes. Numbers are means over seeds [95 % bootstrap interval over test samples and seeds] ± standard
+    deviation over seeds.
     """
     (table,) = read_tables(files, "duels")
     table = sort(table, ["system", "rival"]).assign(verdict="")
@@ -55,7 +55,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Rival": numbers["rival"].map(policy_name),
             "Match": numbers["match"],
             "Gain (points)": cells(numbers, "gain", scale=100, digits=2, sign="+"),
-            "Difference of MACs (points)": cells(numbers, "cost_difference", scale=100, digits=1, sign="+"),
+            "Difference of cost (points)": cells(numbers, "cost_difference", scale=100, digits=1, sign="+"),
             "Speed-up (layers)": cells(numbers, "speedup", digits=2),
             "Rival's (layers)": cells(numbers, "rival_speedup", digits=2),
             "Verdict": numbers["verdict"],

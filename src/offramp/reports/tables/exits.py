@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from offramp.records.metrics import METRICS
-from offramp.reports.labels import metric_name, system_name, unit
-from offramp.reports.loading import read_tables
-from offramp.reports.tables.writing import Table, cells
+from offramp.reports.labels import cost_label, metric_name, prefixed, system_name
+from offramp.reports.loading import read_tables, unit_of
+from offramp.reports.tables.writing import Table, cells, costs
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
@@ -24,16 +24,17 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     others = [name for name in table if name in METRICS or name.startswith("ece_")]
     measured = ["accuracy", "overconfidence", "agreement", *others]
     groups = table.groupby(["system", "exit"], sort=False)
-    same = groups[["cost", "parameters"]].first()  # the same for all seeds
+    constant = [name for name in ("cost", "unit", "parameters") if name in table]  # the same for all seeds
+    same = groups[constant].first()
     mean, sd = groups[measured].mean(), groups[measured].std()
     joined = same.assign(seeds=groups["seed"].nunique()).join(mean).join(sd.add_suffix("_sd"))
     order = [name for measure in measured for name in (measure, f"{measure}_sd")]
-    return joined[["seeds", *order[:2], "cost", "parameters", *order[2:]]].reset_index()
+    return joined[["seeds", *order[:2], *constant, *order[2:]]].reset_index()
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    factor, prefix = unit(numbers["cost"])
-    parameters, parameters_prefix = unit(numbers["parameters"].astype(float))
+    factor, cost = cost_label("Cost", numbers["cost"], unit_of(numbers))
+    parameters, parameters_prefix = prefixed(numbers["parameters"].astype(float))
     metrics = [name for name in METRICS if name in numbers]
     return pd.DataFrame(
         {
@@ -41,7 +42,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Exit": numbers["exit"].astype(str),
             "Accuracy (%)": cells(numbers, "accuracy", scale=100, digits=1),
             **{f"{metric_name(name)} (× 100)": cells(numbers, name, scale=100, digits=1) for name in metrics},
-            f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+            cost: costs(numbers, "cost", factor),
             f"Parameters ({parameters_prefix.strip() or '1'})": cells(
                 numbers, "parameters", scale=1 / parameters, digits=2 if parameters > 1 else 0
             ),

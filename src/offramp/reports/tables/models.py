@@ -6,19 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offramp.reports.labels import system_name, unit
-from offramp.reports.loading import read_tables
-from offramp.reports.tables.writing import Table, cells
+from offramp.reports.labels import cost_label, prefixed, system_name
+from offramp.reports.loading import read_tables, unit_of
+from offramp.reports.tables.writing import Table, cells, costs
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """The models of which cascades are made.
 
-    Each model on its own, ordered by cost: multiply-accumulates (MACs) per sample, parameters, and accuracy on
-    validation and test data. A model is on the front if it is more accurate on validation data than all models that
-    cost no more. With one seed, the test accuracy has its 95 % bootstrap interval over test samples. With several
-    seeds, numbers are means ± standard deviation over seeds, and the last column gives the number of seeds in which the
-    model is on the front.
+    Each model on its own, ordered by cost: cost per sample, parameters, and accuracy on validation and test data. A
+    model is on the front if it is more accurate on validation data than all models that cost no more. With one seed,
+    the test accuracy has its 95 % bootstrap interval over test samples. With several seeds, numbers are means ±
+    standard deviation over seeds, and the last column gives the number of seeds in which the model is on the front.
     """
     (models,) = read_tables(files, "models")
     of_model = models.groupby("model", sort=False)
@@ -31,17 +30,19 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
         table[end] = np.nan if several else of_model[end].first()
     table["on_front"] = of_model["front"].sum()
     table["seeds"] = of_model["seed"].nunique()
+    if "unit" in models:
+        table["unit"] = of_model["unit"].first()
     return table.sort_values("cost", kind="stable").reset_index()
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    factor, prefix = unit(numbers["cost"])
-    count, count_prefix = unit(numbers["parameters"])
+    factor, cost = cost_label("Cost", numbers["cost"], unit_of(numbers))
+    count, count_prefix = prefixed(numbers["parameters"])
     on, seeds = numbers["on_front"], numbers["seeds"]
     return pd.DataFrame(
         {
             "Model": numbers["model"].map(system_name),
-            f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+            cost: costs(numbers, "cost", factor),
             f"Parameters{f' ({count_prefix.strip()})' if count_prefix else ''}": cells(
                 numbers, "parameters", scale=1 / count, digits=2 if count_prefix else 0
             ),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.reports.labels import policy_name, system_name, unit
-from offramp.reports.loading import read_tables, sort
-from offramp.reports.tables.writing import Table, cells
+from offramp.reports.labels import cost_label, policy_name, system_name
+from offramp.reports.loading import read_tables, sort, unit_of
+from offramp.reports.tables.writing import Table, cells, costs
 
 
 def at_equal_cost(files: Sequence[Path]) -> pd.DataFrame:
@@ -42,7 +42,8 @@ def _matched(files: Sequence[Path], match: str) -> pd.DataFrame:
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    factor, prefix = unit(pd.concat([numbers["small_cost"], numbers["large_cost"]]))
+    both = pd.concat([numbers["small_cost"], numbers["large_cost"]])
+    (factor, small), (_, large) = (cost_label(f"{size} cost", both, unit_of(numbers)) for size in ("Small", "Large"))
     return pd.DataFrame(
         {
             "Small, full": numbers["small"].map(system_name),
@@ -51,8 +52,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Small (%)": cells(numbers, "small_accuracy", scale=100, digits=1),
             "Large (%)": cells(numbers, "large_accuracy", scale=100, digits=1),
             "Gain (points)": cells(numbers, "gain", scale=100, digits=1, sign="+"),
-            f"Small ({prefix}MACs)": cells(numbers, "small_cost", scale=1 / factor, digits=2),
-            f"Large ({prefix}MACs)": cells(numbers, "large_cost", scale=1 / factor, digits=2),
+            small: costs(numbers, "small_cost", factor),
+            large: costs(numbers, "large_cost", factor),
             "Cost ratio": cells(numbers, "cost_ratio", digits=2),
         }
     )

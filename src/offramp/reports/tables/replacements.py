@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offramp.reports.labels import system_name, unit
-from offramp.reports.loading import read_tables
-from offramp.reports.tables.writing import Table, cell, cells
+from offramp.reports.labels import cost_label, system_name
+from offramp.reports.loading import read_tables, unit_of
+from offramp.reports.tables.writing import Table, cell, cells, costs
 
 _GOALS = {"accuracy": "as accurate", "cost": "as cheap"}
 _STAGES, _THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
@@ -30,14 +30,14 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    factor, prefix = unit(numbers["model_cost"])
+    factor, cost = cost_label("Cost", numbers["model_cost"], unit_of(numbers))
     cascades = numbers["kind"] != "single"
     columns = {
         "Goal": numbers["goal"].map(_GOALS),
         "Seed": numbers["seed"].astype(str),
         "Model": numbers["model"].map(system_name),
         "Accuracy (%)": cells(numbers[["model_accuracy"]], "model_accuracy", scale=100, digits=1),
-        f"Cost ({prefix}MACs)": cells(numbers[["model_cost"]], "model_cost", scale=1 / factor, digits=2),
+        cost: costs(numbers[["model_cost"]], "model_cost", factor),
         "Replaced by": np.where(cascades, [_names(row) for row in numbers[_STAGES].to_numpy()], "–"),
         "Thresholds": np.where(cascades, [_thresholds(row) for row in numbers[_THRESHOLDS].to_numpy()], "–"),
         "Cost ratio": np.where(cascades, cells(numbers, "cost_ratio", digits=3), "–"),

@@ -19,7 +19,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     last exit, is no more than the allowed drop (in points). Per exit: one threshold for each exit, the lowest with
     which the samples that leave there (at least 10) are wrong no more often than the last exit is on all validation
     samples (overall) or on the same samples. Speed-up: number of exits divided by the mean number of exits that a
-    sample passes, as in the BEEM paper. Cost: mean MACs in % of the MACs of the full model. Change of accuracy:
+    sample passes, as in the BEEM paper. Cost: mean cost in % of the cost of the full model. Change of accuracy:
     accuracy of the policy minus accuracy of the last exit on the same samples. Worse: in how many % of the seeds this
     change is below 0. Change of the metric: the same for the metric of the dataset (F1, Matthews), if it is not the
     accuracy; thresholds are chosen by accuracy in this case too. Numbers are means over seeds [95 % bootstrap interval

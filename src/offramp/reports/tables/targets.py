@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from offramp.reports.labels import policy_name, system_name, unit
-from offramp.reports.loading import read_tables, sort
-from offramp.reports.tables.writing import Table, cells
+from offramp.reports.labels import cost_label, policy_name, system_name
+from offramp.reports.loading import read_tables, sort, unit_of
+from offramp.reports.tables.writing import Table, cells, costs
 
 _CHOICES = {"direct": "δ itself", "validation": "on validation"}
 
@@ -26,7 +26,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    factor, prefix = unit(numbers["cost"])
+    factor, cost = cost_label("Cost", numbers["cost"], unit_of(numbers))
     return pd.DataFrame(
         {
             "System": numbers["system"].map(system_name),
@@ -34,7 +34,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Threshold": numbers["choice"].map(_CHOICES),
             "Policy": numbers["policy"].map(policy_name),
             "Accuracy (%)": cells(numbers, "accuracy", scale=100, digits=1),
-            f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
+            cost: costs(numbers, "cost", factor),
             "Saved (%)": cells(numbers, "saving", scale=100, digits=0),
             "Full model (%)": [f"{accuracy * 100:.1f}" for accuracy in numbers["full_accuracy"]],
         }

@@ -1,5 +1,6 @@
 """A table as numbers (.csv) and as text (.md, .tex)."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,14 @@ def cells(table: pd.DataFrame, name: str, *, scale: float = 1.0, digits: int, si
     """Format the number `name` of each row, with its interval and its standard deviation over seeds if known."""
     values = table.reindex(columns=as_shown(name)).to_numpy(np.float64) * scale  # (rows, 4)
     return [cell(*row, digits=digits, sign=sign) for row in values]
+
+
+def costs(table: pd.DataFrame, name: str, factor: float) -> list[str]:
+    """As `cells`, for a cost that is divided by a factor: 2 decimals, or 3 significant digits below 0.1."""
+    return [
+        cell(*row, digits=2 if not 0 < row[0] < 0.1 else 2 - math.floor(math.log10(row[0])))
+        for row in table.reindex(columns=as_shown(name)).to_numpy(np.float64) / factor  # (rows, 4)
+    ]
 
 
 def is_numeric(column: Sequence[str]) -> bool:
