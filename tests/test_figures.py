@@ -46,6 +46,7 @@ def make_record(system, seed, split, n=150):
     prediction = np.where(right, labels[:, None], (labels[:, None] + 1) % 10)
     about = {
         "dataset": "made",
+        "unit": "MAC",
         "split": split,
         "system": system,
         "seed": seed,
