@@ -149,7 +149,7 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
             prediction = np.hstack([code[record.prediction] for code, record in zip(codes, records)])
     return ExitRecord.from_outputs(
         prediction,
-        _measures(records) or None,
+        _measures(records),
         first.labels,
         cost,
         first.index,
