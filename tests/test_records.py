@@ -183,7 +183,6 @@ FROM_OUTPUTS = {
         {"confidence": {"margin": [[0.5, 0.5]]}},
         r"confidence\.margin: expected shape \(3, 2\), got \(1, 2\)",
     ),
-    "no confidence": ({"confidence": {}}, "confidence: expected at least one of max_softmax, margin, entropy, or None"),
     "unknown confidence": ({"confidence": {"sureness": [[1, 1]] * 3}}, "'sureness' is not known; expected one of"),
     "classes in words": ({"metadata": {"classes": "3"}}, "classes"),
 }

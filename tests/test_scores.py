@@ -327,8 +327,10 @@ def test_policies_say_what_is_missing(name, options, message):
 @pytest.mark.parametrize("name", ["confidence", "pcee", "isotonic", "budget", "beem-a", "normalized-entropy"])
 def test_policies_say_that_confidences_are_missing(name):
     record = answered(confidence=None, metadata={"classes": 6} if name == "normalized-entropy" else {})
-    with pytest.raises(ValueError, match=r"no (max_softmax|entropy), and no other confidence"):
+    with pytest.raises(ValueError, match=r"no (max_softmax|entropy), only predictions"):
         make_policy(name).fit(record).signal(record)
+    with pytest.raises(ValueError, match=r"no max_softmax, and no other confidence"):
+        answered(confidence=None, prediction=None).confidence()
 
 
 def test_what_needs_neither_works_without_both():

@@ -180,7 +180,7 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
         prediction = np.hstack([record.prediction for record in records])
     return ExitRecord.from_outputs(
         prediction,
-        _measures(records) or None,
+        _measures(records),
         first.labels,
         cost,
         first.index,

@@ -22,11 +22,12 @@ class Confidences(NamedTuple):
     entropy: np.ndarray  # float32, in nats, not negated
 
 
-def found(measure: str, values: Mapping[str, np.ndarray], whose: str) -> np.ndarray:
+def found(measure: str, values: Mapping[str, np.ndarray], prediction: np.ndarray | None, whose: str) -> np.ndarray:
     """Return a measure. If it is not there, raise ValueError, which begins with `whose`: "this record has"."""
     if measure not in values:
-        others = f"no {measure}, only {', '.join(values)}" if values else f"no {measure}, and no other confidence"
-        raise ValueError(f"confidence: {whose} {others}")
+        there = ", ".join(values) or ("" if prediction is None else "predictions")
+        others = f"only {there}" if there else "and no other confidence"
+        raise ValueError(f"confidence: {whose} no {measure}, {others}")
     return values[measure]
 
 

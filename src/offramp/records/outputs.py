@@ -85,7 +85,7 @@ class ExitOutputs:
         ValueError
             If these outputs do not contain the measure.
         """
-        return found(measure, self.confidence, "these outputs have")
+        return found(measure, self.confidence, self.prediction, "these outputs have")
 
     def score(self, measure: str = "max_softmax") -> np.ndarray:
         """Return a confidence measure, (n,), of which larger values mean higher confidence: entropy is negated.

@@ -124,7 +124,8 @@ class ExitRecord:
         confidence : ndarray of shape (N, L), or dict of such, or None
             An array is max softmax. A dict contains one or more of `max_softmax`, `margin`, `entropy` (in nats),
             `similarity`, and `mean_token_margin`: the mean, over the tokens of an answer, of the difference between the
-            two largest probabilities (from 0 to 1). None if confidences are not known.
+            two largest probabilities (from 0 to 1). If it is empty or None, only policies that need no confidence can
+            be used.
         labels, cost, index, metadata, features
             As for the class. If `metadata["classes"]` is given, labels and predictions must be smaller.
         logits : callable, optional
@@ -140,8 +141,6 @@ class ExitRecord:
         """
         record = cls.__new__(cls)
         record._logits = logits
-        if isinstance(confidence, Mapping) and not confidence and quality is None:
-            raise ValueError(f"confidence: expected at least one of {', '.join(MEASURES)}, or None if it has none")
         if confidence is not None and not isinstance(confidence, Mapping):
             confidence = {"max_softmax": confidence}
         record._set(prediction, dict(confidence or {}), labels, quality, cost, index, dict(metadata or {}), features)
@@ -363,7 +362,7 @@ class ExitRecord:
     def measure(self, measure: str) -> np.ndarray:
         """Return a measure as it is stored, (N, L). This is the same as `confidence`, but entropy is not negated."""
         _known_measure(measure)
-        return found(measure, self._confidence, "this record has")
+        return found(measure, self._confidence, self.prediction, "this record has")
 
     def outputs(self, i: int, rows=None, *, logits: bool = True) -> ExitOutputs:
         """Return the outputs of one exit.
@@ -423,7 +422,7 @@ class ExitRecord:
         )
         return ExitRecord.from_outputs(
             prediction,
-            confidence or None,
+            confidence,
             labels,
             self.cost if self.sample_cost is None else self.sample_cost[rows],
             self.index[rows],
@@ -488,7 +487,7 @@ class ExitRecord:
         logits = stored.pop("logits", None)
         fields = {"labels": None, "prediction": None} | {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
-        fields |= {"confidence": confidence or None, "metadata": metadata, "logits": logits and logits.read}
+        fields |= {"confidence": confidence, "metadata": metadata, "logits": logits and logits.read}
         try:
             record = cls.from_outputs(**fields)
         except (TypeError, ValueError) as error:
