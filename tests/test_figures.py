@@ -46,7 +46,6 @@ def make_record(system, seed, split, n=150):
     prediction = np.where(right, labels[:, None], (labels[:, None] + 1) % 10)
     about = {
         "dataset": "made",
-        "unit": "MAC",
         "split": split,
         "system": system,
         "seed": seed,
@@ -71,7 +70,7 @@ def study(records, tmp_path_factory):
     for system in SYSTEMS:
         for seed in SEEDS:
             validation, test = records[system, seed, "validation"], records[system, seed, "test"]
-            run = {"system": system, "seed": seed}
+            run = {"system": system, "seed": seed, "unit": "MAC"}
             fitted = {name: make_policy(name).fit(validation) for name in ("confidence", "oracle", "pcee", "pcee-ws")}
             curves = [evaluate(p, test, np.arange(0, 1.01, 0.05)).assign(policy=label) for label, p in fitted.items()]
             write_table(pd.concat(curves).assign(**run), folder / f"curve-{system}-{seed}.parquet")

@@ -136,7 +136,7 @@ class FrontierDisplay(_Display):
         from offramp.reports.figures import style
 
         ax = self._start(ax)
-        factor, cost = cost_label("Average cost", self.full["cost"], self.unit)
+        factor, xlabel = cost_label("Average cost", self.full["cost"], self.unit)
         share = 1 - self.points["accuracy"] if error else self.points["accuracy"]
         points = self.points.assign(value=100 * share, cost=self.points["cost"] / factor)
         if "seed" not in points:
@@ -157,7 +157,7 @@ class FrontierDisplay(_Display):
             style.draw_lines(ax, pd.concat(lines), "cost", "value", styles, markevery=0.2)
         full = mark_full_models(ax, self.full, "full model", "^", ":", factor, error)
         style.log_scale(ax.xaxis)
-        ax.set_xlabel(cost)
+        ax.set_xlabel(xlabel)
         ax.set_ylabel("Error (%)" if error else "Accuracy (%)")
         self._finish([*handles.values(), full], legend)
         return self
