@@ -152,6 +152,7 @@ TABLES = _catalogue(
     _table("sensitivity", "sensitivity"),
     _table("reductions", "reductions", source="tables.reductions:REDUCTIONS"),
     _table("cascade-variants", "reductions", source="tables.reductions:CASCADE_VARIANTS"),
+    _table("resplits", "resplits"),
     _table("replacements", "replacements"),
     _table("models", "models"),
     _table("seconds", "seconds"),
