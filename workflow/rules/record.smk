@@ -1,5 +1,6 @@
 # Input: the weights, or the stored outputs of models, and the splits. Output: the exit records on validation and test
-# data, also of cascades, which are computed from the records of their models. All later steps read records only and do not need torch.
+# data, also of cascades, which are computed from the records of their models. All later steps read records only and do
+# not need torch.
 
 
 rule record:
