@@ -19,7 +19,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     The search is repeated on random splits of all samples into validation and test data, which shows how much the
     numbers depend on the split. Parts of the claims are those of the table of claims on cascades; claim 2 is measured
     on validation data, and the others on test data. Numbers are means over the splits [lowest, highest] ± standard
-    deviation, followed by the number of splits in which the number lies on the side of the bound that the claim states.
+    deviation, followed by the mean reduction by random deferral, and by the number of splits in which the number lies
+    on the side of the bound that the claim states.
     The splits share their samples, so the standard deviation is not that of new data. If the time of the models is
     published, the last columns show the same search with the time per sample as the cost.
 
@@ -79,7 +80,8 @@ def _what(row) -> str:
 def _cell(row) -> str:
     scale, digits, sign, _ = cascade_claims.number_format(row.number)
     shown = [scale * getattr(row, column) for column in as_shown("estimate")]
-    return f"{cell(*shown, digits=digits, sign=sign)}; {row.agrees} of {row.splits}"
+    chance = f" (random {cell(row.beside, digits=digits)})" if row.number == "reduction" else ""
+    return f"{cell(*shown, digits=digits, sign=sign)}{chance}; {row.agrees} of {row.splits}"
 
 
 TABLE = Table(numbers, readable)
