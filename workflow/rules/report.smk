@@ -20,6 +20,7 @@ SETTINGS = {
     "pairs": STUDY["comparison"]["pairs"],
     "exits": STUDY["report"]["reliability_exits"],
     "duels": STUDY["duels"],
+    "variants": list(STUDY["search"].get("variants", ["the first", "default ones"]))[1:],  # compared with the first
 }
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}
 PUBLIC = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])

@@ -20,6 +20,7 @@ _INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
 # Possible positions of the name of a model: offset from its mark in points, and alignment
 _PLACES = [
     (4, -4, "left", "top"),
+    (-4, 0, "right", "center"),
     (-4, -4, "right", "top"),
     (4, -12, "left", "top"),
     (4, 0, "left", "center"),

@@ -35,7 +35,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     factor, prefix = unit(numbers["cost"])
     parameters, parameters_prefix = unit(numbers["parameters"].astype(float))
     metrics = [name for name in METRICS if name in numbers]
-    return pd.DataFrame(
+    text = pd.DataFrame(
         {
             "System": numbers["system"].map(system_name),
             "Exit": numbers["exit"].astype(str),
@@ -49,6 +49,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Agreement (%)": cells(numbers, "agreement", scale=100, digits=1),
         }
     )
+    known = numbers["parameters"].notna().any()  # not for stored outputs
+    return text if known else text.drop(columns="Parameters (1)")
 
 
 TABLE = Table(numbers, readable)

@@ -38,7 +38,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     factor, prefix = unit(numbers["cost"])
     count, count_prefix = unit(numbers["parameters"])
     on, seeds = numbers["on_front"], numbers["seeds"]
-    return pd.DataFrame(
+    text = pd.DataFrame(
         {
             "Model": numbers["model"].map(system_name),
             f"Cost ({prefix}MACs)": cells(numbers, "cost", scale=1 / factor, digits=2),
@@ -52,6 +52,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             ),
         }
     )
+    known = numbers["parameters"].notna().any()  # not for stored outputs
+    return text if known else text.drop(columns="Parameters")
 
 
 TABLE = Table(numbers, readable)
