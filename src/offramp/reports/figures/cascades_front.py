@@ -20,10 +20,10 @@ _INTERPOLATED = {"linewidth": 0.8, "linestyle": (0, (2, 1))}
 # Possible positions of the name of a model: offset from its mark in points, and alignment
 _PLACES = [
     (4, -4, "left", "top"),
-    (-4, 0, "right", "center"),
     (-4, -4, "right", "top"),
     (4, -12, "left", "top"),
     (4, 0, "left", "center"),
+    (-6, 0, "right", "center"),
     (-4, 4, "right", "bottom"),
     (4, 4, "left", "bottom"),
     (0, 5, "center", "bottom"),
@@ -92,8 +92,8 @@ def _ascending(points: pd.DataFrame) -> pd.DataFrame:
 def _names(ax: Axes, models: pd.DataFrame) -> None:
     """Write a name next to each mark, inside the axes.
 
-    The position is chosen so that the name overlaps no other name and no mark of a model, and as few lines and dots as
-    possible.
+    The position is chosen so that the name overlaps no other name and no mark of a model, is nearest to its own mark,
+    and overlaps as few lines and dots as possible.
     """
     ax.figure.draw_without_rendering()  # sets the positions of the axes
     halo = [withStroke(linewidth=1.2, foreground="white")]
@@ -102,8 +102,9 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
     ]
     dots = [line.get_transform().transform(line.get_xydata()) for line in ax.lines if line.get_linestyle() == "None"]
     places = np.stack([models["cost"], 100 * models["accuracy"]], axis=1)  # (M, 2)
-    taken = [Bbox([point - 3, point + 3]) for point in ax.transData.transform(places)]  # pixels
-    for at, name in zip(places, models["model"].map(system_name)):
+    marks = ax.transData.transform(places)  # (M, 2), pixels
+    taken = [Bbox([mark - 3, mark + 3]) for mark in marks]
+    for own, (at, name) in enumerate(zip(places, models["model"].map(system_name))):
         tried = []
         for x, y, horizontal, vertical in _PLACES:
             place = {"xytext": (x, y), "textcoords": "offset points", "ha": horizontal, "va": vertical}
@@ -111,7 +112,9 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
             box = text.get_window_extent()
             outside = box.x0 < ax.bbox.x0 or box.x1 > ax.bbox.x1
             hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
-            tried.append((outside + box.count_overlaps(taken), hit, text, box))
+            apart = np.linalg.norm(marks - np.clip(marks, box.min, box.max), axis=1)  # (M,)
+            astray = apart.argmin() != own  # seems to belong to another mark
+            tried.append((outside + astray + box.count_overlaps(taken), hit, text, box))
         best = min(tried, key=lambda each: each[:2])  # the first of several equally good positions
         for each in tried:
             if each is not best:
