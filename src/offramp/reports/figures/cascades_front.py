@@ -27,6 +27,7 @@ _PLACES = [
     (-4, 4, "right", "bottom"),
     (4, 4, "left", "bottom"),
     (0, 5, "center", "bottom"),
+    (0, -5, "center", "top"),
 ]
 
 
@@ -114,7 +115,7 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
             hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
             apart = np.linalg.norm(marks - np.clip(marks, box.min, box.max), axis=1)  # (M,)
             astray = apart.argmin() != own  # seems to belong to another mark
-            tried.append((outside + astray + box.count_overlaps(taken), hit, text, box))
+            tried.append((2 * outside + astray + box.count_overlaps(taken), hit, text, box))
         best = min(tried, key=lambda each: each[:2])  # the first of several equally good positions
         for each in tried:
             if each is not best:
