@@ -85,6 +85,25 @@ WHOLE = {
     "report": {**TINY["report"], "oracle": "three"},
 }
 
+# Stored outputs of three models, two cascades of them, and their search on other random splits
+_COSTS = {"timm": "mobilenetv3_large_100.ra_in1k", "image_size": 224}
+STORED = {
+    **TINY,
+    "dataset": {"name": "imagenet_outputs", "costs": str(ROOT / "data/timm/timm_pareto.csv")},
+    "splits": {"validation": 1000, "test": 1000, "seed": 0},
+    "training": {"epochs": 0},
+    "models": {
+        "small": {"model": "outputs", "file": "a/small.csv", **_COSTS},
+        "middle": {"model": "outputs", "file": "a/middle.csv", "timm": "tf_efficientnet_b1.in1k", "image_size": 240},
+        "large": {"model": "outputs", "file": "b/large.csv", "timm": "efficientnet_b3.ra2_in1k", "image_size": 320},
+    },
+    "cascades": {"two": ["small", "large"], "three": ["small", "middle", "large"]},
+    "comparison": {**TINY["comparison"], "pairs": []},
+    "sensitivity": {},
+    "search": {"bands": [[0.6, 0.8]], "step": 0.02, "splits": 2, "variants": {"max-softmax": {}}},
+    "report": {"oracle": "three", "reliability": "two", "reliability_exits": [1, 2]},
+}
+
 
 def told_jobs(output: str) -> Iterator[tuple[str, str, str]]:
     """Of each job that Snakemake printed: its rule, its system ("" if it is for all), and all that it printed of it."""

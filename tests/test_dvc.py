@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import listing
-from checkout import ENVIRONMENT, ROOT, SHARED, WHOLE, Checkout
+from checkout import ENVIRONMENT, ROOT, SHARED, STORED, WHOLE, Checkout
 from offramp.study.sources import sources
 
 pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
@@ -316,10 +316,19 @@ def test_nothing_is_stale(untouched):
     assert stages_of_dvc(untouched.folder) == stages_of_snakemake(untouched.folder) == set()
 
 
+@pytest.fixture(scope="module")
+def jobs_of_outputs(tmp_path_factory) -> list[listing.Job]:
+    """The jobs of a study of stored outputs."""
+    checkout = Checkout(tmp_path_factory.mktemp("outputs"))
+    checkout.write(STORED)
+    return listing.jobs(checkout.folder, "--forceall")
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_watches_the_code_that_its_jobs_read(all_jobs, stage):
+def test_a_stage_watches_the_code_that_its_jobs_read(all_jobs, jobs_of_outputs, stage):
     watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    read = {file for job in all_jobs if STAGE_OF[job.rule] == stage for file in job.input if file.startswith("src/")}
+    jobs = [*all_jobs, *jobs_of_outputs]
+    read = {file for job in jobs if STAGE_OF[job.rule] == stage for file in job.input if file.startswith("src/")}
     code = {dep for dep in watched if dep.startswith("src/")}
     assert {file for file in read if not any(f"{file}/".startswith(f"{dep}/") for dep in code)} == set()
     assert {dep for dep in code if not any(f"{file}/".startswith(f"{dep}/") for file in read)} == set()  # nor others

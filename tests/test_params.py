@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offramp.study.params import select_study
+from offramp.study.params import policies_of, select_study
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
@@ -51,7 +51,9 @@ def check_refused(params, *pieces):
 @pytest.mark.parametrize("name", PARAMS["studies"])
 def test_every_study_passes(name):
     study = select_study({**PARAMS, "study": name}, SCHEMA)
-    assert study == PARAMS["studies"][name] | {key: PARAMS[key] for key in SHARED}
+    duels = study.pop("duels")  # those of policies that the study has
+    assert study == PARAMS["studies"][name] | {key: PARAMS[key] for key in SHARED if key != "duels"}
+    assert all(duel in PARAMS["duels"] for duel in duels)
 
 
 def test_a_policy_may_have_its_own_grid():
@@ -190,6 +192,15 @@ MISTAKES = {
         ("comparison", "baseline", "oracle"),
         ("comparison.baseline", "'oracle'", "pcee"),
     ),
+    "stored outputs of a dataset that has none": (
+        ("models", "mine", {"model": "outputs", "file": "a.csv", "macs": 1}),
+        ("models.mine.model is 'outputs'", "the dataset digits has none"),
+    ),
+    "stored outputs without a cost": (("models", "mine", {"model": "outputs", "file": "a.csv"}), ("models.mine",)),
+    "a model of a dataset of outputs": (
+        ("dataset", {"name": "imagenet_outputs"}),
+        (f"models.{MSDNET}.model is 'msdnet'", "the dataset imagenet_outputs has stored outputs"),
+    ),
     "a report of no model": (("report", "oracle", "huge"), ("report.oracle", "'huge'", MSDNET)),
     "a diagram of no model": (("report", "reliability", "huge"), ("report.reliability", "'huge'", MSDNET)),
 }
@@ -225,6 +236,22 @@ def test_a_baseline_that_no_model_of_the_study_has():
     params = changed("comparison", "baseline", "mine")
     params["policies"]["mine"] = {"policy": "pcee", "models": ["encoder"]}
     check_refused(params, f"studies.{STUDY}.comparison.baseline", "'mine'", "pcee-ws")
+
+
+def test_stored_outputs_are_of_one_run():
+    params = deepcopy(PARAMS)
+    params["studies"]["imagenet_outputs"]["seeds"] = [0, 1]
+    check_refused(params, "studies.imagenet_outputs.seeds are [0, 1]", "expected [0]")
+
+
+def test_policies_that_need_what_stored_outputs_lack_are_left_out():
+    studies = {
+        name: select_study({**PARAMS, "study": name}, SCHEMA) for name in ("imagenet_outputs", "cifar100_outputs")
+    }
+    kept = {name: set(policies_of(study, next(iter(study["cascades"])))) for name, study in studies.items()}
+    lacking = {"margin", "entropy", "normalized-entropy", "temperature", "patient-confident", "f-pabee", "ztw"}
+    assert kept["cifar100_outputs"] - kept["imagenet_outputs"] == lacking
+    assert ["beem-a", "ztw"] not in studies["imagenet_outputs"]["duels"]
 
 
 def test_the_parameters_are_left_as_they_were():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from checkout import SHARED, TINY, Checkout
+from checkout import SHARED, STORED, TINY, Checkout
 
 pytest.importorskip("snakemake")
 pytest.importorskip("torch")
@@ -23,6 +23,7 @@ from offramp.datasets import DATASETS
 from offramp.datasets.splits import make_splits
 from offramp.study import plan as planning
 from offramp.study.plan import (
+    NOTHING_RUNS,
     Estimate,
     Job,
     Sizes,
@@ -155,6 +156,24 @@ def test_jobs_without_a_probe_have_no_estimate():
     assert estimate(job("data")).cpu == 10
     assert estimate(job("table")).cpu > 1
     assert estimator(STUDY, {}, None, 10.0, 1.0)(job("data")) is None
+
+
+def test_stored_outputs_are_neither_probed_nor_trained():
+    study = {**STORED, **SHARED}
+    dataset, _, notes = find_dataset({"name": "imagenet_outputs"})  # not there: its size is known
+    assert "imagenet_outputs is not in" in notes[0]
+    splits = make_splits(dataset, validation=25_000, test=25_000, seed=0)
+    sizes = Sizes.of(dataset, splits)
+    assert sizes == Sizes(0, 25_000, 25_000, 0, 2, False)  # no logits
+    estimate = estimator(study, dict.fromkeys(study["models"], NOTHING_RUNS), sizes, 2.0, 1.0)
+    recording = estimate(job("record", "small"))
+    assert recording.cpu == 2
+    assert recording.size == 50_000 * (16 + 20)
+    once = {**study, "search": {**study["search"], "splits": 1}}
+    of_one = estimator(once, dict.fromkeys(study["models"], NOTHING_RUNS), sizes, 2.0, 1.0)(job("resplit"))
+    assert estimate(job("resplit")).cpu - 11 == pytest.approx(2 * (of_one.cpu - 11))
+    assert estimate(job("search")).cpu > 11
+    assert estimate(job("compare")).cpu > 6
 
 
 def test_wall_time_shares_the_cores_step_by_step():

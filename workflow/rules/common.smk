@@ -7,10 +7,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from offramp.datasets import DATASETS
-from offramp.models import MODELS
+from offramp.models import MODELS, STORED
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown
-from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.study.params import dataset_of, policies_of, select_study, systems_of, trained_of, training_of
 from offramp.study.processor import same_on_every_processor
 from offramp.study.sources import sources
 
@@ -25,9 +25,11 @@ ROOT = f"artifacts/{config['study']}"
 REPORT = f"reports/{config['study']}"
 LOGS = f"logs/{config['study']}"
 BENCHMARKS = f"benchmarks/results/{config['study']}"
-TRAINED, CASCADES = list(STUDY["models"]), list(STUDY["cascades"])
+TRAINED, CASCADES = trained_of(STUDY), list(STUDY["cascades"])
 SYSTEMS = systems_of(STUDY)  # the systems on which policies are evaluated
-SINGLES = [model for model in TRAINED if model not in SYSTEMS]
+SINGLES = [model for model in STUDY["models"] if model not in SYSTEMS]
+# Models whose time is measured, or is published where the outputs are stored
+TIMED = [model for model in SINGLES if model in TRAINED or "timm" in STUDY["models"][model]]
 
 
 def one_of(names):
@@ -36,7 +38,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    system=one_of(TRAINED + CASCADES),
+    system=one_of([*STUDY["models"], *CASCADES]),
     seed=r"\d+",
     split="validation|test",
 
@@ -54,11 +56,27 @@ def members(system):
 
 def model_code(system, *modules):
     """Source files that training or running models depends on: the models, their datasets, and the given modules."""
+    if not {*members(system)} <= {*TRAINED}:  # stored outputs
+        table = [STUDY["dataset"]["costs"]] if "costs" in STUDY["dataset"] else []
+        return sorted({*sources("stored", "datasets.splits"), *dataset_code(STUDY["dataset"]), *table})
     its = {*sources(*modules, "datasets.batches")}
     for model in members(system):
         its.update(sources(f"models.{MODELS[STUDY['models'][model]['model']].partition(':')[0]}"))
         its.update(dataset_code(dataset_of(STUDY, model)))
     return sorted(its)
+
+
+def weights_of(system, seed):
+    """The weights of a model that is trained. Stored outputs have none."""
+    return expand(rules.train.output.weights, system=system, seed=seed) if system in TRAINED else []
+
+
+def recorded_from(system, weights):
+    """What `offramp record` reads: the weights of a model, or its stored outputs."""
+    if system in TRAINED:
+        return weights
+    outputs = spec(STORED, without(STUDY["models"][system], "model"))
+    return f"--dataset {dataset_spec(STUDY['dataset'])} --model {outputs} --system {system}"
 
 
 def spec(name, options):

@@ -88,9 +88,18 @@ rule sensitivity:
         " --resamples {params.resamples} {params.variants} --out {output} 2>&1 | tee {log}"
 
 
+# Which cascades are searched, and over which accuracies
+SEARCH = " ".join(
+    [f"--band {low} {high}" for low, high in STUDY["search"].get("bands", [])]
+    + [f"--step {STUDY['search'].get('step')}"]
+    + [f"--variant {spec(name, options)}" for name, options in STUDY["search"].get("variants", {}).items()]
+)
+RECORDS_OF_SINGLES = of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES)
+
+
 rule search:
     input:
-        records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES),
+        records=RECORDS_OF_SINGLES,
         code=sources("comparison.cascades"),
     output:
         models=f"{ROOT}/evaluate/models.parquet",
@@ -107,17 +116,37 @@ rule search:
     resources:
         **needs("search", mem_mb=4000, runtime=60),
     params:
-        bands=" ".join(f"--band {low} {high}" for low, high in STUDY["search"].get("bands", [])),
-        step=STUDY["search"].get("step"),
-        variants=" ".join(
-            f"--variant {spec(name, options)}" for name, options in STUDY["search"].get("variants", {}).items()
-        ),
+        search=SEARCH,
         resamples=STUDY["comparison"]["resamples"],
     shell:
-        "offramp search {input.records} {params.bands} --step {params.step} {params.variants}"
+        "offramp search {input.records} {params.search}"
         " --resamples {params.resamples} --models-out {output.models} --relations-out {output.relations}"
         " --choices-out {output.choices} --reductions-out {output.reductions}"
         " --replacements-out {output.replacements} --measures-out {output.measures} 2>&1 | tee {log}"
+
+
+# The search on other random splits, also with published times as the cost. Measured times differ from run to run
+rule resplit:
+    input:
+        records=RECORDS_OF_SINGLES,
+        seconds=of_runs(rules.seconds.output[0], [model for model in TIMED if model not in TRAINED]),
+        code=sources("comparison.resplitting"),
+    output:
+        f"{ROOT}/evaluate/resplits.parquet",
+    log:
+        f"{LOGS}/resplit.log",
+    benchmark:
+        f"{BENCHMARKS}/resplit.tsv"
+    threads: 2
+    resources:
+        **needs("resplit", mem_mb=4000, runtime=60),
+    params:
+        search=SEARCH,
+        splits=STUDY["search"].get("splits"),
+        seconds=lambda wildcards, input: flags(seconds=list(input.seconds)),
+    shell:
+        "offramp resplit {input.records} {params.search} --splits {params.splits} {params.seconds}"
+        " --out {output} 2>&1 | tee {log}"
 
 
 # How much faster each policy is in seconds, with the models of the first seed
@@ -153,4 +182,5 @@ rule curves:
         rules.compare.output,
         rules.sensitivity.output if VARIANTS else [],
         rules.search.output if STUDY["search"] else [],
+        rules.resplit.output if STUDY["search"].get("splits") else [],
         TIMES,

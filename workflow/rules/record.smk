@@ -1,10 +1,11 @@
-# Input: the weights and the splits. Output: the exit records on validation and test data, also of cascades, which are
-# computed from the records of their models. All later steps read records only and do not need torch.
+# Input: the weights, or the stored outputs of models, and the splits. Output: the exit records on validation and test
+# data, also of cascades, which are computed from the records of their models. All later steps read records only and do
+# not need torch.
 
 
 rule record:
     input:
-        weights=rules.train.output.weights,
+        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
         splits=rules.data.output,
         code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
@@ -15,20 +16,21 @@ rule record:
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of(TRAINED),
+        system=one_of(STUDY["models"]),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
     params:
+        model=lambda wildcards, input: recorded_from(wildcards.system, input.weights),
         workers=lambda wildcards: training_of(STUDY, wildcards.system).get("workers", 0),
     shell:
-        "offramp record {input.weights} --splits {input.splits} --validation {output.validation}"
+        "offramp record {params.model} --splits {input.splits} --validation {output.validation}"
         " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
 
 
 rule seconds:
     input:
-        weights=rules.train.output.weights,
+        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
         splits=rules.data.output,
         code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
@@ -36,12 +38,14 @@ rule seconds:
     log:
         f"{LOGS}/seconds/{{system}}-s{{seed}}.log",
     wildcard_constraints:
-        system=one_of(TRAINED),
+        system=one_of(STUDY["models"]),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
+    params:
+        model=lambda wildcards, input: recorded_from(wildcards.system, input.weights),
     shell:
-        "offramp record {input.weights} --splits {input.splits} --seconds {output} --threads {threads} 2>&1 | tee {log}"
+        "offramp record {params.model} --splits {input.splits} --seconds {output} --threads {threads} 2>&1 | tee {log}"
 
 
 rule cascade:
@@ -72,5 +76,5 @@ RECORD = rules.cascade.output[0]
 
 rule records:
     input:
-        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), TRAINED + CASCADES),
-        of_runs(rules.seconds.output[0], SINGLES),
+        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *CASCADES]),
+        of_runs(rules.seconds.output[0], TIMED),

@@ -13,13 +13,15 @@ FILES = {
     **({"sensitivity": rules.sensitivity.output} if VARIANTS else {}),
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
     **({"times": TIMES} if TIMES else {}),
-    **({"seconds": of_runs(rules.seconds.output[0], SINGLES)} if STUDY["search"] else {}),
+    **({"resplits": rules.resplit.output} if STUDY["search"].get("splits") else {}),
+    **({"seconds": of_runs(rules.seconds.output[0], TIMED)} if STUDY["search"] and TIMED else {}),
 }
 SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # for kinds of files that belong to a single system
 SETTINGS = {
     "pairs": STUDY["comparison"]["pairs"],
     "exits": STUDY["report"]["reliability_exits"],
     "duels": STUDY["duels"],
+    "variants": list(STUDY["search"].get("variants", ["the first", "default ones"]))[1:],  # compared with the first
 }
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}
 PUBLIC = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])
@@ -104,10 +106,12 @@ rule settings:
         "printf '%s\n' {params.study:q} 2> {log} > {output}.partial && mv {output}.partial {output}"
 
 
-# Machine and software versions. They are collected after all models are trained, on the machine that runs this rule.
+# Machine and software versions. They are collected after all models are trained, or their outputs are read, on the
+# machine that runs this rule.
 rule environment:
     input:
         of_runs(rules.train.output.weights, TRAINED),
+        [of_runs(path, [model for model in STUDY["models"] if model not in TRAINED]) for path in rules.record.output],
     output:
         f"{REPORT}/environment.json",
     log:

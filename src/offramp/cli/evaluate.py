@@ -297,9 +297,7 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     write_table(with_metric(sensitivity(runs, variants, grid, draws, bootstrap), runs[0].test), out)
 
 
-@click.command(cls=Verb)
-@click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option(
+VARIANTS_OF_CASCADES = click.option(
     "--variant",
     "variants",
     type=Spec(),
@@ -308,7 +306,7 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     "Repeat this option; the first variant is the reference for the others. Default: nine variants with all confidence "
     "measures, temperature scaling and all ensembles, or those of them that all records allow.",
 )
-@click.option(
+BANDS = click.option(
     "--band",
     "bands",
     type=float,
@@ -317,7 +315,14 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     required=True,
     help="FROM TO: range of accuracy over which the reduction of compute is averaged. Repeat this option.",
 )
-@click.option("--step", type=float, default=0.001, show_default=True, help="Step between target accuracies.")
+STEP = click.option("--step", type=float, default=0.001, show_default=True, help="Step between target accuracies.")
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@VARIANTS_OF_CASCADES
+@BANDS
+@STEP
 @RESAMPLES
 @BOOTSTRAP_SEED
 @click.option("--models-out", type=TABLE, required=True, help="Output: models, and which of them are on the front.")
@@ -384,3 +389,54 @@ def search(files, variants, bands, step, resamples, seed, cascade_out, target, *
     write_all({outs[f"{name}_out"]: with_metric(table, runs[0].test) for name, table in tables_of(found).items()})
     if settings:
         settings.save(cascade_out)
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@VARIANTS_OF_CASCADES
+@BANDS
+@STEP
+@click.option("--splits", type=click.IntRange(2), default=20, show_default=True, help="Number of random splits.")
+@click.option(
+    "--seconds",
+    type=EXISTING,
+    multiple=True,
+    help="Time of a model, from `offramp record --seconds`. Repeat this option for all models: the search is then "
+    "repeated with the seconds on each device as the cost, too.",
+)
+@BOOTSTRAP_SEED
+@click.option("--out", type=TABLE, required=True, help="Output: one row per cost, split and quantity.")
+def resplit(files, variants, bands, step, splits, seconds, seed, out) -> None:
+    """Repeat `offramp search` on other random splits, to measure the luck of the split.
+
+    FILES are the validation and test records of single-exit models, as for `offramp search`. The samples of both are
+    split again at random, into parts of the same sizes, and the search is repeated on every split. Validation and test
+    samples must be from one pool.
+
+    \b
+    For example:
+      offramp resplit */validation.safetensors */test.safetensors --band 0.88 0.9 --splits 20 --out resplits.csv
+    """
+    from offramp.comparison.cascades import Variant, default_variants
+    from offramp.comparison.resplitting import resplit_table
+    from offramp.comparison.runs import load_runs
+    from offramp.reports.loading import read_tables
+
+    of_device = {}
+    if seconds:
+        (times,) = read_tables(seconds, "seconds")
+        last = times.groupby(["device", "system", "seed"], sort=False)["seconds"].max()  # up to the last exit
+        means = last.groupby(["device", "system"], sort=False).mean()
+        of_device = {device: its.droplevel("device").to_dict() for device, its in means.groupby("device", sort=False)}
+    runs = load_runs(files, fitted=False)
+    made = resplit_table(
+        runs,
+        {name: Variant(**options) for name, options in variants} or default_variants(runs),
+        bands,
+        step,
+        splits,
+        of_device,
+        seed,
+        progress=True,
+    )
+    write_table(made, out)

@@ -11,7 +11,7 @@ from offramp.cli import bundle, calibrate, data, evaluate, plan, record, report,
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.import_),
     *(calibrate.calibrate, calibrate.policies),
-    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search),
+    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
@@ -34,6 +34,7 @@ def cli() -> None:
       data, train, record, cascade     create exit records
       calibrate, evaluate              fit policies on validation data, and evaluate them on test data
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
+      resplit                          repeat the search on other random splits
       figure, table, summary, report   show the results
 
     \b

@@ -7,6 +7,7 @@ import numpy as np
 
 from offramp._io.tables import write_table
 from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, load_settings
+from offramp.models import STORED
 from offramp.records.importing import import_outputs
 from offramp.records.roles import ROLES, option
 from offramp.records.splitting import split_record
@@ -23,14 +24,18 @@ from offramp.records.splitting import split_record
     "--model",
     type=Spec(),
     help="Pretrained classifier, for example timm:backbone=resnet18.a1_in1k,pretrained=true or "
-    "huggingface:backbone=textattack/bert-base-uncased-SST-2,pretrained=true.",
+    "huggingface:backbone=textattack/bert-base-uncased-SST-2,pretrained=true; or stored outputs, for example "
+    "outputs:file=lenet-5-cifar-100.npz,macs=659280.",
 )
-@click.option("--system", help="Name of the pretrained classifier. Default: its backbone.")
+@click.option("--system", help="Name of the pretrained classifier. Default: its backbone or file.")
 @click.option("--splits", type=EXISTING, required=True, help="Splits from `offramp data`.")
 @click.option("--validation", type=OUT, help="Output: record of the validation samples, .safetensors.")
 @click.option("--test", type=OUT, help="Output: record of the test samples, .safetensors.")
 @click.option(
-    "--seconds", type=TABLE, help="Output: time per sample up to each exit, measured on this machine, .parquet or .csv."
+    "--seconds",
+    type=TABLE,
+    help="Output: time per sample up to each exit, measured on this machine (or published, for stored outputs), "
+    ".parquet or .csv.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Number of samples per batch."
@@ -44,20 +49,36 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
 
     The model is either one that `offramp train` trained (WEIGHTS), or a pretrained classifier of timm or Hugging Face
     (--dataset and --model). A record contains logits, predictions and confidences of every exit, the labels, and the
-    cumulative cost of each exit in MACs.
+    cumulative cost of each exit in MACs. Some datasets consist of the stored outputs of models (imagenet_outputs,
+    cifar100_outputs): then nothing is run, and the record contains what is stored.
 
     \b
     For example:
       offramp record weights.safetensors --splits splits.csv --validation validation.safetensors --test test.safetensors
       offramp record --dataset imagenet:folder=val --model timm:backbone=resnet18.a1_in1k,pretrained=true \\
           --splits splits.csv --validation validation.safetensors --test test.safetensors
+      offramp record --dataset cifar100_outputs --model outputs:file=lenet-5-cifar-100.npz,macs=659280 \\
+          --splits splits.csv --validation validation.safetensors --test test.safetensors
     """
     from offramp.datasets.splits import load_splits
-    from offramp.recording import load_pretrained, load_trained, record, time_exits
-    from offramp.training.checkpoints import digest
 
     if (weights is None) == (model is None) or (model is None) != (dataset is None):
         raise click.UsageError("expected either WEIGHTS, or both --dataset and --model")
+    if weights is None and model[0] == STORED:
+        from offramp.stored import stored_outputs
+
+        stored = stored_outputs(dataset, model[1], system)
+        made = stored.records(load_splits(splits, stored.source))
+        for split, out in (("validation", validation), ("test", test)):
+            if out is not None:
+                made[split].save(out)
+        if seconds is not None:
+            about = {"dataset": stored.source.name, "system": stored.system, "seed": 0}
+            write_table(stored.seconds().assign(**about)[[*about, "exit", "seconds", "device"]], seconds)
+        return
+    from offramp.recording import load_pretrained, load_trained, record, time_exits
+    from offramp.training.checkpoints import digest
+
     network, source, made = load_pretrained(dataset, model, system) if weights is None else load_trained(weights)
     table = load_splits(splits, source)
     if weights is not None and digest(table) != made["splits"]:

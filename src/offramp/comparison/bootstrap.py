@@ -89,6 +89,8 @@ class Bootstrap:
 
     @staticmethod
     def interval(replicates: np.ndarray) -> tuple[float, float]:
-        """Return the central 95 % interval of replicates (B,)."""
+        """Return the central 95 % interval of replicates (B,). NaN if there are none."""
+        if not len(replicates):
+            return np.nan, np.nan
         low, high = np.quantile(replicates, [0.025, 0.975])
         return float(low), float(high)

@@ -8,10 +8,10 @@ on test data. Except for the definition of the reduction, this procedure is our 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -134,12 +134,12 @@ class Split:
         zoo = self.zoo
         return np.full(zoo.n_samples, zoo.cost[model]) if zoo.sample_cost is None else zoo.sample_cost[model]
 
-    def play(self, choice: pd.Series) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    def play(self, choice: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, list[float]]:
         """Apply a choice to each sample. Return correctness (N,), cost (N,), and the share that leaves at each stage.
 
         For the references random and oracle, correctness is a probability.
         """
-        names = [name for name in choice[STAGES] if isinstance(name, str)]
+        names = [choice[stage] for stage in STAGES if isinstance(choice[stage], str)]
         models = [self.zoo.names.index(name) for name in names]
         if choice["kind"] in ("random", "oracle"):
             small, large = models
@@ -173,7 +173,7 @@ class Curve:
 
     @classmethod
     def of(cls, split: Split, choices: pd.DataFrame, bootstrap: Bootstrap) -> "Curve":
-        right, cost, _ = zip(*(split.play(choice) for _, choice in choices.iterrows()))
+        right, cost, _ = zip(*(split.play(choice) for choice in choices.to_dict("records")))
         return cls(*(bootstrap.with_means(np.stack(values)) for values in (right, cost)))
 
     def costs_at(self, accuracies: np.ndarray, front=step_cost) -> np.ndarray:
@@ -527,7 +527,7 @@ def _scored(searched: VariantSearch) -> pd.DataFrame:
     """
     tables = []
     for kind, choices in searched.chosen.items():
-        played = (searched.splits["test"].play(choice) for _, choice in choices.iterrows())
+        played = (searched.splits["test"].play(choice) for choice in choices.to_dict("records"))
         rows = [[right.mean(), paid.mean(), *[*left, np.nan, np.nan][:2]] for right, paid, left in played]
         table = choices.rename(columns={"accuracy": "accuracy_validation", "cost": "cost_validation"})
         table = table.reindex(columns=["target", *STAGES, *THRESHOLDS, "accuracy_validation", "cost_validation"])

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from offramp._registry import check_options, find, load
 
 if TYPE_CHECKING:
-    from offramp.datasets.base import Dataset
+    from offramp.datasets.labelled import Labelled
 
-__all__ = ["DATASETS", "load_dataset"]
+__all__ = ["DATASETS", "OUTPUTS", "load_dataset"]
 
 # Module and loader of each dataset. They are imported when they are loaded: this module itself needs no torch.
-DATASETS: dict[str, "str | Callable[..., Dataset]"] = {
+DATASETS: dict[str, "str | Callable[..., Labelled]"] = {
     "digits": "digits:load_digits",
     "fashion_mnist": "fashion_mnist:load_fashion_mnist",
     "cifar10": "cifar:load_cifar10",
@@ -21,10 +21,17 @@ DATASETS: dict[str, "str | Callable[..., Dataset]"] = {
     "reviews": "reviews:load_reviews",
     "glue": "glue:load_glue",
     "text_files": "text_files:load_text_files",
+    "imagenet_outputs": "outputs:load_imagenet_outputs",
+    "cifar100_outputs": "outputs:load_cifar100_outputs",
+}
+# Datasets of the stored outputs of models, and what records made from them contain (`Policy.needs`)
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "imagenet_outputs": ("max_softmax",),
+    "cifar100_outputs": ("logits", "max_softmax", "margin", "entropy"),
 }
 
 
-def load_dataset(name: str, **options) -> "Dataset":
+def load_dataset(name: str, **options) -> "Labelled":
     """Load the dataset called `name`. Its options are the parameters of its loader in `DATASETS`.
 
     Raises

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from offramp.datasets.base import InMemoryDataset, Published, published
+from offramp.datasets.base import InMemoryDataset
 from offramp.datasets.download import data_folder, fetch, read_checked, read_tar
+from offramp.datasets.labelled import Published, published
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 

@@ -28,7 +28,8 @@ def fetch(folder: Path, url: str, files: Mapping[str, Sequence[str]]) -> None:
     url : str
         Base URL, to which the file name is appended.
     files : mapping of str to sequence of str
-        The accepted sha256 hashes of each file. The first one is that of the file at `url`.
+        The accepted sha256 hashes of each file. The first one is that of the file at `url`. Names may contain folders,
+        which are then the same in `folder` as at `url`.
 
     Raises
     ------
@@ -42,7 +43,10 @@ def fetch(folder: Path, url: str, files: Mapping[str, Sequence[str]]) -> None:
     missing = [name for name in files if not (folder / name).exists()]
     for name in missing:
         try:
-            pooch.retrieve(url + name, files[name][0], fname=name, path=folder, progressbar=sys.stderr.isatty())
+            path = folder / name
+            pooch.retrieve(
+                url + name, files[name][0], fname=path.name, path=path.parent, progressbar=sys.stderr.isatty()
+            )
         except requests.RequestException as error:
             reason = f"no download of {url}{name} ({type(error).__name__})"
         except ValueError:

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from offramp.datasets.base import InMemoryDataset, Published, published
+from offramp.datasets.base import InMemoryDataset
 from offramp.datasets.download import data_folder, fetch, read_checked
+from offramp.datasets.labelled import Published, published
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FILES = {  # sha256 of the file at URL and of that in the Debian package, which differ in the gzip header only

@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from offramp._registry import find
-from offramp.datasets.base import Published, TextDataset, published
+from offramp.datasets.base import TextDataset
 from offramp.datasets.download import data_folder, fetch, read_checked
+from offramp.datasets.labelled import Published, published
 from offramp.datasets.preparing import FORMATS, read_table
 from offramp.datasets.text import text_dataset
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from offramp.datasets.base import ImageDataset, Published, published
+from offramp.datasets.base import ImageDataset
 from offramp.datasets.download import data_folder
+from offramp.datasets.labelled import Published, published
 from offramp.datasets.preparing import ImagePreparation, read_image
 
 FOLDERS = {"train": "train", "test": "val"}  # of each pool; results on ImageNet are reported on its validation set

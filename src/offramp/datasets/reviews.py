@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from offramp.datasets.base import Published, TextDataset, published
+from offramp.datasets.base import TextDataset
 from offramp.datasets.download import data_folder, read_checked, read_tar
+from offramp.datasets.labelled import Published, published
 from offramp.datasets.text import text_dataset
 
 SOURCE = "vaderSentiment-3.3.2.tar.gz", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"

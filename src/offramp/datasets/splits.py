@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from offramp._io.writing import AGAIN, write_text
-from offramp.datasets.base import Dataset
+from offramp.datasets.labelled import Labelled
 
 COLUMNS = ["split", "pool", "index"]
 SPLITS = ["train", "validation", "test"]
@@ -14,13 +14,13 @@ UNUSED = "unused"  # in files only, which list every sample, so that a missing l
 
 
 def make_splits(
-    dataset: Dataset, *, validation: int, test: int | None = None, train: int | None = None, seed: int
+    dataset: Labelled, *, validation: int, test: int | None = None, train: int | None = None, seed: int
 ) -> pd.DataFrame:
     """Draw the splits, stratified by class.
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : Labelled
     validation : int
         Number of samples held out for validation. They are used to fit policies, never for training.
     test : int, optional
@@ -37,7 +37,8 @@ def make_splits(
     Raises
     ------
     ValueError
-        If `test` is missing or not allowed, or if a split would have fewer samples than there are classes.
+        If `test` is missing or not allowed, or if a split, or what it leaves, would have fewer samples than there are
+        classes. A split may take all that is left.
     """
     from sklearn.model_selection import train_test_split
 
@@ -52,9 +53,13 @@ def make_splits(
     random = np.random.RandomState(seed)  # scikit-learn does not accept a Generator
 
     def hold_out(split: str, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if size == len(rest):  # nothing is left for training, which stored outputs do not need
+            return rest[:0], rest
         most = len(rest) - dataset.classes
         if not dataset.classes <= size <= most:
-            raise ValueError(f"{split}: {size} samples, expected {dataset.classes} (one a class) to {most}")
+            raise ValueError(
+                f"{split}: {size} samples, expected {dataset.classes} (one a class) to {most}, or all {len(rest)}"
+            )
         return train_test_split(rest, test_size=size, stratify=labels[rest], random_state=random)
 
     rest = np.arange(len(labels))
@@ -75,7 +80,7 @@ def make_splits(
     return splits
 
 
-def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Dataset) -> None:
+def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Labelled) -> None:
     """Write the table as CSV, followed by the samples that are in no split. The file is written atomically."""
     rest = [
         pd.DataFrame({"split": UNUSED, "pool": pool, "index": index})
@@ -85,7 +90,7 @@ def save_splits(splits: pd.DataFrame, path: str | os.PathLike, dataset: Dataset)
     write_text(path, pd.concat([splits, *rest]).to_csv(index=False))
 
 
-def load_splits(path: str | os.PathLike, dataset: Dataset) -> pd.DataFrame:
+def load_splits(path: str | os.PathLike, dataset: Labelled) -> pd.DataFrame:
     """Read a table of splits and check it against the dataset.
 
     Raises

@@ -514,6 +514,11 @@ class Policy:
         return False
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What a record must contain for this policy besides predictions: "logits", or confidence measures."""
+        return ("logits",) if self.needs_logits else (self.score,) if isinstance(self.options.get("score"), str) else ()
+
+    @property
     def learns(self) -> bool:
         """Whether the policy learns from validation data, so that it must be fitted."""
         return type(self)._fit is not Policy._fit

@@ -68,6 +68,7 @@ class NormalizedEntropy(Policy):
     name = "normalized-entropy"
     rule = "1 − entropy / ln C ≥ δ, for C classes"
     paper = "FastBERT (ACL 2020)"
+    needs = ("entropy",)
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         return one_minus_entropy(outputs, self.name)
@@ -84,6 +85,7 @@ class HiddenSimilarity(Policy):
     name = "hidden-similarity"
     rule = "cosine similarity between the hidden states of this exit and of the exit before it ≥ δ"
     paper = "MuE (CVPR 2023)"
+    needs = ("similarity",)
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         if outputs.similarity is None:

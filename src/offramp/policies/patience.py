@@ -56,6 +56,7 @@ class PatientConfident(Policy):
     name = "patient-confident"
     rule = "minimum of 1 − entropy / ln C over the last `patience` exits ≥ δ"
     paper = "PCEE-BERT (2022), patient and confident early exit; not related to PCEE"
+    needs = ("entropy",)
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         return _least_of_last(self.patience, one_minus_entropy(outputs, self.name), stream.past)

@@ -139,7 +139,7 @@ FIGURES = _catalogue(
     _figure("cascades-front", "models", "choices"),
     _figure("cascade-relation", "relations"),
     _figure("cascade-reduction", "reductions"),
-    _figure("cascade-variants", "reductions"),
+    _figure("cascade-variants", "reductions", needs=("variants",)),
     _figure("public-zoo", "public models"),
 )
 TABLES = _catalogue(
@@ -158,7 +158,8 @@ TABLES = _catalogue(
     _table("exits", "exits"),
     _table("sensitivity", "sensitivity"),
     _table("reductions", "reductions", source="tables.reductions:REDUCTIONS"),
-    _table("cascade-variants", "reductions", source="tables.reductions:CASCADE_VARIANTS"),
+    _table("cascade-variants", "reductions", needs=("variants",), source="tables.reductions:CASCADE_VARIANTS"),
+    _table("resplits", "resplits"),
     _table("replacements", "replacements"),
     _table("models", "models"),
     _table("seconds", "seconds"),
@@ -178,7 +179,7 @@ def shown(
     files : collection of str
         Kinds of files that the study creates.
     settings : mapping
-        Settings of the study (pairs, duels, exits). Empty ones count as missing.
+        Settings of the study (pairs, duels, exits, variants). Empty ones count as missing.
     policies : iterable of str
         Registered names of its policies.
 

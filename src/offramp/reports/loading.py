@@ -33,6 +33,7 @@ KINDS = {
     "reductions": ({"variant", "kind", "front", "low", "high", "mean", "scored_on"}, "search --reductions-out"),
     "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
     "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
+    "resplits": ({"cost", "split", "quantity", "variant", "kind", "front", "value"}, "resplit --out"),
 }
 # Kinds with costs in the unit of the records
 WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
@@ -50,7 +51,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
-            "seconds", "times", "models", "relations", "choices", "reductions", "replacements", "measures"}
+            "seconds", "times", "models", "relations", "choices", "reductions", "replacements", "measures", "resplits"}
 
     Returns
     -------

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offramp.datasets import DATASETS
-from offramp.models import MODELS, SINGLE_EXIT
+from offramp.datasets import DATASETS, OUTPUTS
+from offramp.models import MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 
 
@@ -60,10 +60,27 @@ def systems_of(study: Mapping[str, Any]) -> list[str]:
     return [*staged, *study["cascades"]]
 
 
+def trained_of(study: Mapping[str, Any]) -> list[str]:
+    """Return the models that are trained or loaded, and run. The others are stored outputs."""
+    return [name for name, options in study["models"].items() if options["model"] != STORED]
+
+
 def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
-    """Return the policies for the kind of a system, by label. Cascades are one of the kinds."""
+    """Return the policies for a system, by label: those for its kind (cascades are one of the kinds) that need nothing
+    which stored outputs lack."""
     kind = "cascade" if system in study["cascades"] else study["models"][system]["model"]
-    return {label: options for label, options in study["policies"].items() if kind in options.get("models", [kind])}
+    stored = OUTPUTS.get(study["dataset"]["name"])
+    return {
+        label: options
+        for label, options in study["policies"].items()
+        if kind in options.get("models", [kind]) and (stored is None or set(_made(options).needs) <= set(stored))
+    }
+
+
+def _made(options: Mapping[str, Any]) -> Policy:
+    """Make the policy of an entry of `policies`."""
+    options = {key: value for key, value in options.items() if key != "models"}
+    return make_policy(options.pop("policy"), **options)
 
 
 def _used_policies(study: Mapping[str, Any]) -> set[str]:
@@ -90,9 +107,8 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield errors that the schema cannot detect: undefined names and invalid options of policies."""
     policies = {}
     for label, options in params["policies"].items():
-        options = {key: value for key, value in options.items() if key != "models"}
         try:
-            policies[label] = make_policy(options.pop("policy"), **options)
+            policies[label] = _made(options)
         except ValueError as error:
             yield f"policies.{label}: {error}"
     if unknown := [label for label in params["deltas"] if label not in policies]:
@@ -115,10 +131,18 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
 def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
     models, systems = study["models"], systems_of(study)
     registered = [("dataset.name", study["dataset"]["name"], DATASETS)]
-    registered += [(f"models.{name}.model", options["model"], MODELS) for name, options in models.items()]
+    known = [*MODELS, STORED]
+    registered += [(f"models.{name}.model", options["model"], known) for name, options in models.items()]
     for where, name, registry in registered:
         if name not in registry:
             yield f"{where} is {name!r}: expected one of {', '.join(registry)}"
+    stored = study["dataset"]["name"] in OUTPUTS
+    for name, options in models.items():
+        if (options["model"] == STORED) != stored:
+            of = f"the dataset {study['dataset']['name']} {'has stored outputs' if stored else 'has none'}"
+            yield f"models.{name}.model is {options['model']!r}, but {of}: expected both or neither"
+    if stored and study["seeds"] != [0]:
+        yield f"seeds are {study['seeds']}: stored outputs are of one run, expected [0]"
     if not systems:
         yield "models answer once, all of them: expected a model of several exits, or cascades of these"
     for factor, variants in study["sensitivity"].get("factors", {}).items():

@@ -28,32 +28,35 @@ from tqdm import tqdm
 
 from offramp._registry import load
 from offramp.comparison.cascades import VARIANTS
-from offramp.datasets import DATASETS, load_dataset
+from offramp.datasets import DATASETS, OUTPUTS, load_dataset
 from offramp.datasets.base import Dataset, InMemoryDataset, Samples, TextDataset
 from offramp.datasets.batches import batches_in_order
 from offramp.datasets.download import data_folder
+from offramp.datasets.labelled import Labelled
 from offramp.datasets.splits import make_splits
 from offramp.datasets.text import tokenize
 from offramp.models import build_model
 from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
-from offramp.study.params import dataset_of, policies_of, select_study, systems_of, training_of
+from offramp.study.params import dataset_of, policies_of, select_study, systems_of, trained_of, training_of
 from offramp.training.device import default_device, torch_settings
 from offramp.training.loop import make_optimizer, train_epoch, wrap_for_training
 from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
-STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "report"]
+STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
+STEPS += ["report"]
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
 
 # CPU-seconds of the steps after recording, measured on the machine of docs/benchmarks.md: per job (FIXED), and per cell
 # (A_CELL), with samples × exits × policies (or settings) cells. Measured with ten classes; a thousand classes take
-# longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant.
+# longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant, and for `resplit` a sample,
+# variant, split and kind of cost.
 FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
-FIXED |= {"search": 10.0}
-A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4}
+FIXED |= {"search": 10.0, "resplit": 10.0}
+A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4, "resplit": 8e-5}
 FRONTIER = 7  # bytes per cell
 FILE_SIZE = 2e5  # bytes of a table, a figure or a page
 
@@ -127,6 +130,9 @@ class Probe(NamedTuple):
     macs: float
 
 
+NOTHING_RUNS = Probe(*[np.zeros(2)] * 6, exits=1, weights=0, macs=0.0)  # for stored outputs
+
+
 def plan(name: str | None = None, cores: int | None = None) -> str:
     """Return the estimated cost of a study as text: a table with one row per step, the wall time, and notes.
 
@@ -155,7 +161,9 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
         jobs = list_jobs(name, "--forceall")
         to_do = {job.output for job in list_jobs(name)}
         show_progress("start-up")
-        begin, begin_light = start_up("offramp.recording"), start_up("offramp.comparison.runs", "pyarrow.parquet")
+        runs = trained_of(study)  # the other models are stored outputs
+        begin = start_up("offramp.recording" if runs else "offramp.stored")
+        begin_light = start_up("offramp.comparison.runs", "pyarrow.parquet")
         show_progress("dataset")
         notes = ["Cores, GPUs, memory and limit are what one job asks for, at most; written is without checkpoints."]
         probes, sizes = {}, None
@@ -171,6 +179,9 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
             begin += seconds
             for system, options in study["models"].items():
                 show_progress(system)
+                if system not in runs:
+                    probes[system] = NOTHING_RUNS
+                    continue
                 try:
                     its = dataset
                     if "dataset" in options:
@@ -179,8 +190,8 @@ def plan(name: str | None = None, cores: int | None = None) -> str:
                     probes[system] = probe(options, its, splits, training_of(study, system))
                 except (ValueError, RuntimeError) as error:
                     notes.append(f"No estimate of {system}: {error}")
-    if probes:
-        notes.append(f"Probed on this machine's {default_device()}: {', '.join(probes)}. The rest is reckoned.")
+    if probed := [system for system, its in probes.items() if its is not NOTHING_RUNS]:
+        notes.append(f"Probed on this machine's {default_device()}: {', '.join(probed)}. The rest is reckoned.")
     estimate = estimator(study, probes, sizes, begin, begin_light)
     estimates = [estimate(job) for job in jobs]
     if missing := estimates.count(None):
@@ -264,7 +275,7 @@ def start_up(*modules: str) -> float:
 # Datasets
 
 
-def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]]:
+def find_dataset(settings: Mapping[str, Any]) -> tuple[Labelled, float, list[str]]:
     """Load the dataset of the study. Return it with the CPU-seconds of loading, and notes for the user.
 
     If the dataset is not available locally, a placeholder of the same size is returned, with blank inputs that need no
@@ -283,7 +294,9 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]
                 raise
     labels = {pool: np.arange(n) % expected.classes for pool, n in expected.pools.items()}
     about = {"name": name, "classes": expected.classes, "labels": labels}
-    if expected.image_shape:
+    if name in OUTPUTS:
+        dataset, note = Labelled(**about), "and labels in turn"
+    elif expected.image_shape:
         blank = torch.zeros(1, *expected.image_shape, dtype=torch.uint8)
         channels = expected.image_shape[0]
         dataset = InMemoryDataset(
@@ -312,23 +325,25 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Dataset, float, list[str]
 
 
 class Sizes(NamedTuple):
-    """Sizes of a dataset: samples per split, classes, and number of different lengths of the held-out texts."""
+    """Sizes of a dataset: samples per split, logits per answer, and number of different lengths of held-out texts."""
 
     train: int
     validation: int
     test: int
-    classes: int
+    logits: int
     lengths: int
     texts: bool
 
     @classmethod
-    def of(cls, dataset: Dataset, splits: pd.DataFrame) -> "Sizes":
+    def of(cls, dataset: Labelled, splits: pd.DataFrame) -> "Sizes":
         counts = splits["split"].value_counts()
-        held_out = [dataset.samples(splits, split).lengths for split in ("validation", "test")]
+        held_out = [None, None]  # lengths of texts
+        if isinstance(dataset, Dataset):
+            held_out = [dataset.samples(splits, split).lengths for split in ("validation", "test")]
         texts = held_out[0] is not None
         return cls(
-            *(int(counts[split]) for split in ("train", "validation", "test")),
-            classes=dataset.classes,
+            *(int(counts.get(split, 0)) for split in ("train", "validation", "test")),
+            logits=dataset.classes if "logits" in OUTPUTS.get(dataset.name, ["logits"]) else 0,
             lengths=sum(len(np.unique(lengths)) for lengths in held_out) if texts else 2,
             texts=texts,
         )
@@ -493,7 +508,7 @@ def estimator(
                 return estimate_recording(probes[system], sizes, training_of(study, system), begin, on_gpu)
             case "cascade":
                 n = held_out / 2 * exits(system)  # one job per split
-                return light(step, n, n * (24 + 4 * sizes.classes))
+                return light(step, n, n * (24 + 4 * sizes.logits))
             case "calibrate":
                 return light(step, cells(sizes.validation, system), 16 * sizes.validation * exits(system))
             case "evaluate":
@@ -505,6 +520,9 @@ def estimator(
             case "search":
                 draws = study["comparison"]["resamples"] / 2000
                 return light(step, held_out * variants * len(study["seeds"]) * draws)
+            case "resplit":
+                costs = 3 if any("timm" in options for options in study["models"].values()) else 1
+                return light(step, held_out * variants * len(study["seeds"]) * study["search"]["splits"] * costs)
 
     return lambda job: estimate(job.step, job.system)
 
@@ -527,7 +545,7 @@ def estimate_recording(probe: Probe, sizes: Sizes, training: Mapping[str, Any], 
     passing = np.array(pipelined_time(probe.prepare_held_out, probe.forward, training.get("workers", 0)))
     cpu, seconds = begin + probe.start + sizes.lengths * probe.counting + held_out * passing
     # Label and index per sample; prediction, four measures and logits per exit, and the cost of each text
-    size = held_out * (16 + probe.exits * (4 + 16 + 4 * sizes.classes + 8 * sizes.texts))
+    size = held_out * (16 + probe.exits * (4 + 16 + 4 * sizes.logits + 8 * sizes.texts))
     return Estimate(cpu, seconds, on_gpu * seconds, size)
 
 

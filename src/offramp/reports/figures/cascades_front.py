@@ -23,9 +23,11 @@ _PLACES = [
     (-4, -4, "right", "top"),
     (4, -12, "left", "top"),
     (4, 0, "left", "center"),
+    (-6, 0, "right", "center"),
     (-4, 4, "right", "bottom"),
     (4, 4, "left", "bottom"),
     (0, 5, "center", "bottom"),
+    (0, -5, "center", "top"),
 ]
 _ALIGNED = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}  # share of the size before the anchor
 # Positions further away in points, nearest first, with a line to the mark, for names that have no room beside it
@@ -102,8 +104,9 @@ def _ascending(points: pd.DataFrame) -> pd.DataFrame:
 def _names(ax: Axes, models: pd.DataFrame) -> None:
     """Write a name next to each mark, inside the axes.
 
-    The position is chosen so that the name overlaps no other name and no mark of a model, and as few lines and dots as
-    possible. If every position beside the mark overlaps something, the first one further away that does not is chosen.
+    The position is chosen so that the name overlaps no other name and no mark of a model, is nearest to its own mark,
+    and overlaps as few lines and dots as possible. If every position beside the mark overlaps something, the first one
+    further away that does not is chosen.
     """
     ax.figure.draw_without_rendering()  # sets the positions of the axes
     halo = [withStroke(linewidth=1.2, foreground="white")]
@@ -112,21 +115,23 @@ def _names(ax: Axes, models: pd.DataFrame) -> None:
     ]
     dots = [line.get_transform().transform(line.get_xydata()) for line in ax.lines if line.get_linestyle() == "None"]
     places = np.stack([models["cost"], 100 * models["accuracy"]], axis=1)  # (M, 2)
-    taken = [Bbox([point - 3, point + 3]) for point in ax.transData.transform(places)]  # pixels
+    marks = ax.transData.transform(places)  # (M, 2), pixels
+    taken = [Bbox([mark - 3, mark + 3]) for mark in marks]
     points = ax.figure.dpi / 72  # pixels
-    inside = ax.bbox
-    for at, name in zip(places, models["model"].map(system_name)):
+    for own, (at, name) in enumerate(zip(places, models["model"].map(system_name))):
         text = ax.annotate(name, at, xytext=(0, 0), textcoords="offset points", fontsize=7, path_effects=halo)
-        mark, size = ax.transData.transform(at), text.get_window_extent().size
+        size = text.get_window_extent().size
         text.remove()
 
-        def fits(place: tuple, mark=mark, size=size) -> tuple[int, int, Bbox]:
+        def fits(place: tuple, own=own, size=size) -> tuple[int, int, Bbox]:
             x, y, horizontal, vertical = place
-            corner = mark + points * np.array([x, y]) - size * (_ALIGNED[horizontal], _ALIGNED[vertical])
+            corner = marks[own] + points * np.array([x, y]) - size * (_ALIGNED[horizontal], _ALIGNED[vertical])
             box = Bbox([corner, corner + size])
-            outside = not (inside.contains(*box.min) and inside.contains(*box.max))
+            outside = not (ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max))
             hit = sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_contains(np.vstack(dots))
-            return outside + box.count_overlaps(taken), hit, box
+            apart = np.linalg.norm(marks - np.clip(marks, box.min, box.max), axis=1)  # (M,)
+            astray = apart.argmin() != own  # seems to belong to another mark
+            return 2 * outside + astray + box.count_overlaps(taken), hit, box
 
         # Of several equally good positions, the first
         place = min(_PLACES, key=lambda place: fits(place)[:2])

@@ -55,7 +55,19 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     files : sequence of paths
         The tables of reductions and measures that `offramp search` wrote.
     """
-    reductions, measures = read_tables(files, "reductions", "measures")
+    table = rows_of(*read_tables(files, "reductions", "measures"))
+    table["verdict"] = [
+        verdict(row.estimate_low, row.estimate_high, row.wanted, row.bound) for row in table.itertuples()
+    ]
+    return table
+
+
+def rows_of(reductions: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per measured part of a claim, without its verdict.
+
+    Columns: claim, part, low, high (of the band, or NaN), verdict (empty), number (what is measured), wanted and bound
+    (where the number should lie), the estimate as in `as_shown`, and beside (another number to compare it with).
+    """
     base = reductions["variant"].iloc[0]
     bands = of_bands(reductions)
     rows = [
@@ -66,11 +78,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     rows += [*_of_measures(measures, base), *_of_contrasts(measures)]
     columns = ["claim", "part", "low", "high", "verdict", "number", "wanted", "bound"]
     columns += [*as_shown("estimate"), "beside"]
-    table = pd.DataFrame(rows).reindex(columns=columns).sort_values("claim", kind="stable", ignore_index=True)
-    table["verdict"] = [
-        verdict(row.estimate_low, row.estimate_high, row.wanted, row.bound) for row in table.itertuples()
-    ]
-    return table
+    return pd.DataFrame(rows).reindex(columns=columns).sort_values("claim", kind="stable", ignore_index=True)
 
 
 def verdict(low: float, high: float, wanted: str, bound: float) -> str:
@@ -129,9 +137,9 @@ def _of_contrasts(measures: pd.DataFrame) -> Iterator[dict]:
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     evidence = []
     for row in numbers.itertuples():
-        scale, digits, sign, label = _NUMBERS[row.number]
+        scale, digits, sign, unit = number_format(row.number)
+        label = _NUMBERS[row.number][-1]
         shown = [scale * getattr(row, column) for column in as_shown("estimate")]
-        unit = {100: " points" if sign else " %"}.get(scale, "")
         text = f"{row.number} {cell(*shown, digits=digits, sign=sign)}{unit}, {row.wanted} {scale * row.bound:g}{unit}?"
         if not np.isnan(row.beside):
             text += f" {label[0].upper()}{label[1:]}: {cell(row.beside, digits=digits, sign=sign)}"
@@ -140,21 +148,28 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
         {
             "Claim": numbers["claim"].astype(str),
             "What": numbers["part"],
-            "Accuracies": [_over(row) for row in numbers.itertuples()],
+            "Accuracies": [over(row) for row in numbers.itertuples()],
             "Verdict": numbers["verdict"],
             "Evidence": evidence,
         }
     )
 
 
-def _over(row) -> str:
+def number_format(number: str) -> tuple[int, int, str, str]:
+    """Return how a kind of number is shown: factor, digits, sign as in `cell`, and unit."""
+    scale, digits, sign, _ = _NUMBERS[number]
+    return scale, digits, sign, {100: " points" if sign else " %"}.get(scale, "")
+
+
+def over(row) -> str:
+    """Return the range of accuracies of a row."""
     return "all" if np.isnan(row.low) else band_name(row.low, row.high)
 
 
 def findings(numbers: pd.DataFrame) -> list[str]:
     """Return one sentence per claim: in how many cases it holds, and where it does not."""
-    over = [_over(row) for row in numbers.itertuples()]
-    return how_often(numbers.assign(policy=over), _CLAIMS, lambda row: row.part)
+    bands = [over(row) for row in numbers.itertuples()]
+    return how_often(numbers.assign(policy=bands), _CLAIMS, lambda row: row.part)
 
 
 TABLE = Table(numbers, readable, findings)

@@ -36,7 +36,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     factor, cost = cost_label("Cost", numbers["cost"], unit_of(numbers))
     parameters, parameters_prefix = prefixed(numbers["parameters"].astype(float))
     metrics = [name for name in METRICS if name in numbers]
-    return pd.DataFrame(
+    text = pd.DataFrame(
         {
             "System": numbers["system"].map(system_name),
             "Exit": numbers["exit"].astype(str),
@@ -50,6 +50,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Agreement (%)": cells(numbers, "agreement", scale=100, digits=1),
         }
     )
+    known = numbers["parameters"].notna().any()  # not for stored outputs
+    return text if known else text.drop(columns="Parameters (1)")
 
 
 TABLE = Table(numbers, readable)

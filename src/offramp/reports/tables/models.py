@@ -39,7 +39,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     factor, cost = cost_label("Cost", numbers["cost"], unit_of(numbers))
     count, count_prefix = prefixed(numbers["parameters"])
     on, seeds = numbers["on_front"], numbers["seeds"]
-    return pd.DataFrame(
+    text = pd.DataFrame(
         {
             "Model": numbers["model"].map(system_name),
             cost: costs(numbers, "cost", factor),
@@ -53,6 +53,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             ),
         }
     )
+    known = numbers["parameters"].notna().any()  # not for stored outputs
+    return text if known else text.drop(columns="Parameters")
 
 
 TABLE = Table(numbers, readable)
