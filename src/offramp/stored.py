@@ -77,6 +77,7 @@ class StoredOutputs:
             "metric": self.source.metric,
             "unit": "MAC",
             "source": self.file,
+            "index": "row",  # all files have the same images in the same order, which the dataset checks
         }
         if "logits" in made:
             whole = ExitRecord(made["logits"][:, None], **about)  # (N, 1, C)

@@ -9,7 +9,7 @@ from offramp._io.tables import write_table
 from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, load_settings
 from offramp.models import STORED
 from offramp.records.importing import import_outputs
-from offramp.records.roles import ROLES, option
+from offramp.records.importing.roles import ROLES, option
 from offramp.records.splitting import split_record
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from offramp.records.plausibility import check_measures
+from offramp.records.importing.plausibility import check_measures
+from offramp.records.importing.roles import ANSWERS, Given, Place, find_roles, flat, some
+from offramp.records.importing.source import Source, named, shown
 from offramp.records.record import KNOWN, ExitRecord
-from offramp.records.roles import ANSWERS, Given, Place, find_roles, flat, some
-from offramp.records.source import Source, named, shown
 
 PERCENT = ("max_softmax", "margin", "probabilities", "quality")  # what `percent` divides by 100
 MASKED = -1e4  # logit of a masked class, relative to the largest logit: exp(−10⁴) is 0 in every type

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp.records.reading import is_table, read_columns
+from offramp.records.importing.reading import is_table, read_columns
 
 LISTS = (list, tuple, np.ndarray)
 
