@@ -244,6 +244,7 @@ def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
         "models": models,
         "cascades": {"both": ["small", "large"]},
         "training": {"epochs": 0, "workers": 0},
+        "times": {},
     }
     study["report"] |= {"oracle": "both", "reliability": "both"}
     checkout.write(study)

@@ -164,6 +164,8 @@ rule times:
         f"{ROOT}/evaluate/{{system}}-s{{seed}}/times.csv",
     log:
         f"{LOGS}/times/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/times/{{system}}-s{{seed}}.tsv"
     resources:
         **needs("times", mem_mb=4000, runtime=60),
     params:

@@ -51,6 +51,7 @@ def read_table(path: str | os.PathLike) -> "pd.DataFrame":
     outline = _outline(frame)
     if frame.attrs.pop("offramp", outline) != outline:  # files of other programs have no outline
         raise ValueError(f"{path}: its rows or columns are not those that were written; {AGAIN}")
+    frame.attrs.clear()
     return frame
 
 

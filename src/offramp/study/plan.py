@@ -45,7 +45,7 @@ from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
-STEPS += ["report"]
+STEPS += ["times", "report"]
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
@@ -58,6 +58,8 @@ FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sen
 FIXED |= {"search": 10.0, "resplit": 10.0}
 A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4, "resplit": 8e-5}
 FRONTIER = 7  # bytes per cell
+# Of `times`: samples, passes over them for each policy, and CPU-seconds of one decision
+TIMED, PASSES, DECISION = 96, 5, 3e-4
 FILE_SIZE = 2e5  # bytes of a table, a figure or a page
 
 
@@ -523,6 +525,13 @@ def estimator(
             case "resplit":
                 costs = 3 if any("timm" in options for options in study["models"].values()) else 1
                 return light(step, held_out * variants * len(study["seeds"]) * study["search"]["splits"] * costs)
+
+            case "times":
+                passes = TIMED * PASSES * len(study["times"]["batch_sizes"]) * len(policies_of(study, system))
+                parts = [probes[stage] for stage in stages(system)]
+                work = sum(probe.start + passes * probe.forward for probe in parts) + passes * exits(system) * DECISION
+                cpu, seconds = begin + work
+                return Estimate(cpu, seconds, on_gpu * seconds, FILE_SIZE)
 
     return lambda job: estimate(job.step, job.system)
 
