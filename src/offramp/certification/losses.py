@@ -99,7 +99,7 @@ RISKS: dict[str, Callable[[Policy, ExitRecord, float | None], Loss]] = {
 
 
 def loss_of(risk, policy: Policy, record: ExitRecord, budget: float | None, bounds) -> Loss:
-    """Return the loss of a registered risk, or of an array (N, L). Raises ValueError if it is unknown or out of bounds."""
+    """Return the loss of a registered risk, or of an array (N, L). Raises ValueError if it is unknown or not valid."""
     if isinstance(risk, str):
         if risk not in RISKS:
             raise ValueError(f"certify: risk is {risk!r}; expected one of {', '.join(RISKS)}, or an array of losses")
@@ -108,7 +108,7 @@ def loss_of(risk, policy: Policy, record: ExitRecord, budget: float | None, boun
         loss = RISKS[risk](policy, record, budget)
         if risk != "cost" or record.sample_cost is None:
             if bounds is not None:
-                raise ValueError(f"certify: the bounds of {risk} are {loss.low:g} and {loss.high:g}; expected no bounds")
+                raise ValueError(f"certify: {risk} is from {loss.low:g} to {loss.high:g}; expected no bounds")
             return loss
         if bounds is None:
             raise ValueError(

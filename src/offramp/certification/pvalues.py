@@ -75,7 +75,7 @@ def needed_samples(p_value, loss: float, level: float, confidence: float) -> int
     """Return the lowest number of samples that certify the level, if all of them have this loss, below the level."""
 
     def enough(n: int) -> bool:
-        return p_value(np.array([[loss]]), lambda x: n * x[:, 0], n, level)[0] <= 1 - confidence
+        return p_value(np.array([[loss]]), lambda x: n * x[:, 0].astype(float), n, level)[0] <= 1 - confidence
 
     high = 1
     while not enough(high):
