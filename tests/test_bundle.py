@@ -615,8 +615,8 @@ def test_a_chosen_cascade_from_weights_to_answers(study, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--threshold", 0.5, "--accuracy", 0.9), "expected one of --threshold, --accuracy and --cost"),
-        ((), "expected one of --threshold, --accuracy and --cost"),
+        (("--threshold", 0.5, "--accuracy", 0.9), "expected one of --threshold, --accuracy, --cost and --level"),
+        ((), "expected one of --threshold, --accuracy, --cost and --level"),
         (("--accuracy", 0.9), "need --validation"),
         (("--threshold", 0.5), "None is not in .*; expected one of pcee, sure"),
         (("--threshold", 0.5, "--policy", "x"), "'x' is not in"),
