@@ -137,11 +137,12 @@ def certify(
     --------
     >>> import numpy as np
     >>> from offramp import ExitRecord, certify, make_policy
-    >>> sure = np.linspace(0.5, 1, 1000)
-    >>> labels = (sure < 0.6).astype(int) * (np.arange(1000) % 2)
-    >>> record = ExitRecord.from_outputs(np.stack([0 * labels, labels], 1), np.stack([sure, sure], 1), labels, [1, 5])
-    >>> result = certify(make_policy("confidence"), record, level=0.05)
-    >>> result.threshold, round(result.bound, 4)
+    >>> sure, labels = np.arange(1000) / 1000, np.zeros(1000, int)
+    >>> first = (sure < 0.4).astype(int)  # the first exit is right if it is sure enough
+    >>> record = ExitRecord.from_outputs(np.stack([first, labels], 1), np.stack([sure, sure], 1), labels, [1, 5])
+    >>> result = certify(make_policy("confidence"), record, "error", level=0.05)
+    >>> result.threshold, result.estimate, round(result.bound, 3)
+    (0.36, 0.04, 0.049)
     """
     for what, value in (("level", level), ("confidence", confidence)):
         if not np.isfinite(value):
