@@ -17,7 +17,8 @@ import oracles
 from offramp import ExitRecord, certify, choose_threshold, evaluate, load_policies, make_policy
 from offramp.certification.losses import RISKS
 from offramp.certification.pvalues import P_VALUES, upper_bound
-from offramp.cli import main
+from offramp.cli import cli, main
+from offramp.cli.options import load_fitted
 from offramp.records.splitting import split_record
 from strategies import given_signal, quick, records, signals, without_labels
 
@@ -202,6 +203,7 @@ def test_the_sequence_is_the_slow_one(case, p_value):
 @given(cases(["error", "gap", "disagreement", "over_budget"]), st.sampled_from(["ltt", "ucb"]))
 def test_a_higher_level_and_a_lower_confidence_certify_no_less(case, method):
     record, policy, options = case
+    assume(options["level"] > 0)  # a gap of 0 is certified without samples
     valid = set(found(record, policy, method=method, **options).valid)
     for weaker in ({"level": options["level"] + 0.05}, {"confidence": options["confidence"] / 2}):
         assert valid <= set(certify(policy, record, method=method, **(options | weaker)).valid)
@@ -297,7 +299,7 @@ def test_crc_by_hand():
     result = certify(make_policy("confidence"), record, "over_budget", 0.25, budget=1, method="crc")
     assert result.threshold == 4 / 20  # 4 samples are below it
     assert (result.estimate, result.bound, result.p_values) == (4 / 19, 0.25, None)
-    with pytest.raises(ValueError, match="19 samples are too few to certify over_budget at level 0.04 with crc; at"):
+    with pytest.raises(ValueError, match=r"19 samples are too few to certify over_budget at level 0\.04 with"):
         certify(make_policy("confidence"), record, "over_budget", 0.04, budget=1, method="crc")
 
 
@@ -618,16 +620,12 @@ def test_commands_that_are_refused(offramp, line, message):
     assert message in offramp(line)
 
 
-def test_policies_that_were_fitted_on_the_record_give_a_warning(offramp, capsys):
+def test_policies_that_were_fitted_on_the_record_give_a_warning(offramp):
     offramp("calibrate validation --policy pcee --out p")
-    offramp("certify validation --policies p --level 0.4")
+    record = ExitRecord.load("validation")
     with pytest.warns(UserWarning, match="fitted on a record with the same origin as this one"):
-        from offramp.cli.options import load_fitted
-
-        load_fitted("p", ExitRecord.load("validation"))
+        load_fitted("p", record)
 
 
 def test_all_risks_are_explained():
-    from offramp.cli import cli
-
     assert all(f"\n      {name} " in cli.commands["certify"].help for name in RISKS)
