@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from scipy.stats import binom, binomtest
 
 import oracles
 from offramp import ExitRecord, certify, choose_threshold, evaluate, load_policies, make_policy
+from offramp.certification.certifying import METHODS
 from offramp.certification.losses import RISKS
 from offramp.certification.pvalues import P_VALUES, upper_bound
 from offramp.cli import cli, main
@@ -22,6 +25,7 @@ from offramp.cli.options import load_fitted
 from offramp.records.splitting import split_record
 from strategies import given_signal, quick, records, signals, without_labels
 
+PAGE = (Path(__file__).parents[1] / "docs/guarantees.md").read_text(encoding="utf-8")
 SHARED = ["error", "gap", "disagreement", "cost", "over_budget"]  # risks that are tested in a sequence
 
 
@@ -629,3 +633,32 @@ def test_policies_that_were_fitted_on_the_record_give_a_warning(offramp):
 
 def test_all_risks_are_explained():
     assert all(f"\n      {name} " in cli.commands["certify"].help for name in RISKS)
+
+
+# docs/guarantees.md
+
+
+def test_table_of_needed_samples():
+    def power(n, level, confidence, error):
+        most = max(k for k in range(-1, n) if k < 0 or binom.cdf(k, n, level) <= 1 - confidence)
+        return binom.cdf(most, n, error)
+
+    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| (\d+) \| ([\d,]+) \| about", PAGE, re.MULTILINE)
+    assert len(rows) == 10
+    for level, confidence, perfect, half in rows:
+        level, confidence, perfect, half = float(level), float(confidence), int(perfect), int(half.replace(",", ""))
+        assert (1 - level) ** perfect <= 1 - confidence < (1 - level) ** (perfect - 1)
+        if half < 600:
+            assert power(half - 1, level, confidence, level / 2) < 0.9 <= power(half, level, confidence, level / 2)
+
+
+def test_examples_of_the_page(capsys):
+    names = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
+        exec(code, names)
+    assert np.isfinite(names["result"].threshold)
+    assert capsys.readouterr().out.count("\n") == 4
+
+
+def test_every_risk_and_method_is_on_the_page():
+    assert all(f"| `{name}` |" in PAGE for name in [*RISKS, *METHODS])
