@@ -614,6 +614,8 @@ def test_certified_thresholds_in_evaluate(offramp):
         ("certify validation --policy pcee --method holm --per-exit 1,2 --per-exit 1", "rows of different lengths"),
         ("certify validation --policy pcee --level 0.001", "pcee: certify: 750 samples are too few"),
         ("evaluate --policy pcee --test test --level 0.1 --out e.csv", "--level needs --validation"),
+        ("evaluate --policy pcee --test test --risk gap --out e.csv", "--risk needs --level"),
+        ("export test --policies test --confidence 0.9 --out b", "--confidence needs --level"),
         (
             "evaluate --policy pcee --validation validation --test test --level 0.1 --thresholds 1 --out e.csv",
             "expected no",

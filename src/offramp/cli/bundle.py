@@ -18,6 +18,7 @@ from offramp.cli.options import (
     Grid,
     Verb,
     certified,
+    check_promise,
     load_settings,
 )
 from offramp.policies import load_policies
@@ -92,6 +93,7 @@ def export(weights, policies, label, threshold, accuracy, cost, level, risk, con
       offramp export weights.safetensors --policies policies.safetensors --policy pcee --accuracy 0.9 \\
           --validation validation.safetensors --out bundle/
     """
+    check_promise(level)
     settings = load_settings(policies) if policies.suffix in SETTINGS.suffixes else None
     if settings is not None and threshold is accuracy is cost is level is None:
         threshold = settings.chosen_thresholds

@@ -21,6 +21,7 @@ from offramp.cli.options import (
     Verb,
     about,
     certified,
+    check_promise,
     labelled,
     load_fitted,
     load_settings,
@@ -120,6 +121,7 @@ def evaluate(
 
     if bool(specs) == (policies is not None):
         raise click.UsageError("expected either --policy (with --validation) or --policies")
+    check_promise(level)
     if policies and validation and level is None:
         raise click.UsageError("--policies are fitted already; expected no --validation, or --level as well")
     if level is not None and not validation:

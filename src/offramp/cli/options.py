@@ -175,6 +175,14 @@ CONFIDENCE = click.option(
 )
 
 
+def check_promise(level: float | None) -> None:
+    """Raise an error if --risk or --confidence is given without --level, which would leave it without effect."""
+    context = click.get_current_context()
+    for name in ("risk", "confidence"):
+        if level is None and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} needs --level, the highest acceptable risk")
+
+
 def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confidence, **options) -> "Certificate":
     """Certify a threshold. Errors name the policy."""
     from offramp.certification import certify
