@@ -20,6 +20,7 @@ from offramp.cli.options import (
     certified,
     check_promise,
     load_settings,
+    warn_of_fit,
 )
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
@@ -120,6 +121,8 @@ def export(weights, policies, label, threshold, accuracy, cost, level, risk, con
     else:
         combined = Combined()
     if level is not None:
+        if settings is None and fitted[label].learns:
+            warn_of_fit(policies, run, record)
         result = certified(label, fitted[label], record, risk, level, confidence)
         threshold = result.threshold
         if threshold is None:

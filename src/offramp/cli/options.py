@@ -194,15 +194,21 @@ def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confi
 
 
 def load_fitted(path: Path, record: ExitRecord) -> dict[str, Policy]:
-    """Load fitted policies for a record on which thresholds are certified. Warn if they may know its samples."""
+    """Load fitted policies for a record on which thresholds are certified."""
     fitted, run = load_policies(path)
-    if run and run == record.metadata and any(policy.learns for policy in fitted.values()):
+    if any(policy.learns for policy in fitted.values()):
+        warn_of_fit(path, run, record)
+    return fitted
+
+
+def warn_of_fit(path: Path, run: dict, record: ExitRecord) -> None:
+    """Warn if policies may have been fitted on the samples of a record, as both have the same origin."""
+    if run and run == record.metadata:
         warnings.warn(
             f"{path}: fitted on a record with the same origin as this one; the guarantee needs other samples than "
             "those of the fit",
             stacklevel=2,
         )
-    return fitted
 
 
 def write_all(tables: dict) -> None:
