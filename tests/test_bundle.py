@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from offramp import ExitRecord, cascade, decide, load_policies, make_policy
+from offramp import ExitRecord, cascade, certify, decide, load_policies, make_policy
 from offramp.cascades.settings import CascadeSettings
 from offramp.cli import cli
 from offramp.datasets import load_dataset
@@ -612,11 +612,23 @@ def test_a_chosen_cascade_from_weights_to_answers(study, tmp_path):
             offramp("export", study / "weights", study / "weights", *given)
 
 
+def test_a_certified_threshold(study, tmp_path):
+    given = ("--policies", study / "policies", "--policy", "pcee", "--validation", study / "validation")
+    chosen = ("--risk", "disagreement", "--level", 0.4, "--confidence", 0.8)
+    with pytest.warns(UserWarning, match="fitted on a record with the same origin"):
+        offramp("export", study / "weights", *given, *chosen, "--out", tmp_path / "bundle")
+    policy = load_policies(study / "policies")[0]["pcee"]
+    result = certify(policy, ExitRecord.load(study / "validation"), "disagreement", 0.4, 0.8)
+    assert read_manifest(tmp_path / "bundle").threshold == result.threshold < np.inf
+    with pytest.raises(ValueError, match="pcee: no threshold is certified: error is"):
+        offramp("export", study / "weights", *given, "--level", 0.02, "--out", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--threshold", 0.5, "--accuracy", 0.9), "expected one of --threshold, --accuracy and --cost"),
-        ((), "expected one of --threshold, --accuracy and --cost"),
+        (("--threshold", 0.5, "--accuracy", 0.9), "expected one of --threshold, --accuracy, --cost and --level"),
+        ((), "expected one of --threshold, --accuracy, --cost and --level"),
         (("--accuracy", 0.9), "need --validation"),
         (("--threshold", 0.5), "None is not in .*; expected one of pcee, sure"),
         (("--threshold", 0.5, "--policy", "x"), "'x' is not in"),

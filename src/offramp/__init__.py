@@ -1,16 +1,19 @@
 """Early-exit policies: decide, for each input, at which stage a model with several stages has computed enough."""
 
 from offramp.cascades import cascade, router
+from offramp.certification import Certificate, certify
 from offramp.evaluation import choose_threshold, decide, evaluate, frontier
 from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitOutputs, ExitRecord
 
 __all__ = [
+    "Certificate",
     "ExitOutputs",
     "ExitRecord",
     "NotFittedError",
     "Policy",
     "cascade",
+    "certify",
     "choose_threshold",
     "decide",
     "evaluate",

@@ -9,7 +9,19 @@ import numpy as np
 
 from offramp._io.progress import progress_bar
 from offramp._io.tables import write_table
-from offramp.cli.options import EXISTING, SETTINGS, TABLE, Grid, Verb, load_settings
+from offramp.cli.options import (
+    CONFIDENCE,
+    EXISTING,
+    RISK,
+    SETTINGS,
+    TABLE,
+    Grid,
+    Verb,
+    certified,
+    check_promise,
+    load_settings,
+    warn_of_fit,
+)
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 from offramp.runtime.manifest import Combined
@@ -57,12 +69,20 @@ class Regroup(click.ParamType):
 @click.option("--accuracy", type=float, help="Choose the threshold for this accuracy on --validation.")
 @click.option("--cost", type=float, help="Choose the threshold for this average cost on --validation.")
 @click.option(
+    "--level",
+    type=float,
+    help="Certify the threshold with this --risk on --validation, on whose samples the policy was not fitted.",
+)
+@RISK
+@CONFIDENCE
+@click.option(
     "--validation",
     type=EXISTING,
-    help="Validation record, for --accuracy and --cost, and for the ensemble and the temperatures of a cascade.",
+    help="Validation record, for --accuracy, --cost and --level, and for the ensemble and the temperatures of a "
+    "cascade.",
 )
 @click.option("--out", type=FOLDER, required=True, help="Output: the bundle, a folder.")
-def export(weights, policies, label, threshold, accuracy, cost, validation, out) -> None:
+def export(weights, policies, label, threshold, accuracy, cost, level, risk, confidence, validation, out) -> None:
     """Export a trained model with a policy and a threshold, to run it without torch.
 
     WEIGHTS are files from `offramp train`: one model, or the models of a cascade, cheaper models first. The bundle
@@ -74,13 +94,16 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
       offramp export weights.safetensors --policies policies.safetensors --policy pcee --accuracy 0.9 \\
           --validation validation.safetensors --out bundle/
     """
+    check_promise(level)
     settings = load_settings(policies) if policies.suffix in SETTINGS.suffixes else None
-    if settings is not None and threshold is accuracy is cost is None:
+    if settings is not None and threshold is accuracy is cost is level is None:
         threshold = settings.chosen_thresholds
-    if sum(value is not None for value in (threshold, accuracy, cost)) != 1:
-        raise click.UsageError("expected one of --threshold, --accuracy and --cost")
+    if sum(value is not None for value in (threshold, accuracy, cost, level)) != 1:
+        raise click.UsageError("expected one of --threshold, --accuracy, --cost and --level")
     if threshold is None and validation is None:
-        raise click.UsageError("--accuracy and --cost need --validation, a record on which the threshold is chosen")
+        raise click.UsageError(
+            "--accuracy, --cost and --level need --validation, a record on which the threshold is chosen"
+        )
     if settings is None:
         fitted, run = load_policies(policies)
     else:
@@ -97,7 +120,14 @@ def export(weights, policies, label, threshold, accuracy, cost, validation, out)
         raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
     else:
         combined = Combined()
-    if threshold is None:
+    if level is not None:
+        if settings is None and fitted[label].learns:
+            warn_of_fit(policies, run, record)
+        result = certified(label, fitted[label], record, risk, level, confidence)
+        threshold = result.threshold
+        if threshold is None:
+            raise ValueError(f"{label}: {result.reason}")
+    elif threshold is None:
         threshold = fitted[label].choose_threshold(record, accuracy=accuracy, cost=cost)
 
     from offramp.recording import load_trained

@@ -7,8 +7,10 @@ import click
 from offramp._io.tables import write_table
 from offramp.cli.options import (
     BOOTSTRAP_SEED,
+    CONFIDENCE,
     EXISTING,
     RESAMPLES,
+    RISK,
     SETTINGS,
     TABLE,
     Grid,
@@ -18,7 +20,10 @@ from offramp.cli.options import (
     VariantSpec,
     Verb,
     about,
+    certified,
+    check_promise,
     labelled,
+    load_fitted,
     load_settings,
     write_all,
 )
@@ -28,6 +33,7 @@ from offramp.evaluation import frontier as policy_frontier
 from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
+from offramp.records.splitting import split_record
 
 
 @click.command(cls=Verb)
@@ -48,7 +54,8 @@ from offramp.records.metrics import with_metric
 @click.option(
     "--validation",
     type=EXISTING,
-    help="Record on which policies are fitted. Not needed for policies that do not learn from data.",
+    help="Record on which policies are fitted, and thresholds certified (--level). Not needed for policies that do not "
+    "learn from data.",
 )
 @click.option("--test", type=EXISTING, required=True, help="Record on which policies are evaluated.")
 @click.option(
@@ -70,6 +77,14 @@ from offramp.records.metrics import with_metric
     "Default: the thresholds of the settings of a cascade.",
 )
 @click.option(
+    "--level",
+    type=float,
+    help="Certify thresholds with this --risk on --validation, instead of --thresholds. Policies of --policy "
+    "that learn from data are then fitted on one half of it, and certified on the other.",
+)
+@RISK
+@CONFIDENCE
+@click.option(
     "--bins",
     type=click.IntRange(1),
     default=15,
@@ -83,7 +98,9 @@ from offramp.records.metrics import with_metric
     type=TABLE,
     help="Output: one row per exit with accuracy, metric, cost, agreement with the exit before, calibration error.",
 )
-def evaluate(specs, policies, validation, test, grids, rows, bins, out, frontier, exits) -> None:
+def evaluate(
+    specs, policies, validation, test, grids, rows, level, risk, confidence, bins, out, frontier, exits
+) -> None:
     """Evaluate policies on a test record, over a grid of thresholds δ.
 
     Policies are either fitted on a validation record (--policy and --validation), or read from a file (--policies). The
@@ -95,6 +112,8 @@ def evaluate(specs, policies, validation, test, grids, rows, bins, out, frontier
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors --out curve.csv
       offramp evaluate --policies policies.safetensors --test test.safetensors --thresholds 0.5:1:0.01 --out curve.csv
       offramp evaluate --policy confidence --test test.safetensors --per-exit 0.9,0.8 --out points.csv
+      offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors \\
+          --risk gap --level 0.02 --out point.csv
     """
     import pandas as pd
 
@@ -102,27 +121,44 @@ def evaluate(specs, policies, validation, test, grids, rows, bins, out, frontier
 
     if bool(specs) == (policies is not None):
         raise click.UsageError("expected either --policy (with --validation) or --policies")
-    if policies and validation:
-        raise click.UsageError("--policies are fitted already; expected no --validation")
+    check_promise(level)
+    if policies and validation and level is None:
+        raise click.UsageError("--policies are fitted already; expected no --validation, or --level as well")
+    if level is not None and not validation:
+        raise click.UsageError("--level needs --validation, a record on which thresholds are certified")
+    if level is not None and (grids or rows):
+        raise click.UsageError("--level chooses the thresholds; expected no --thresholds and no --per-exit")
     if len({out, frontier, exits} - {None}) < sum(path is not None for path in (out, frontier, exits)):
         raise click.UsageError("two tables of one name; expected another file for each of --out, --frontier, --exits")
     record = ExitRecord.load(test)
+    held_out = ExitRecord.load(validation) if validation else record
     if policies and policies.suffix in SETTINGS.suffixes:
         settings = load_settings(policies)
         settings.check(record)
         fitted = {settings.policy.name: settings.policy}
-        rows = rows or ([] if grids else [(None, settings.chosen_thresholds)])
+        rows = rows or ([] if grids or level is not None else [(None, settings.chosen_thresholds)])
     else:
-        fitted = specs or load_policies(policies)[0]
+        fitted = specs or (load_policies(policies)[0] if level is None else load_fitted(policies, held_out))
     of_label = dict(grids)
     for option, labels in (("thresholds", of_label), ("per-exit", dict(rows))):
         if unknown := sorted(labels.keys() - {None, *fitted}):
             raise click.UsageError(f"--{option} for {unknown[0]!r}; expected one of {', '.join(fitted)}")
     if specs and not validation and (untaught := [label for label, policy in fitted.items() if policy.learns]):
         raise ValueError(f"{untaught[0]} learns from data: give --validation, a record to fit it on")
-    held_out = ExitRecord.load(validation) if validation else record
     if specs and validation:
-        fitted = {label: policy.fit(held_out) for label, policy in fitted.items()}
+        fitting = held_out
+        if level is not None and any(policy.learns for policy in fitted.values()):
+            fitting, held_out = split_record(held_out, 0.5)
+        fitted = {label: policy.fit(fitting) for label, policy in fitted.items()}
+    if level is not None:
+        for label, policy in list(fitted.items()):
+            result = certified(label, policy, held_out, risk, level, confidence)
+            rows = [*rows, (label, result.threshold)]
+            if result.threshold is None:
+                del fitted[label]
+                warnings.warn(f"{label}: {result.reason}", stacklevel=1)
+        if not fitted:
+            raise ValueError(f"no policy keeps {risk} at most {level:g} with confidence {confidence:g}")
 
     def of_all(function) -> pd.DataFrame:
         tables = [function(label, policy).assign(policy=label) for label, policy in fitted.items()]

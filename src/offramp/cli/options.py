@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,15 @@ import numpy as np
 
 from offramp._io.tables import TABLE_SUFFIXES, write_table
 from offramp._io.writing import claim
-from offramp.policies import Policy, make_policy
+from offramp.certification.losses import RISKS
+from offramp.policies import Policy, load_policies, make_policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
 from offramp.records.origin import system_of
 
 if TYPE_CHECKING:
     from offramp.cascades.settings import CascadeSettings
+    from offramp.certification import Certificate
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -156,6 +159,56 @@ RESAMPLES = click.option(
 BOOTSTRAP_SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws."
 )
+RISK = click.option(
+    "--risk",
+    type=click.Choice(list(RISKS)),
+    default="error",
+    show_default=True,
+    help="What is at most --level, see `offramp certify --help`.",
+)
+CONFIDENCE = click.option(
+    "--confidence",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Probability with which the risk is at most --level.",
+)
+
+
+def check_promise(level: float | None) -> None:
+    """Raise an error if --risk or --confidence is given without --level, which would leave it without effect."""
+    context = click.get_current_context()
+    for name in ("risk", "confidence"):
+        if level is None and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} needs --level, the highest acceptable risk")
+
+
+def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confidence, **options) -> "Certificate":
+    """Certify a threshold. Errors name the policy."""
+    from offramp.certification import certify
+
+    try:
+        return certify(policy, record, risk, level, confidence, **options)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+def load_fitted(path: Path, record: ExitRecord) -> dict[str, Policy]:
+    """Load fitted policies for a record on which thresholds are certified."""
+    fitted, run = load_policies(path)
+    if any(policy.learns for policy in fitted.values()):
+        warn_of_fit(path, run, record)
+    return fitted
+
+
+def warn_of_fit(path: Path, run: dict, record: ExitRecord) -> None:
+    """Warn if policies may have been fitted on the samples of a record, as both have the same origin."""
+    if run and run == record.metadata:
+        warnings.warn(
+            f"{path}: fitted on a record with the same origin as this one; the guarantee needs other samples than "
+            "those of the fit",
+            stacklevel=2,
+        )
 
 
 def write_all(tables: dict) -> None:

@@ -45,7 +45,7 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
         return _per_exit(policy, record, np.asarray(thresholds, np.float64))
     thresholds = _checked(thresholds)  # (T,)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
-    reached, fallback = _reached(policy, record)
+    reached, fallback = reached_signal(policy, record)
     level = np.searchsorted(ascending, reached, side="right")  # (N, K)
     return _points(policy, record, ascending, level, fallback, place)
 
@@ -113,7 +113,7 @@ def frontier(policy: Policy, record: ExitRecord) -> "pd.DataFrame":
         If the record has no labels or does not fit the policy.
     """
     record.needed_correct("frontier")
-    reached, fallback = _reached(policy, record)  # (N, K)
+    reached, fallback = reached_signal(policy, record)  # (N, K)
     ascending, level = np.unique(reached, return_inverse=True)  # (U,), (N, K)
     level = level.reshape(reached.shape) + 1
     points = _points(policy, record, np.append(ascending, np.inf), level, fallback, slice(None))
@@ -129,7 +129,7 @@ def _checked(thresholds) -> np.ndarray:
     return thresholds
 
 
-def _reached(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray | None]:
+def reached_signal(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the values that are compared with thresholds, (N, K), and the fallback exits (N,), or None for the last.
 
     The values `reached` are the running maximum of the signal. A sample leaves at exit i for all δ in
@@ -222,7 +222,7 @@ def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray
     """Return correctness (bool, or float64 quality) and cost of each sample at each shared threshold (T,), (T, N)."""
     record.needed_correct("outcomes")
     thresholds = _checked(thresholds)[:, None]  # (T, 1)
-    reached, fallback = _reached(policy, record)
+    reached, fallback = reached_signal(policy, record)
     passed = np.zeros((len(thresholds), record.n_samples), np.int16)  # (T, N): exits that the sample has passed
     for of_exit in np.ascontiguousarray(reached.T):  # (N,) each
         passed += of_exit < thresholds

@@ -16,7 +16,7 @@ from offramp._registry import check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.metrics import whole
-from offramp.records.origin import differences, origin, warn_of_test
+from offramp.records.origin import differences, origin, samples_of, warn_of_test
 
 BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 
@@ -92,6 +92,8 @@ class Policy:
         Number of exits and of classes of the record on which the policy was fitted.
     fitted_on : dict
         Where that record came from, according to its metadata (see `records.origin`).
+    fitted_samples : tuple of ndarray, or None
+        Which samples these were (see `records.origin.samples_of`). Not stored in files.
     """
 
     name: ClassVar[str]
@@ -102,6 +104,7 @@ class Policy:
     fitted_exits: int | None = None
     fitted_classes: int | None = None
     fitted_on: Mapping[str, Any] = {}
+    fitted_samples: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -137,6 +140,7 @@ class Policy:
         self.state = self._fit(record)
         self.fitted_exits, self.fitted_classes = record.n_exits, record.n_classes
         self.fitted_on = origin(record.metadata)
+        self.fitted_samples = samples_of(record) if self.learns else None
         return self
 
     def signal(self, record: ExitRecord) -> np.ndarray:
@@ -258,7 +262,7 @@ class Policy:
         if after != before:
             for name, value in after.items():
                 setattr(self, name, value)
-            self.state = self.fitted_exits = self.fitted_classes = None
+            self.state = self.fitted_exits = self.fitted_classes = self.fitted_samples = None
             self.fitted_on = {}
         return self
 

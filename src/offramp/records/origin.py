@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from offramp.records import ExitRecord
 
@@ -29,6 +31,22 @@ def origin(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Describe the keys of `one` that have another value in `other`. Keys that `other` does not have are left out."""
     return [f"{key} {one[key]}, not {other[key]}" for key in one if other.get(key, one[key]) != one[key]]
+
+
+def samples_of(record: "ExitRecord") -> tuple[np.ndarray, np.ndarray]:
+    """Return what tells the samples of a record from others, (N,) each: their positions, and labels or qualities."""
+    known = [values for values in (record.labels, record.quality, record.prediction) if values is not None]
+    return record.index, known[0] if known[0].ndim == 1 else known[0][:, 0]
+
+
+def shared_samples(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> int:
+    """Return how many samples two records share, given as `samples_of`.
+
+    Positions are compared first. As records without positions count from 0, samples at the same positions are the same
+    only if their labels (or qualities) are all equal.
+    """
+    _, ours, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
+    return len(ours) if np.array_equal(one[1][ours], other[1][theirs]) else 0
 
 
 def shared_unit(units: Mapping[str, str | None], who: str) -> str | None:

@@ -1,0 +1,176 @@
+"""Certified thresholds: the time that they take, and how often they keep their promise.
+
+The first table compares `certify` on the exact frontier with the frontier itself and with 100 thresholds one by one.
+
+The second one repeats the choice of a threshold on many random samples from a population whose true risk is known:
+synthetic data, or the outputs of three classifiers of scikit-learn for the digits. It counts how often the true risk is
+above the level. "certified" is the share of draws with a threshold (or the full model). "cost / oracle" is the true
+average cost beside that of the cheapest threshold whose true risk is at most the level.
+"""
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+
+from bench_policies import best_of
+from offramp import ExitRecord, certify, frontier, make_policy
+from offramp.evaluation import threshold_on
+
+
+def population(samples: int, exits: int, seed: int = 0) -> ExitRecord:
+    """Return a record whose exits become more accurate, with confidences that are noisy estimates of it."""
+    random = np.random.default_rng(seed)
+    chance = random.beta(6, 1, (samples, 1)) * np.linspace(0.75, 1, exits)  # (N, L), to be right
+    right = random.random((samples, 1)) * 0.7 + random.random((samples, exits)) * 0.3 < chance  # (N, L)
+    sure = np.clip(chance + random.normal(0, 0.1, right.shape), 0, 1).astype(np.float32)
+    labels = random.integers(0, 2, samples)
+    return ExitRecord.from_outputs(
+        np.where(right, labels[:, None], 1 - labels[:, None]), sure, labels, np.arange(1.0, exits + 1)
+    )
+
+
+def digits() -> ExitRecord:
+    """Return the cross-validated outputs of three classifiers, which see more and more pixels."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.svm import SVC
+
+    pixels, labels = load_digits(return_X_y=True)
+    models = [
+        (LogisticRegression(max_iter=200), pixels[:, 20:44]),
+        (LogisticRegression(max_iter=200), pixels),
+        (SVC(probability=True, random_state=0), pixels),
+    ]
+    chances = [cross_val_predict(model, x / 16, labels, cv=3, method="predict_proba") for model, x in models]
+    return ExitRecord(np.log(np.maximum(np.stack(chances, axis=1), 1e-12)), labels, [1.0, 3.0, 30.0])
+
+
+class Pool:
+    """A record as a population, from which samples are drawn with repetition."""
+
+    def __init__(self, record: ExitRecord):
+        self.record = record
+        self.wrong = ~record.correct  # (N, L)
+
+    def draw(self, n: int, random: np.random.Generator) -> ExitRecord:
+        rows = random.integers(0, len(self.record), n)
+        its = self.record
+        return ExitRecord.from_outputs(
+            its.prediction[rows],
+            its.confidence()[rows],
+            its.labels[rows],
+            its.cost,
+            metadata={"classes": its.n_classes},
+        )
+
+    def truth(self, policy, threshold: float, risk: str) -> tuple[float, float]:
+        """Return the true risk and the true average cost."""
+        exits = policy.exits(self.record, threshold)  # (N,)
+        wrong = self.wrong[np.arange(len(exits)), exits]
+        value = wrong.mean() - (self.wrong[:, -1].mean() if risk == "gap" else 0)
+        return value, self.record.cost_of(exits).mean()
+
+
+def interval(count: int, n: int) -> str:
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, n).proportion_ci(0.95, "exact")
+    return f"{count / n:.3f} ({low:.3f} to {high:.3f})"
+
+
+def promises(name: str, pool: Pool, risks: dict[str, float], n: int, repetitions: int, confidence: float) -> None:
+    """Print how often thresholds that are chosen on n samples (n more for fitting PCEE) break their promise."""
+    random = np.random.default_rng(0)
+    for risk, level in risks.items():
+        ways = [
+            "PCEE, δ = 1 − level",
+            "naive",
+            "ltt",
+            *(["ucb"] if risk == "error" else []),
+        ]  # for gaps, the same as ltt
+        outcomes = {way: [] for way in ways}
+        best = []
+        for _ in range(repetitions):
+            fitting, validation = pool.draw(n, random), pool.draw(n, random)
+            policy = make_policy("pcee", bins=10).fit(fitting)
+            for way in ways:
+                if way.startswith("PCEE"):
+                    # what PCEE promises: an accuracy of δ. For a gap, that of the last exit on the samples of the fit
+                    full = 0.0 if risk == "error" else 1 - fitting.correct[:, -1].mean()
+                    threshold = 1 - level - full
+                else:
+                    threshold = certify(policy, validation, risk, level, confidence, way).threshold
+                if threshold is not None:
+                    outcomes[way].append(pool.truth(policy, threshold, risk))
+            if len(best) < 20:  # the cheapest threshold that the whole population allows
+                full = pool.wrong[:, -1].mean() if risk == "gap" else 0
+                chosen = threshold_on(frontier(policy, pool.record), accuracy=1 - level - full)
+                best.append(pool.truth(policy, chosen, risk)[1])
+        for way in ways:
+            value, cost = np.array(outcomes[way]).T if outcomes[way] else (np.array([]), np.array([np.nan]))
+            broken = interval(int((value > level + 1e-12).sum()), repetitions)
+            print(
+                f"| {name} | {n:,} | {risk} | {level:g} | {way} | {broken} | {len(value) / repetitions:.2f} "
+                f"| {cost.mean() / np.mean(best):.2f} |"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--exits", type=int, default=12)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--splits", type=int, default=1_000, help="random samples for the second table; 0 for none")
+    args = parser.parse_args()
+    record, policy = population(args.samples, args.exits), make_policy("confidence")
+    few = record.take(np.arange(1000))
+    print(f"{args.samples:,} samples × {args.exits} exits, exact frontier; best of {args.repetitions}\n")
+    print("| step | seconds | ratio to the frontier |\n|---|--:|--:|")
+    base = None
+    error = 1.0 - record.correct
+    noisy = np.clip(error * np.random.default_rng(0).uniform(0.5, 1, error.shape), 0, 1)  # (N, L)
+    steps = {"frontier": lambda: frontier(policy, record)}
+    for risk, level, options in [
+        ("error", 0.2, {}),
+        ("error", 0.2, {"method": "ucb"}),
+        ("gap", 0.05, {}),
+        ("disagreement", 0.1, {}),
+        ("error_among_exited", 0.2, {}),
+        ("cost", 6.0, {}),
+        ("over_budget", 0.1, {"budget": 8}),
+        ("over_budget", 0.1, {"budget": 8, "method": "crc"}),
+        (noisy, 0.15, {}),
+    ]:
+        title = f"certify: {risk if isinstance(risk, str) else 'losses from 0 to 1'}, {options.get('method', 'ltt')}"
+        steps[title] = lambda risk=risk, level=level, options=options: certify(policy, record, risk, level, **options)
+
+    def one_by_one():
+        for threshold in np.linspace(0.5, 1, 100):
+            exits = policy.exits(record, threshold)
+            error[np.arange(len(exits)), exits].sum()
+
+    steps["100 thresholds one by one, without their p-values"] = one_by_one
+    certify(policy, few, level=0.3)  # imports modules
+    for title, step in steps.items():
+        seconds, *_ = best_of(args.repetitions, step)
+        base = base or seconds
+        print(f"| {title} | {seconds:.3f} | {seconds / base:.2f} |")
+    if not args.splits:
+        return
+    start = time.perf_counter()
+    print(f"\n{args.splits:,} random samples each, confidence 0.9; fitted on as many other samples\n")
+    print("| record | samples | risk | level | threshold by | broken (95 % interval) | certified | cost / oracle |")
+    print("|---|--:|---|--:|---|---|--:|--:|")
+    warnings.simplefilter("ignore")
+    for name, pool in (("synthetic", Pool(population(3_000, 4))), ("digits", Pool(digits()))):
+        levels = {"error": 0.15, "gap": 0.05} if name == "synthetic" else {"error": 0.06, "gap": 0.03}
+        for n in (300, 1_000):
+            promises(name, pool, levels, n, args.splits, 0.9)
+    print(f"\n{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
