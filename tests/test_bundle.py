@@ -562,6 +562,7 @@ def test_from_weights_to_answers(study, label, tmp_path):
     assert manifest.models[0].source["system"] == "net"
 
 
+@pytest.mark.nightly
 def test_a_cascade_from_weights_to_answers(study, tmp_path):
     both = (study / "validation", study / "validation")
     options = ("--ensemble", "mean_logit", "--confidence", "ensemble", "--temperature")

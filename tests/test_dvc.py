@@ -451,6 +451,7 @@ def test_what_is_no_longer_made_is_removed(versioned, tmp_path):
     assert NOTHING in do(study, "snakemake", "-n")
 
 
+@pytest.mark.nightly
 def test_after_a_job_that_failed_nothing_old_passes_for_new(versioned, tmp_path):
     """Snakemake forgets that a failed job's output is not there, unless it is named: `all` names everything."""
     study = versioned.copy(tmp_path / "study")

@@ -216,7 +216,7 @@ def test_choose_threshold_wants_one_goal(goal):
 @pytest.mark.parametrize("bad", [[0.5, np.nan], [[0.5, 0.6]]])
 def test_evaluate_refuses(bad):
     record = ExitRecord.from_outputs([[0, 0]], [[0.5, 0.5]], [0], [1, 2])
-    with pytest.raises(ValueError, match="thresholds?: expected"):
+    with pytest.raises(ValueError, match=r"thresholds?: expected"):
         evaluate(make_policy("confidence"), record, bad)
 
 

@@ -178,6 +178,7 @@ def locked(study):
         assert process.wait() == 0
 
 
+@pytest.mark.nightly
 def test_of_two_at_once_the_second_is_told_and_the_first_ends_well(study):
     undisturbed = study.artifacts()
     with locked(study):
@@ -495,6 +496,7 @@ def test_a_model_is_not_recorded_on_other_splits_than_its_own(study, offramp):
     assert outputs() == {}
 
 
+@pytest.mark.nightly
 def test_snakemake_says_which_record_is_damaged_and_makes_it_again_once_it_is_deleted(study):
     undisturbed = study.artifacts()
     policies = POLICIES.replace("vit", "net-small")

@@ -255,6 +255,7 @@ def test_texts_that_are_not_here(no_network):
     assert "upper bound" in note
 
 
+@pytest.mark.nightly
 def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
     pytest.importorskip("transformers")
     trap = tmp_path / "trap"  # for every Python process that is started here

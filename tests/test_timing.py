@@ -71,5 +71,7 @@ def test_a_record_of_other_samples_is_refused(finished, tmp_path, monkeypatch):
     words = options("net-small")
     words[-1] = f"{STUDY}/records/net-small-s0/validation.safetensors"
     weights = f"{STUDY}/train/net-small-s0.safetensors"
-    with pytest.raises(ValueError, match=r"not of the test samples of .*splits\.csv; expected the record of"):
+    with pytest.raises(
+        ValueError, match=r"its samples are not the test samples of .*splits\.csv; expected the record of"
+    ):
         cli(["time", weights, *words, "--out", str(tmp_path / "times.csv")], standalone_mode=False)

@@ -46,7 +46,7 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
-    tables += ["seconds"]
+    tables += ["seconds", "times"]
     assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
         assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
@@ -184,6 +184,7 @@ def check_reviews(checkout: Checkout, samples: int) -> ExitRecord:
 
 
 @pytest.mark.xdist_group("reviews")
+@pytest.mark.nightly
 def test_text_from_the_registry_to_the_report(tmp_path):
     """All commands of the study, in this process and on fewer sentences."""
     checkout = reviews(tmp_path, max_tokens=12, validation=80, test=80, train=64)
