@@ -21,7 +21,7 @@ from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
-# Except the tables in test_speedup.py, test_public_zoo.py, test_cascade_reports.py, test_outputs.py and test_timing.py
+# Except the tables in the tests of speed-up, public models, cascade reports, stored outputs and timing
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
 _APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds", "resplits", "times"]
 WRITTEN = [name for name in TABLES if name not in _APART]
