@@ -125,8 +125,9 @@ class StoredOutputs:
                 raise ValueError(f"{self.system}: {self.source.name} has no tokens; expected its cost as macs")
             cost = self.macs_per_token * made["tokens"][:, None]  # (N, 1)
         prediction = made["prediction"][:, None] if "prediction" in made else None  # (N, 1)
+        metadata = {**metadata, "index": "row"}  # the answers of all models are in one row
         if self.source.features is not None:
-            metadata = {**metadata, "features": list(self.source.feature_names)}
+            metadata["features"] = list(self.source.feature_names)
         return ExitRecord.from_scores(
             made["quality"][:, None], None, cost, prediction, metadata=metadata, features=self.source.features
         )

@@ -6,6 +6,7 @@ DIAGRAMS_OF, LAYERS_OF = STUDY["report"].get("reliability"), STUDY["report"].get
 # The files of each kind that the study creates
 FILES = {
     "curve": of_runs(rules.evaluate.output.curve),
+    "frontier": of_runs(rules.evaluate.output.frontier),
     "exits": of_runs(rules.evaluate.output.exits),
     **({"reliability": of_runs(rules.calibrate.output.reliability, [DIAGRAMS_OF])} if DIAGRAMS_OF else {}),
     **({"record": expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0])} if LAYERS_OF else {}),

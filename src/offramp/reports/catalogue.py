@@ -128,7 +128,7 @@ def _table(name: str, *reads: str, **more: Any) -> Entry:
 # In the order of the report page
 FIGURES = _catalogue(
     _figure("error-cost", "curve", "exits", options=("pairs",), needs=("pairs",)),
-    _figure("quality-cost", "curve", "exits", needs=("quality",)),
+    _figure("quality-cost", "frontier", "exits", needs=("quality",)),
     _figure("control", "curve", "exits", needs=("baseline",)),
     _figure("speedup", "curve", "exits", needs=("layers",)),
     _figure("exit-histogram", "speedup"),

@@ -292,11 +292,13 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         evaluate(policy, run.test, default_thresholds(policy, run.validation)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
+    points = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
     everything = matched.match([run])
     full = run.validation.correct[:, -1].mean()
     baseline = "confidence" if "confidence" in run.policies else next(iter(_claiming(run.policies)), None)
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
+        "frontier": said_of(pd.concat(points, ignore_index=True)),
         "exits": said_of(exit_table(run.test, run.policies, BINS)),
         "targets": with_metric(
             at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap), run.test

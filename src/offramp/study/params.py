@@ -48,7 +48,7 @@ def _with_shared(study: Mapping[str, Any], params: Mapping[str, Any]) -> dict[st
     """Return the settings of a study with those that all studies share, which its own policies and duels extend."""
     return {
         **study,
-        "policies": {**params["policies"], **study["policies"]},
+        "policies": {**params["policies"], **study["own_policies"]},
         "deltas": params["deltas"],
         "duels": [*params["duels"], *study["comparison"].get("duels", [])],
     }
@@ -132,7 +132,7 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield errors that the schema cannot detect: undefined names and invalid options of policies."""
     policies = {}
     places = {"policies": params["policies"]}
-    places |= {f"studies.{name}.policies": study["policies"] for name, study in params["studies"].items()}
+    places |= {f"studies.{name}.own_policies": study["own_policies"] for name, study in params["studies"].items()}
     for where, labelled in places.items():
         for label, options in labelled.items():
             try:
