@@ -102,6 +102,8 @@ class StoredOutputs:
             "unit": self.unit,
             "source": self.name,
         }
+        if self.macs_per_token is not None and "tokens" not in made:
+            raise ValueError(f"{self.system}: {self.source.name} has no tokens; expected its cost as macs")
         if "quality" in made:
             whole = self._answers(made, metadata)
         else:
@@ -121,8 +123,6 @@ class StoredOutputs:
         """Return the record of answers that are not classes."""
         cost = [self.cost]
         if self.macs_per_token is not None:
-            if "tokens" not in made:
-                raise ValueError(f"{self.system}: {self.source.name} has no tokens; expected its cost as macs")
             cost = self.macs_per_token * made["tokens"][:, None]  # (N, 1)
         prediction = made["prediction"][:, None] if "prediction" in made else None  # (N, 1)
         metadata = {**metadata, "index": "row"}  # the answers of all models are in one row
