@@ -47,6 +47,8 @@ TINY = {
                 "training": {"optimizer": "adamw", "learning_rate": 0.003}},
     },
     "cascades": {},
+    "routers": {},
+    "own_policies": {},
     "calibration": {"bins": 10},
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
     "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},

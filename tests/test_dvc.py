@@ -135,6 +135,8 @@ CHANGES = {
     "models.resnet-12": {"model": "timm", "backbone": "test_vit"},
     "cascades.two": ["resnet-4", "resnet-8"],
     "cascades.three": ["resnet-4", "resnet-8"],
+    "routers": {"either": ["resnet-4", "resnet-12"]},
+    "own_policies": {"mine": {"policy": "random"}},
     "calibration.bins": 12,
     "delta.start": 0.3,
     "delta.stop": 0.9,

@@ -52,8 +52,9 @@ def check_refused(params, *pieces):
 def test_every_study_passes(name):
     study = select_study({**PARAMS, "study": name}, SCHEMA)
     duels = study.pop("duels")  # those of policies that the study has
-    assert study == PARAMS["studies"][name] | {key: PARAMS[key] for key in SHARED if key != "duels"}
-    assert all(duel in PARAMS["duels"] for duel in duels)
+    own = PARAMS["studies"][name]
+    assert study == own | {"policies": PARAMS["policies"] | own["own_policies"], "deltas": PARAMS["deltas"]}
+    assert all(duel in [*PARAMS["duels"], *own["comparison"].get("duels", [])] for duel in duels)
 
 
 def test_a_policy_may_have_its_own_grid():
@@ -175,6 +176,19 @@ MISTAKES = {
     "a cascade of nothing": (("cascades", "mine", [MSDNET, "huge"]), ("cascades.mine", "'huge'", MSDNET)),
     "a cascade of one": (("cascades", "mine", [MSDNET]), ("cascades.mine",)),
     "a cascade with a model's name": (("cascades", MSDNET, [MSDNET, VIT]), (f"cascades.{MSDNET}", "model's name")),
+    "a router of nothing": (("routers", "mine", [MSDNET, "huge"]), ("routers.mine", "'huge'", MSDNET)),
+    "a router of models with several exits": (
+        ("routers", "mine", [MSDNET, VIT]),
+        ("routers.mine", MSDNET, "expected models that answer once"),
+    ),
+    "an option of a policy of the study": (
+        ("own_policies", "mine", {"policy": "pcee", "bins": 0}),
+        ("own_policies.mine", "option bins is 0"),
+    ),
+    "a duel of the study with no policy": (
+        ("comparison", "duels", [["pcee", "nothing"]]),
+        ("comparison.duels", "'nothing'", "pcee"),
+    ),
     "a search without models": (
         ("search", {"bands": [[0.5, 0.6]], "step": 0.01}),
         ("search", "expected two models of one exit at least, not 0"),
@@ -252,6 +266,38 @@ def test_policies_that_need_what_stored_outputs_lack_are_left_out():
     lacking = {"margin", "entropy", "normalized-entropy", "temperature", "patient-confident", "f-pabee", "ztw"}
     assert kept["cifar100_outputs"] - kept["imagenet_outputs"] == lacking
     assert ["beem-a", "ztw"] not in studies["imagenet_outputs"]["duels"]
+
+
+def test_policies_of_answers_and_routers():
+    """Routers have those that do not read the outputs of models, and answers that are not stored no policy that reads
+    them."""
+    gsm8k, mmlu = (select_study({**PARAMS, "study": name}, SCHEMA) for name in ("llm_gsm8k", "llm_mmlu"))
+    chosen = {"oracle", "random", "router"}
+    voting = {"patience", "agreement", "learned-deferral"}
+    assert set(policies_of(gsm8k, "four-models")) == chosen | voting
+    assert set(policies_of(gsm8k, "four-models-router")) == chosen
+    assert set(policies_of(mmlu, "cascade-x10")) == set(policies_of(mmlu, "router-x10")) == chosen
+    assert policies_of(mmlu, "router-x10")["oracle"]["target"] == "label"  # that of the study, not of all studies
+    assert gsm8k["duels"] == gsm8k["comparison"]["duels"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pieces"),
+    [
+        ({"comparison": {"baseline": "random"}}, ("comparison.baseline is 'random'", "expected none")),
+        (
+            {"report": {"oracle": "four-models", "reliability": "four-models", "reliability_exits": [1]}},
+            ("report", "no max softmax"),
+        ),
+        ({"routers": {"three-models": ["6b-finetuned", "6b-verified"]}}, ("routers.three-models", "a cascade's name")),
+        ({"models": {"6b-finetuned": {"model": "outputs", "column": "a", "price": 1, "macs": 1}}}, ("6b-finetuned",)),
+    ],
+)
+def test_mistakes_in_a_study_of_answers(change, pieces):
+    params = deepcopy(PARAMS)
+    for key, entries in change.items():
+        params["studies"]["llm_gsm8k"][key] |= entries
+    check_refused(params, *pieces)
 
 
 def test_the_parameters_are_left_as_they_were():

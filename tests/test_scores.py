@@ -494,7 +494,12 @@ def asked(seed, **changes):
 def test_a_judgement_of_answers_writes_the_name_of_their_quality(tmp_path):
     found = judge(asked(0), asked(1), tmp_path, resamples=100)
     assert "On test data its ROUGE-L is" in str(found)
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"speedup", "control", "reliability"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {
+        "speedup",
+        "control",
+        "reliability",
+        "quality-cost",
+    }
     texts = [path.read_text() for path in (tmp_path / "tables").glob("*.md")]
     page = re.sub(r"data:image[^\"]*", "", (tmp_path / "index.html").read_text())
     for text in (*texts, page):

@@ -349,6 +349,7 @@ def test_names_in_print():
     assert [system_name(label) for label in ("msdnet-small", "vit", "my-net")] == ["MSDNet small", "ViT", "my net"]
     assert in_order(["zeta", "oracle", "alpha", "pcee", "pcee"]) == ["pcee", "oracle", "alpha", "zeta"]
     assert prefixed([5e5, 2e6, np.nan]) == (1e6, "M ")
+    assert prefixed([7e11, 5e15]) == (1e15, "P ")
     assert prefixed([]) == (1.0, "")
 
 

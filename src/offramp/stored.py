@@ -13,6 +13,8 @@ from offramp.datasets import OUTPUTS, load_dataset
 from offramp.models import STORED
 from offramp.records import ExitRecord
 
+OPTIONS = ("file", "column", "macs", "macs_per_token", "price", "timm", "image_size")
+
 
 class StoredOutputs:
     """The stored outputs of one model, which answers once.
@@ -23,10 +25,17 @@ class StoredOutputs:
         Name of a dataset of outputs, and its options.
     system : str
         Name of the model.
-    file : str
-        File with its outputs.
+    file : str, optional
+        File with its outputs. Or, if a file has the answers of several models:
+    column : str, optional
+        Name of the model there.
     macs : float, optional
         Multiply-accumulates per sample.
+    macs_per_token : float, optional
+        Alternatively, multiply-accumulates per token of the question and the answer: the number of parameters, times
+        the number of passes. For datasets with tokens.
+    price : float, optional
+        Alternatively, the price of an answer, in the unit of the dataset. For datasets of answers.
     timm : str, optional
         Alternatively, the name of the model in the table of public models that the dataset names as `costs`.
     image_size : int, optional
@@ -35,7 +44,8 @@ class StoredOutputs:
     Raises
     ------
     ValueError
-        If the dataset has no stored outputs, or if the cost is not given in exactly one way, or is not in the table.
+        If the dataset has no stored outputs, if not exactly one of file and column is given, or if the cost is not
+        given in exactly one way, is not in the table, or is of a kind that the dataset does not have.
     """
 
     def __init__(
@@ -43,21 +53,37 @@ class StoredOutputs:
         dataset: tuple[str, Mapping[str, Any]],
         system: str,
         *,
-        file: str,
+        file: str | None = None,
+        column: str | None = None,
         macs: float | None = None,
+        macs_per_token: float | None = None,
+        price: float | None = None,
         timm: str | None = None,
         image_size: int | None = None,
     ) -> None:
         name, options = dataset
         if name not in OUTPUTS:
             raise ValueError(f"{name} has no stored outputs; expected one of {', '.join(OUTPUTS)}")
-        self.source, self.system, self.file = load_dataset(name, **options), system, file
-        if (macs is None) == (timm is None) or (timm is None) != (image_size is None):
-            raise ValueError(f"{system}: expected its cost as macs, or timm and image_size, the row of a table")
+        if (file is None) == (column is None):
+            raise ValueError(f"{system}: expected either file or column, where its outputs are")
+        ways = [macs, macs_per_token, price, timm]
+        if ways.count(None) != len(ways) - 1 or (timm is None) != (image_size is None):
+            raise ValueError(
+                f"{system}: expected its cost as one of macs, macs_per_token and price, or as timm and image_size, the "
+                "row of a table"
+            )
         if timm is not None and "costs" not in options:
             raise ValueError(f"{system}: timm is {timm}, but the dataset {name} names no table as costs")
+        self.source, self.system, self.name = load_dataset(name, **options), system, file or column
+        unit = getattr(self.source, "unit", None)
+        if (price is None) != (unit is None):
+            expected = "price" if unit else "macs"
+            raise ValueError(f"{system}: the costs of {name} are {unit or 'MACs'}; expected them as {expected}")
         self.public = None if timm is None else public_model(options["costs"], timm, image_size)
-        self.macs = macs if self.public is None else 1e9 * self.public["gmacs"]
+        self.unit, self.macs_per_token = unit or "MAC", macs_per_token
+        self.cost = macs if self.public is None else 1e9 * self.public["gmacs"]
+        if price is not None:
+            self.cost = price
 
     def records(self, splits: pd.DataFrame) -> dict[str, ExitRecord]:
         """Return the records of the validation and the test samples, by name of the split.
@@ -67,27 +93,45 @@ class StoredOutputs:
         splits : DataFrame
             From `make_splits`.
         """
-        made = self.source.outputs(self.file)
-        about = {"labels": self.source.labels["all"], "cost": [self.macs]}
-        about["metadata"] = {
+        made = self.source.outputs(self.name)
+        metadata = {
             "dataset": self.source.name,
             "system": self.system,
             "seed": 0,
-            "classes": self.source.classes,
             "metric": self.source.metric,
-            "unit": "MAC",
-            "source": self.file,
-            "index": "row",  # all files have the same images in the same order, which the dataset checks
+            "unit": self.unit,
+            "source": self.name,
+            "index": "row",  # all files have the same samples in the same order, which the dataset checks
         }
-        if "logits" in made:
-            whole = ExitRecord(made["logits"][:, None], **about)  # (N, 1, C)
+        if self.macs_per_token is not None and "tokens" not in made:
+            raise ValueError(f"{self.system}: {self.source.name} has no tokens; expected its cost as macs")
+        if "quality" in made:
+            whole = self._answers(made, metadata)
         else:
-            whole = ExitRecord.from_outputs(made["prediction"][:, None], made["max_softmax"][:, None], **about)
+            metadata["classes"] = self.source.classes
+            about = {"labels": self.source.labels["all"], "cost": [self.cost], "metadata": metadata}
+            if "logits" in made:
+                whole = ExitRecord(made["logits"][:, None], **about)  # (N, 1, C)
+            else:
+                whole = ExitRecord.from_outputs(made["prediction"][:, None], made["max_softmax"][:, None], **about)
         records = {}
         for split in ("validation", "test"):
             records[split] = whole.take(splits.loc[splits["split"] == split, "index"].to_numpy())
             records[split].metadata["split"] = split
         return records
+
+    def _answers(self, made: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> ExitRecord:
+        """Return the record of answers that are not classes."""
+        cost = [self.cost]
+        if self.macs_per_token is not None:
+            cost = self.macs_per_token * made["tokens"][:, None]  # (N, 1)
+        prediction = made["prediction"][:, None] if "prediction" in made else None  # (N, 1)
+        metadata = {**metadata, "index": "row"}  # the answers of all models are in one row
+        if self.source.features is not None:
+            metadata["features"] = list(self.source.feature_names)
+        return ExitRecord.from_scores(
+            made["quality"][:, None], None, cost, prediction, metadata=metadata, features=self.source.features
+        )
 
     def seconds(self) -> pd.DataFrame:
         """Return the published time per sample, with the columns of `recording.time_exits`, one row per device.
@@ -137,12 +181,12 @@ def public_model(table: str | Path, name: str, image_size: int) -> pd.Series:
 def stored_outputs(
     dataset: tuple[str, Mapping[str, Any]], options: Mapping[str, Any], system: str | None = None
 ) -> StoredOutputs:
-    """Find the outputs that the options of a model name. The default of `system` is the name of their file.
+    """Find the outputs that the options of a model name. The default of `system` is the name of their file or column.
 
     Raises
     ------
     ValueError
-        If an option is unknown or missing, or as for `StoredOutputs`.
+        If an option is unknown, or as for `StoredOutputs`.
     """
-    check_options(STORED, options, ["file", "macs", "timm", "image_size"], ["file"])
-    return StoredOutputs(dataset, system or Path(options["file"]).stem, **options)
+    check_options(STORED, options, OPTIONS)
+    return StoredOutputs(dataset, system or Path(options.get("file", options.get("column", STORED))).stem, **options)

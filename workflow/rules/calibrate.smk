@@ -1,4 +1,7 @@
-# Input: validation records. Output: policies fitted on them, and reliability diagrams.
+# Input: validation records. Output: policies fitted on them, and reliability diagrams, if there is max softmax.
+DIAGRAMS = (
+    {"reliability": f"{ROOT}/calibrate/{{system}}-s{{seed}}.parquet"} if "max_softmax" in contents_of(STUDY) else {}
+)
 
 
 rule calibrate:
@@ -6,8 +9,8 @@ rule calibrate:
         validation=expand(RECORD, split="validation", allow_missing=True),
         code=sources("policies", "evaluation.exits"),
     output:
+        **DIAGRAMS,
         policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",
-        reliability=f"{ROOT}/calibrate/{{system}}-s{{seed}}.parquet",
     log:
         f"{LOGS}/calibrate/{{system}}-s{{seed}}.log",
     benchmark:
@@ -20,12 +23,12 @@ rule calibrate:
             for label, options in policies_of(STUDY, wildcards.system).items()
         ),
         calibration=flags(**STUDY["calibration"]),
+        diagrams=lambda wildcards, output: flags(**{kind: output[kind] for kind in DIAGRAMS}),
     shell:
         "offramp calibrate {input.validation} {params.policies} {params.calibration}"
-        " --out {output.policies} --reliability {output.reliability} 2>&1 | tee {log}"
+        " --out {output.policies} {params.diagrams} 2>&1 | tee {log}"
 
 
 rule policies:
     input:
-        of_runs(rules.calibrate.output.policies),
-        of_runs(rules.calibrate.output.reliability),
+        [of_runs(path) for path in rules.calibrate.output],

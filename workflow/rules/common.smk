@@ -10,7 +10,8 @@ from offramp.datasets import DATASETS
 from offramp.models import MODELS, STORED
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown
-from offramp.study.params import dataset_of, policies_of, select_study, systems_of, trained_of, training_of
+from offramp.study.params import composed_of, contents_of, dataset_of, policies_of, select_study, systems_of, trained_of
+from offramp.study.params import training_of, used_policies
 from offramp.study.processor import same_on_every_processor
 from offramp.study.sources import sources
 
@@ -25,7 +26,8 @@ ROOT = f"artifacts/{config['study']}"
 REPORT = f"reports/{config['study']}"
 LOGS = f"logs/{config['study']}"
 BENCHMARKS = f"benchmarks/results/{config['study']}"
-TRAINED, CASCADES = trained_of(STUDY), list(STUDY["cascades"])
+TRAINED, COMPOSED = trained_of(STUDY), composed_of(STUDY)  # cascades and routers are composed of models
+POLICIES = used_policies(STUDY)
 SYSTEMS = systems_of(STUDY)  # the systems on which policies are evaluated
 SINGLES = [model for model in STUDY["models"] if model not in SYSTEMS]
 # Models whose time is measured, or is published where the outputs are stored
@@ -38,7 +40,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    system=one_of([*STUDY["models"], *CASCADES]),
+    system=one_of([*STUDY["models"], *COMPOSED]),
     seed=r"\d+",
     split="validation|test",
 
@@ -50,8 +52,8 @@ def dataset_code(dataset):
 
 
 def members(system):
-    """The models of a cascade, or the model itself."""
-    return STUDY["cascades"].get(system, [system])
+    """The models of a cascade or router, or the model itself."""
+    return COMPOSED.get(system, [system])
 
 
 def model_code(system, *modules):
@@ -153,7 +155,7 @@ def grids(system):
 
 def shown_here(entries):
     """The catalogue entries that this study shows, by file name. Entries about one system have its name appended."""
-    kept = shown(entries, FILES, SETTINGS, [options["policy"] for options in STUDY["policies"].values()])
+    kept = shown(entries, FILES, SETTINGS, [options["policy"] for options in POLICIES.values()])
     return {
         "-".join([entry.name, *(SYSTEM_OF[kind] for kind in entry.reads if kind in SYSTEM_OF)]): entry for entry in kept
     }
@@ -170,5 +172,5 @@ def options_of(entry):
         words += [f"--pair {small} {large}" for small, large in SETTINGS["pairs"]]
     if "exits" in entry.options:
         words.append(flags(exit=SETTINGS["exits"]))
-    words += [f"--policy {label}" for label, options in STUDY["policies"].items() if options["policy"] in entry.judges]
+    words += [f"--policy {label}" for label, options in POLICIES.items() if options["policy"] in entry.judges]
     return " ".join(words)

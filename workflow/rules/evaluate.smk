@@ -49,7 +49,7 @@ rule compare:
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
         duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["duels"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs")),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"

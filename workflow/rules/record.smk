@@ -1,6 +1,6 @@
 # Input: the weights, or the stored outputs of models, and the splits. Output: the exit records on validation and test
-# data, also of cascades, which are computed from the records of their models. All later steps read records only and do
-# not need torch.
+# data, also of cascades and routers, which are computed from the records of their models. All later steps read records
+# only and do not need torch.
 
 
 rule record:
@@ -64,11 +64,13 @@ rule cascade:
     benchmark:
         f"{BENCHMARKS}/cascade/{{system}}-s{{seed}}-{{split}}.tsv"
     wildcard_constraints:
-        system=one_of(CASCADES),
+        system=one_of(COMPOSED),
     resources:
         **needs("cascade", mem_mb=2000, runtime=10),
+    params:
+        verb=lambda wildcards: "router" if wildcards.system in STUDY["routers"] else "cascade",
     shell:
-        "offramp cascade {input.records} --system {wildcards.system} --out {output} 2>&1 | tee {log}"
+        "offramp {params.verb} {input.records} --system {wildcards.system} --out {output} 2>&1 | tee {log}"
 
 
 RECORD = rules.cascade.output[0]
@@ -76,5 +78,5 @@ RECORD = rules.cascade.output[0]
 
 rule records:
     input:
-        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *CASCADES]),
+        of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *COMPOSED]),
         of_runs(rules.seconds.output[0], TIMED),

@@ -1,15 +1,16 @@
 # Input: curves, tables, records and reliability diagrams of all runs. Output: figures, tables and one report page.
 # The catalogue (src/offramp/reports/catalogue.py) defines the inputs of each figure and table.
 COMPARED, SEARCHED = rules.compare.output, rules.search.output
-DIAGRAMS_OF, LAYERS_OF = STUDY["report"]["reliability"], STUDY["report"]["oracle"]
+DIAGRAMS_OF, LAYERS_OF = STUDY["report"].get("reliability"), STUDY["report"].get("oracle")
 
 # The files of each kind that the study creates
 FILES = {
     "curve": of_runs(rules.evaluate.output.curve),
+    "frontier": of_runs(rules.evaluate.output.frontier),
     "exits": of_runs(rules.evaluate.output.exits),
-    "reliability": of_runs(rules.calibrate.output.reliability, [DIAGRAMS_OF]),
-    "record": expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0]),
-    **{kind: [path] for kind, path in COMPARED.items()},
+    **({"reliability": of_runs(rules.calibrate.output.reliability, [DIAGRAMS_OF])} if DIAGRAMS_OF else {}),
+    **({"record": expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0])} if LAYERS_OF else {}),
+    **{kind: [path] for kind, path in COMPARED.items() if kind != "control" or "baseline" in STUDY["comparison"]},
     **({"sensitivity": rules.sensitivity.output} if VARIANTS else {}),
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
     **({"times": TIMES} if TIMES else {}),
@@ -19,9 +20,12 @@ FILES = {
 SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # for kinds of files that belong to a single system
 SETTINGS = {
     "pairs": STUDY["comparison"]["pairs"],
-    "exits": STUDY["report"]["reliability_exits"],
+    "exits": STUDY["report"].get("reliability_exits"),
     "duels": STUDY["duels"],
     "variants": list(STUDY["search"].get("variants", ["the first", "default ones"]))[1:],  # compared with the first
+    "baseline": STUDY["comparison"].get("baseline"),
+    **{content: content in contents_of(STUDY) for content in ("quality", "prediction")},
+    "layers": not STUDY["routers"],
 }
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}
 PUBLIC = expand("data/timm/{table}.csv", table=["timm_pareto_2022-09", "timm_pareto"])

@@ -9,7 +9,7 @@ from offramp import __version__
 from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, report, timing, train
 
 VERBS = (
-    *(data.data, train.train, record.record, record.cascade, record.import_),
+    *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
@@ -31,7 +31,8 @@ def cli() -> None:
 
     \b
     The commands of the pipeline, in order:
-      data, train, record, cascade     create exit records
+      data, train, record              create exit records
+      cascade, router                  combine the records of several models
       calibrate, evaluate              fit policies on validation data, and evaluate them on test data
       certify                          choose thresholds with a guarantee
       compare, sensitivity, search     compare runs, settings and cascades, with intervals

@@ -1,4 +1,4 @@
-"""The commands `offramp record`, `offramp cascade` and `offramp import`, which create exit records."""
+"""The commands `offramp record`, `cascade`, `router` and `import`, which create exit records."""
 
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
 
     The model is either one that `offramp train` trained (WEIGHTS), or a pretrained classifier of timm or Hugging Face
     (--dataset and --model). A record contains logits, predictions and confidences of every exit, the labels, and the
-    cumulative cost of each exit in MACs. Some datasets consist of the stored outputs of models (imagenet_outputs,
-    cifar100_outputs): then nothing is run, and the record contains what is stored.
+    cumulative cost of each exit in MACs. Some datasets consist of the stored outputs of models (such as
+    imagenet_outputs and gsm8k_outputs): then nothing is run, and the record contains what is stored.
 
     \b
     For example:
@@ -162,6 +162,32 @@ def cascade(stages, ensemble, confidence, temperature, like, system, out) -> Non
             if value not in (None, there[name]):
                 raise click.UsageError(f"--{name}: {like} has another; expected the cascade of --like, or no --like")
         made = settings.build(records)
+    if system:
+        made.metadata["system"] = system
+    made.save(out)
+
+
+@click.command(cls=Verb)
+@click.argument("models", type=EXISTING, nargs=-1, required=True)
+@click.option("--system", help="Name of the router. Default: the names of the models, joined by or.")
+@click.option("--out", type=OUT, required=True, help="Output: record of the router, .safetensors.")
+def router(models, system, out) -> None:
+    """Combine the records of several models into the record of a router.
+
+    A router chooses one model for each sample before any of them runs, so that only this model is paid. MODELS are
+    records of one exit on the same samples, in ascending order of cost. The policy `router` chooses by the features of
+    the records (`offramp import --features`); policies that read the outputs of models refuse the record.
+
+    
+    For example:
+      offramp router small/validation.safetensors large/validation.safetensors --out router/validation.safetensors
+      offramp router small/test.safetensors large/test.safetensors --out router/test.safetensors
+      offramp evaluate --policy router --validation router/validation.safetensors \\
+          --test router/test.safetensors --out curve.csv
+    """
+    from offramp.cascades import router
+
+    made = router([load_named(path) for path in models])
     if system:
         made.metadata["system"] = system
     made.save(out)

@@ -110,8 +110,8 @@ _PAIR_COLUMNS += with_interval("gain", "cost_ratio")
 def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Bootstrap) -> pd.DataFrame:
     """Test the second claim of the paper: how closely accuracy follows δ if δ is the threshold, and at which cost.
 
-    Only policies whose signal is an estimated accuracy are included, and only values of δ between the accuracies of the
-    first and of the last exit, because other accuracies cannot be reached.
+    Only policies whose signal is an estimated accuracy are included (without them, the table is empty), and only values
+    of δ between the accuracies of the first and of the last exit, because other accuracies cannot be reached.
 
     Parameters
     ----------
@@ -130,6 +130,8 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
     rows = []
     for system, group in by_system(runs).items():
         labels = [label for label, policy in group[0].policies.items() if policy.claims_accuracy]
+        if not labels:
+            continue
         if baseline not in labels:
             raise ValueError(f"baseline {baseline!r}: expected one of {', '.join(labels)}")
         deltas = [reachable(run.test, grid) for run in group]
@@ -148,7 +150,8 @@ def control(runs: Sequence[Run], grid: np.ndarray, baseline: str, bootstrap: Boo
             | control_columns(measured[label], measured[baseline], bootstrap)
             for label in labels
         ]
-    return pd.DataFrame(rows)
+    columns = ["system", "policy", "baseline", "deltas", *with_interval(*CONTROL_NUMBERS, "excess", "cost_excess")]
+    return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 def reachable(record: ExitRecord, grid: np.ndarray) -> np.ndarray:

@@ -56,7 +56,8 @@ class Matched:
 
     @property
     def layers(self) -> np.ndarray:
-        return self.exits + 1.0  # (K, S, N)
+        """Number of exits that each sample passes, (K, S, N). NaN for a router, which runs one of them only."""
+        return self.exits + np.array([np.nan if run.test.is_router else 1.0 for run in self.group])[:, None]
 
 
 def matched(group: Sequence[Run], label: str) -> Matched:

@@ -9,7 +9,7 @@ from offramp._registry import check_options, find, load
 if TYPE_CHECKING:
     from offramp.datasets.labelled import Labelled
 
-__all__ = ["DATASETS", "OUTPUTS", "load_dataset"]
+__all__ = ["DATASETS", "OUTPUTS", "RECORDED", "load_dataset"]
 
 # Module and loader of each dataset. They are imported when they are loaded: this module itself needs no torch.
 DATASETS: dict[str, "str | Callable[..., Labelled]"] = {
@@ -23,12 +23,19 @@ DATASETS: dict[str, "str | Callable[..., Labelled]"] = {
     "text_files": "text_files:load_text_files",
     "imagenet_outputs": "outputs:load_imagenet_outputs",
     "cifar100_outputs": "outputs:load_cifar100_outputs",
+    "gsm8k_outputs": "answers:load_gsm8k_outputs",
+    "mmlu_outputs": "answers:load_mmlu_outputs",
 }
-# Datasets of the stored outputs of models, and what records made from them contain (`Policy.needs`)
+# Datasets of the stored outputs of models, and what records made from them contain (`Policy.needs`). "quality": answers
+# that are not classes
 OUTPUTS: dict[str, tuple[str, ...]] = {
-    "imagenet_outputs": ("max_softmax",),
-    "cifar100_outputs": ("logits", "max_softmax", "margin", "entropy"),
+    "imagenet_outputs": ("prediction", "max_softmax"),
+    "cifar100_outputs": ("prediction", "logits", "max_softmax", "margin", "entropy"),
+    "gsm8k_outputs": ("quality", "prediction", "features"),
+    "mmlu_outputs": ("quality", "features"),
 }
+# What records of the models of all other datasets contain
+RECORDED = ("prediction", "logits", "max_softmax", "margin", "entropy", "similarity")
 
 
 def load_dataset(name: str, **options) -> "Labelled":

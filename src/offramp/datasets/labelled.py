@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,8 @@ class Labelled:
         Labels are 0 … classes − 1.
     labels : mapping of str to ndarray of shape (N,)
         int64 labels of each pool: "train" and "test" if the source has its own test set, otherwise "all".
-    metric : {"accuracy", "f1", "matthews"}
-        Metric that is usually reported for this dataset.
+    metric : str
+        Metric that is usually reported for this dataset: accuracy, f1 or matthews, or the name of a mean quality.
     names : tuple of str
         Names of the classes. Empty: they are not known.
     """
@@ -28,7 +28,7 @@ class Labelled:
     name: str
     classes: int
     labels: Mapping[str, np.ndarray] = field(repr=False)
-    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    metric: str = "accuracy"
     names: tuple[str, ...] = ()
 
 

@@ -519,7 +519,10 @@ class Policy:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What a record must contain for this policy besides predictions: "logits", or confidence measures."""
+        """What a record must contain for this policy: "logits", "prediction", "features", or confidence measures.
+
+        Logits and confidence measures include predictions.
+        """
         return ("logits",) if self.needs_logits else (self.score,) if isinstance(self.options.get("score"), str) else ()
 
     @property

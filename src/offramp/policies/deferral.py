@@ -39,6 +39,7 @@ class Agreement(Policy):
     )
     paper = "Agreement-Based Cascading (2024, arXiv 2407.02348)"
     answers_together = True
+    needs = ("prediction",)
 
     def _begin(self, stream: Stream) -> None:
         stream.needed_exits()  # the last tier may be smaller
@@ -97,6 +98,7 @@ class LearnedDeferral(Policy):
         "the full cost, ≥ δ"
     )
     paper = "Narasimhan et al. (NeurIPS 2022); Jitkrittum et al. (NeurIPS 2023)"
+    needs = ("prediction",)  # or a confidence
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         correct = record.needed_correct(f"fitting {self.name}")  # (N, L)
@@ -160,6 +162,7 @@ class Router(Policy):
     )
     paper = "routers of language models, such as RouteLLM (2024, arXiv 2406.18665)"
     reads_exits = False
+    needs = ("features",)
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         correct = record.needed_correct(f"fitting {self.name}")  # (N, L)

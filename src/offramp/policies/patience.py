@@ -30,6 +30,7 @@ class Patience(Policy):
     name = "patience"
     rule = "number of consecutive exits that predict the same class as the exit before them ≥ δ"
     paper = "PABEE (NeurIPS 2020); LGViT (2023)"
+    needs = ("prediction",)
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         # Both counts are the score of BEEM with all confidences and weights equal to 1

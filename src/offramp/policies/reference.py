@@ -33,6 +33,10 @@ class Oracle(Policy):
     paper = "PCEE (arXiv 2412.19325)"
     reads_exits = False  # it is an upper bound for routers, too
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("prediction",) if self.target == "final" else ()
+
     def _begin(self, stream: Stream) -> None:
         needed = {"final": "the last exit", "label": "the labels"}[self.target]
         raise ValueError(f"oracle with target={self.target!r} needs {needed}; expected a whole record, as in signal")

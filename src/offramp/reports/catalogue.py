@@ -128,10 +128,11 @@ def _table(name: str, *reads: str, **more: Any) -> Entry:
 # In the order of the report page
 FIGURES = _catalogue(
     _figure("error-cost", "curve", "exits", options=("pairs",), needs=("pairs",)),
-    _figure("control", "curve", "exits"),
-    _figure("speedup", "curve", "exits"),
+    _figure("quality-cost", "frontier", "exits", needs=("quality",)),
+    _figure("control", "curve", "exits", needs=("baseline",)),
+    _figure("speedup", "curve", "exits", needs=("layers",)),
     _figure("exit-histogram", "speedup"),
-    _figure("agreement", "exits"),
+    _figure("agreement", "exits", needs=("prediction",)),
     _figure("reliability", "reliability", options=("exits",)),
     _figure("overconfidence", "record"),
     _figure("oracle-heatmap", "record"),
@@ -179,7 +180,9 @@ def shown(
     files : collection of str
         Kinds of files that the study creates.
     settings : mapping
-        Settings of the study (pairs, duels, exits, variants). Empty ones count as missing.
+        Settings of the study (pairs, duels, exits, variants, baseline), and whether its records contain qualities
+        and predictions. Empty ones count as missing. `layers` is whether the exits are layers of a model, of which
+        all up to the chosen one run, and not the models of a router.
     policies : iterable of str
         Registered names of its policies.
 

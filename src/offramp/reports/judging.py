@@ -158,7 +158,13 @@ def judge(
             files["record"] = [out / "data" / "test.safetensors"]
         bar.update()
         bar.set_description("drawing figures")
-        pages = _write_entries(files, policies, out)
+        its = {
+            "baseline": _claiming(policies),
+            "quality": test.quality is not None,
+            "prediction": test.prediction is not None,
+            "layers": not test.is_router,
+        }
+        pages = _write_entries(files, its, policies, out)
         bar.update()
     save_policies(policies, out / "policies.safetensors", {**validation.metadata, "system": system, "seed": seed})
     write_text(out / "recommendation.json", json.dumps(asdict(recommendation), indent=2) + "\n")
@@ -286,11 +292,13 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         evaluate(policy, run.test, default_thresholds(policy, run.validation)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
+    points = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
     everything = matched.match([run])
     full = run.validation.correct[:, -1].mean()
     baseline = "confidence" if "confidence" in run.policies else next(iter(_claiming(run.policies)), None)
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
+        "frontier": said_of(pd.concat(points, ignore_index=True)),
         "exits": said_of(exit_table(run.test, run.policies, BINS)),
         "targets": with_metric(
             at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap), run.test
@@ -310,13 +318,13 @@ def _claiming(policies: Mapping[str, Policy]) -> list[str]:
     return [label for label, policy in policies.items() if policy.claims_accuracy]
 
 
-def _write_entries(files: Mapping[str, Sequence[Path]], policies: Mapping[str, Policy], out: Path) -> list[Path]:
+def _write_entries(
+    files: Mapping[str, Sequence[Path]], settings: Mapping[str, Any], policies: Mapping[str, Policy], out: Path
+) -> list[Path]:
     """Write all figures and tables of the catalogue that can be made, and return the files that the page shows."""
     pages = []
     for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
-        for entry in shown(entries, files, {}, [policy.name for policy in policies.values()]):
-            if entry.name == "control" and not _claiming(policies):
-                continue  # there is no policy whose threshold is an accuracy
+        for entry in shown(entries, files, settings, [policy.name for policy in policies.values()]):
             inputs = [file for kind in entry.reads for file in files[kind]]
             entry.write(inputs, out / folder / entry.name)
             pages.append(out / folder / f"{entry.name}.{ending}")

@@ -58,10 +58,10 @@ def about_quality(text: str, quality: str | None) -> str:
         return text
 
     def name(found: re.Match) -> str:
-        capital = quality[:1].upper() + quality[1:]
-        return capital if found[1] == "A" else quality
+        article = "" if found[1] is None else "an " if quality[0] in "aeiouAEIOU" else "a "
+        return article + (quality[:1].upper() + quality[1:] if found[2] == "A" else quality)
 
-    return re.sub(r"\b([aA])ccurac(y|ies)\b(?![-_])", name, text)
+    return re.sub(r"\b(an )?\b([aA])ccurac(y|ies)\b(?![-_])", name, text)
 
 
 def policy_name(label: str) -> str:
@@ -108,9 +108,9 @@ def cost_label(text: str, values: Iterable[float], unit: str | None) -> tuple[fl
 
 
 def prefixed(values: Iterable[float]) -> tuple[float, str]:
-    """Return the factor (1, 1e3, 1e6 or 1e9) and its prefix (k, M, G) that suit the largest of some values."""
+    """Return the factor (1, 1e3, … 1e15) and its prefix (k, M, G, T, P) that suit the largest of some values."""
     largest = max((value for value in values if np.isfinite(value)), default=0.0)
-    for factor, prefix in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
+    for factor, prefix in ((1e15, "P "), (1e12, "T "), (1e9, "G "), (1e6, "M "), (1e3, "k ")):
         if largest >= factor:
             return factor, prefix
     return 1.0, ""

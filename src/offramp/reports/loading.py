@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Columns by which a kind of table is recognised, and the option that writes it
 KINDS = {
     "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
+    "frontier": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --frontier"),
     "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
     "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
     "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
@@ -36,7 +37,7 @@ KINDS = {
     "resplits": ({"cost", "split", "quantity", "variant", "kind", "front", "value"}, "resplit --out"),
 }
 # Kinds with costs in the unit of the records
-WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
+WITH_UNIT = ("curve", "frontier", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
 OTHERS = {
     "record": "record --test",
     "public models": "data/timm",
@@ -50,8 +51,9 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     ----------
     files : sequence of paths
         .parquet or .csv files, in any order.
-    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
-            "seconds", "times", "models", "relations", "choices", "reductions", "replacements", "measures", "resplits"}
+    kinds : {"curve", "frontier", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels",
+            "sensitivity", "seconds", "times", "models", "relations", "choices", "reductions", "replacements",
+            "measures", "resplits"}
 
     Returns
     -------

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offramp.datasets import DATASETS, OUTPUTS
+from offramp.datasets import DATASETS, OUTPUTS, RECORDED
 from offramp.models import MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 
@@ -39,9 +39,19 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
         raise ValueError(f"params.yaml: {problem}")
     if params["study"] not in params["studies"]:
         raise ValueError(f"params.yaml: no study {params['study']!r}; expected one of {', '.join(params['studies'])}")
-    study = {**params["studies"][params["study"]], **{key: params[key] for key in ("policies", "deltas", "duels")}}
-    study["duels"] = [duel for duel in study["duels"] if _used_policies(study).issuperset(duel)]
+    study = _with_shared(params["studies"][params["study"]], params)
+    study["duels"] = [duel for duel in study["duels"] if used_policies(study).keys() >= set(duel)]
     return study
+
+
+def _with_shared(study: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a study with those that all studies share, which its own policies and duels extend."""
+    return {
+        **study,
+        "policies": {**params["policies"], **study["own_policies"]},
+        "deltas": params["deltas"],
+        "duels": [*params["duels"], *study["comparison"].get("duels", [])],
+    }
 
 
 def training_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
@@ -55,9 +65,14 @@ def dataset_of(study: Mapping[str, Any], system: str) -> dict[str, Any]:
 
 
 def systems_of(study: Mapping[str, Any]) -> list[str]:
-    """Return the systems on which policies are evaluated: multi-exit models and cascades."""
+    """Return the systems on which policies are evaluated: multi-exit models, cascades and routers."""
     staged = [name for name, options in study["models"].items() if options["model"] not in SINGLE_EXIT]
-    return [*staged, *study["cascades"]]
+    return [*staged, *composed_of(study)]
+
+
+def composed_of(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the models of each cascade and router."""
+    return {**study["cascades"], **study["routers"]}
 
 
 def trained_of(study: Mapping[str, Any]) -> list[str]:
@@ -66,26 +81,36 @@ def trained_of(study: Mapping[str, Any]) -> list[str]:
 
 
 def policies_of(study: Mapping[str, Any], system: str) -> dict[str, dict[str, Any]]:
-    """Return the policies for a system, by label: those for its kind (cascades are one of the kinds) that need nothing
-    which stored outputs lack."""
-    kind = "cascade" if system in study["cascades"] else study["models"][system]["model"]
-    stored = OUTPUTS.get(study["dataset"]["name"])
-    return {
-        label: options
-        for label, options in study["policies"].items()
-        if kind in options.get("models", [kind]) and (stored is None or set(_made(options).needs) <= set(stored))
-    }
+    """Return the policies for a system, by label: those for its kind (cascades and routers are kinds) that need nothing
+    which records of its dataset lack. On routers, these are the policies that do not read the outputs of exits."""
+    routes = system in study["routers"]
+    kind = "router" if routes else "cascade" if system in study["cascades"] else study["models"][system]["model"]
+    there = set(contents_of(study))
+
+    def fits(options: Mapping[str, Any]) -> bool:
+        policy = _made(options)
+        return (
+            kind in options.get("models", [kind]) and set(policy.needs) <= there and not (routes and policy.reads_exits)
+        )
+
+    return {label: options for label, options in study["policies"].items() if fits(options)}
+
+
+def used_policies(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the policies that apply to at least one system of the study, by label."""
+    used = {label for system in systems_of(study) for label in policies_of(study, system)}
+    return {label: options for label, options in study["policies"].items() if label in used}
+
+
+def contents_of(study: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the records of the study contain, as `Policy.needs` names it."""
+    return OUTPUTS.get(study["dataset"]["name"], RECORDED)
 
 
 def _made(options: Mapping[str, Any]) -> Policy:
     """Make the policy of an entry of `policies`."""
     options = {key: value for key, value in options.items() if key != "models"}
     return make_policy(options.pop("policy"), **options)
-
-
-def _used_policies(study: Mapping[str, Any]) -> set[str]:
-    """Return the labels of policies that apply to at least one system of the study."""
-    return {label for system in systems_of(study) for label in policies_of(study, system)}
 
 
 def _one_line(error) -> str:
@@ -106,11 +131,17 @@ def _one_line(error) -> str:
 def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield errors that the schema cannot detect: undefined names and invalid options of policies."""
     policies = {}
-    for label, options in params["policies"].items():
-        try:
-            policies[label] = _made(options)
-        except ValueError as error:
-            yield f"policies.{label}: {error}"
+    places = {"policies": params["policies"]}
+    places |= {f"studies.{name}.own_policies": study["own_policies"] for name, study in params["studies"].items()}
+    for where, labelled in places.items():
+        for label, options in labelled.items():
+            try:
+                made = _made(options)
+            except ValueError as error:
+                yield f"{where}.{label}: {error}"
+            else:
+                if where == "policies":
+                    policies[label] = made
     if unknown := [label for label in params["deltas"] if label not in policies]:
         yield f"deltas names {unknown[0]!r}: expected one of the policies {', '.join(policies)}"
     for duel in params["duels"]:
@@ -124,7 +155,12 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
         if delta["start"] > delta["stop"]:
             yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
     for name, study in params["studies"].items():
-        present = {label: policies[label] for label in _used_policies({**study, "policies": params["policies"]})}
+        whole = _with_shared(study, params)
+        for duel in study["comparison"].get("duels", []):
+            if unknown := [label for label in duel if label not in whole["policies"]]:
+                known = ", ".join(whole["policies"])
+                yield f"studies.{name}.comparison.duels names {unknown[0]!r}: expected one of the policies {known}"
+        present = {label: _made(options) for label, options in used_policies(whole).items()}
         yield from (f"studies.{name}.{problem}" for problem in _mistakes_of_study(study, present))
 
 
@@ -144,7 +180,7 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
     if stored and study["seeds"] != [0]:
         yield f"seeds are {study['seeds']}: stored outputs are of one run, expected [0]"
     if not systems:
-        yield "models answer once, all of them: expected a model of several exits, or cascades of these"
+        yield "models answer once, all of them: expected a model of several exits, or cascades or routers of these"
     for factor, variants in study["sensitivity"].get("factors", {}).items():
         places = [(str(variant["setting"]), variant["policy"]) for variant in variants]
         if twice := [place for place in places if places.count(place) > 1]:
@@ -161,23 +197,32 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
                 yield f"{where}: the signal of {policy.name} is no accuracy; expected a policy whose δ is one"
             if variant.get("validation", 0) > study["splits"]["validation"]:
                 yield f"{where}: validation is {variant['validation']}, expected at most splits.validation"
-    baseline = study["comparison"]["baseline"]
-    if baseline not in policies or not policies[baseline].claims_accuracy:
-        claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
-        yield f"comparison.baseline is {baseline!r}: expected one of {', '.join(claiming)}"
+    baseline = study["comparison"].get("baseline")
+    claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
+    if baseline not in (claiming or [None]):
+        expected = f"one of {', '.join(claiming)}" if claiming else "none, since no policy of the study claims accuracy"
+        yield f"comparison.baseline is {baseline!r}: expected {expected}"
+    if study["report"] and "max_softmax" not in contents_of(study):
+        yield f"report: the records of {study['dataset']['name']} have no max softmax: expected {{}}"
     for small, large in study["comparison"]["pairs"]:
         if small == large:
             yield f"comparison.pairs sets {small!r} beside itself: expected two models"
-    for name, stages in study["cascades"].items():
-        if name in models:
-            yield f"cascades.{name} is a model's name too: expected another"
-        if unknown := [stage for stage in stages if stage not in models]:
-            yield f"cascades.{name} names {unknown[0]!r}: expected some of the models {', '.join(models)}"
+    for kind in ("cascades", "routers"):
+        for name, stages in study[kind].items():
+            if name in models:
+                yield f"{kind}.{name} is a model's name too: expected another"
+            if unknown := [stage for stage in stages if stage not in models]:
+                yield f"{kind}.{name} names {unknown[0]!r}: expected some of the models {', '.join(models)}"
+    for name, stages in study["routers"].items():
+        if name in study["cascades"]:
+            yield f"routers.{name} is a cascade's name too: expected another"
+        if several := [stage for stage in stages if stage in systems]:
+            yield f"routers.{name} names {several[0]!r}, which has several exits: expected models that answer once"
     if study["search"] and len(singles := [m for m in models if m not in systems]) < 2:
         yield f"search: expected two models of one exit at least, not {len(singles)}"
     named = [("comparison.pairs", system) for pair in study["comparison"]["pairs"] for system in pair]
     named += [("times.systems", system) for system in study["times"].get("systems", [])]
-    named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability")]
+    named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability") if study["report"]]
     for where, system in named:
         if system not in systems:
             yield f"{where} names {system!r}: expected one of {', '.join(systems)}"

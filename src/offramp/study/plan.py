@@ -38,7 +38,7 @@ from offramp.datasets.text import tokenize
 from offramp.models import build_model
 from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
-from offramp.study.params import dataset_of, policies_of, select_study, systems_of, trained_of, training_of
+from offramp.study.params import composed_of, dataset_of, policies_of, select_study, systems_of, trained_of, training_of
 from offramp.training.device import default_device, torch_settings
 from offramp.training.loop import make_optimizer, train_epoch, wrap_for_training
 from offramp.training.losses import exit_losses, joint_loss
@@ -477,9 +477,10 @@ def estimator(
     on_gpu = default_device() != "cpu"
     settings = sum(map(len, study["sensitivity"].get("factors", {}).values()))
     variants = len(study["search"].get("variants", VARIANTS))
+    composed = composed_of(study)
 
     def stages(system: str) -> list[str]:
-        return study["cascades"].get(system, [system])
+        return composed.get(system, [system])
 
     def exits(system: str) -> int:
         return sum(probes[stage].exits for stage in stages(system))

@@ -77,6 +77,7 @@ _KNOWN = {
     "f-pabee": (GREY, "v", (0, (5, 1))),
     "normalized-entropy": (ORANGE, "^", ":"),
     "hidden-similarity": (PURPLE, "D", ":"),
+    "router": (GREEN, "d", "-."),
     "oracle": (BLACK, "*", ":"),
     "random": (GREY, "X", ":"),  # seaborn cannot mix filled markers with x
 }

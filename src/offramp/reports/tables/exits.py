@@ -50,8 +50,8 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Agreement (%)": cells(numbers, "agreement", scale=100, digits=1),
         }
     )
-    known = numbers["parameters"].notna().any()  # not for stored outputs
-    return text if known else text.drop(columns="Parameters (1)")
+    empty = [name for name in text if (text[name] == "–").all()]  # for example parameters, for stored outputs
+    return text.drop(columns=empty)
 
 
 TABLE = Table(numbers, readable)
