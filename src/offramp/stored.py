@@ -126,9 +126,8 @@ class StoredOutputs:
         if self.macs_per_token is not None:
             cost = self.macs_per_token * made["tokens"][:, None]  # (N, 1)
         prediction = made["prediction"][:, None] if "prediction" in made else None  # (N, 1)
-        metadata = {**metadata, "index": "row"}  # the answers of all models are in one row
         if self.source.features is not None:
-            metadata["features"] = list(self.source.feature_names)
+            metadata = {**metadata, "features": list(self.source.feature_names)}
         return ExitRecord.from_scores(
             made["quality"][:, None], None, cost, prediction, metadata=metadata, features=self.source.features
         )
