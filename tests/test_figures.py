@@ -93,7 +93,8 @@ def study(records, tmp_path_factory):
 
 def inputs(name, study):
     patterns = {
-        **{"error-cost": "[ce]*.parquet", "control": "[ce]*.parquet", "reliability": "bins-msdnet-large-*"},
+        **dict.fromkeys(("error-cost", "quality-cost", "control"), "[ce]*.parquet"),
+        "reliability": "bins-msdnet-large-*",
         **{"sensitivity": "sensitivity.parquet"},
     }
     return sorted(study.glob(patterns.get(name, "test.safetensors")), reverse=True)
@@ -106,6 +107,16 @@ def options(name):
 def drawn(function, files, **options):
     with style.settings():
         return function(files, **options)
+
+
+def test_straight_lines_of_quality_and_cost_are_random_choices(study):
+    """So the axis of the costs is linear. The oracle is one point."""
+    figure = drawn(FIGURES["quality-cost"].function, inputs("quality-cost", study), policies=["oracle", "pcee"])
+    assert len(figure.axes) == len(SYSTEMS)
+    for ax in figure.axes:
+        assert (ax.get_xscale(), ax.get_xlim()[0]) == ("linear", 0)
+        stars = [line for line in ax.lines if line.get_marker() == "*"]
+        assert [len(line.get_xdata()) for line in stars] == [1]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -407,7 +418,7 @@ def test_policies_always_look_the_same_and_never_alike():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("error", {}, "unknown figure 'error': expected one of error-cost, control, speedup, exit-histogram"),
+        ("error", {}, "unknown figure 'error': expected one of error-cost, quality-cost, control"),
         ("error-cost", {}, "figure error-cost: expected the option 'pairs'"),
         ("error-cost", {"pairs": [("msdnet-small", "vit")]}, "pair msdnet-small, vit: no run of vit; the files have"),
         ("error-cost", {"pairs": [PAIR], "policies": ["beem"]}, "policy 'beem' is not in the files; they have confide"),

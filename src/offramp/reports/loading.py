@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # Columns by which a kind of table is recognised, and the option that writes it
 KINDS = {
     "curve": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --out"),
-    "frontier": ({"system", "seed", "policy", "threshold", "accuracy", "cost"}, "evaluate --frontier"),
     "exits": ({"system", "seed", "exit", "accuracy", "cost", "overconfidence"}, "evaluate --exits"),
     "reliability": ({"system", "seed", "exit", "lower", "upper", "count", "accuracy"}, "calibrate --reliability"),
     "targets": ({"system", "policy", "choice", "target", "accuracy", "cost", "saving"}, "compare --targets-out"),
@@ -37,9 +36,10 @@ KINDS = {
     "resplits": ({"cost", "split", "quantity", "variant", "kind", "front", "value"}, "resplit --out"),
 }
 # Kinds with costs in the unit of the records
-WITH_UNIT = ("curve", "frontier", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
+WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
 OTHERS = {
     "record": "record --test",
+    "frontier": "evaluate --frontier",  # read as a curve
     "public models": "data/timm",
 }  # other kinds of files, and their origin
 
@@ -51,9 +51,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     ----------
     files : sequence of paths
         .parquet or .csv files, in any order.
-    kinds : {"curve", "frontier", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels",
-            "sensitivity", "seconds", "times", "models", "relations", "choices", "reductions", "replacements",
-            "measures", "resplits"}
+    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "sensitivity",
+            "seconds", "times", "models", "relations", "choices", "reductions", "replacements", "measures", "resplits"}
 
     Returns
     -------

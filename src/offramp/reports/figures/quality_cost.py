@@ -27,7 +27,7 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     policies : sequence of str
         Labels of the policies to show. By default all policies in the files.
     """
-    curves, exits = read_tables(files, "frontier", "exits")
+    curves, exits = read_tables(files, "curve", "exits")
     known = curves["policy"].unique()
     labels = chosen_policies(policies, known, known)
     shown = curves["policy"].isin(labels) & ((curves["policy"] != "oracle") | (curves["threshold"] == 1))
