@@ -1,7 +1,8 @@
-"""What several test files share: the finished study, and the order of the tests."""
+"""What several test files share: the finished study, commands in this process, and the order of the tests."""
 
 import fcntl
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -56,3 +57,23 @@ def finished(tmp_path_factory) -> Checkout:
                 failure.write_text(done.stdout + done.stderr)
     assert not failure.exists(), failure.read_text()
     return Checkout.at(study)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs `offramp LINE` in this process and returns (exit code, stdout, stderr)."""
+    from offramp.cli import main
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
+        capsys.readouterr()
+        code, last = 0, ""
+        try:
+            main()
+        except SystemExit as stop:
+            # sys.exit(text) prints the text and exits with 1
+            code, last = (1, stop.code) if isinstance(stop.code, str) else (stop.code or 0, "")
+        out, err = capsys.readouterr()
+        return code, out, err + last
+
+    return call

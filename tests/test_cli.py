@@ -9,7 +9,7 @@ import pytest
 
 import offramp
 from offramp import ExitRecord, evaluate, frontier, load_policies, make_policy
-from offramp.cli import cli, main
+from offramp.cli import cli
 from offramp.comparison import claims, matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import load_runs
@@ -46,25 +46,6 @@ def folder(tmp_path, monkeypatch):
     without_logits(make_record("validation")).save("bare")
     make_record("test", exits=2).save("shorter")
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs `offramp LINE` in this process and returns (exit code, stdout, stderr)."""
-
-    def call(line):
-        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
-        capsys.readouterr()
-        code, last = 0, ""
-        try:
-            main()
-        except SystemExit as stop:
-            # sys.exit(text) prints the text and exits with 1
-            code, last = (1, stop.code) if isinstance(stop.code, str) else (stop.code or 0, "")
-        out, err = capsys.readouterr()
-        return code, out, err + last
-
-    return call
 
 
 def contents(folder):

@@ -1,7 +1,6 @@
 """What metadata say of the origin of records: nothing is fitted on test data, or used elsewhere, without a word."""
 
 import re
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from offramp import ExitRecord, cascade, choose_threshold, evaluate, load_policies, make_policy, save_policies
 from offramp.calibration import fit_temperatures
 from offramp.cascades.settings import CascadeSettings
-from offramp.cli import main
 from offramp.policies import POLICIES
 from offramp.records.origin import system_of
 from offramp.reports.figures import error_cost
@@ -41,7 +39,7 @@ def pair(split, **metadata):
 
 
 @pytest.fixture
-def offramp(tmp_path, monkeypatch, capsys):
+def offramp(tmp_path, monkeypatch, run):
     """Return a function that runs a command in a folder with records of two models and returns (exit code, stderr)."""
     monkeypatch.chdir(tmp_path)
     for split in ("validation", "test"):
@@ -49,15 +47,8 @@ def offramp(tmp_path, monkeypatch, capsys):
             record.save(Path(record.metadata["system"], f"{split}.safetensors"))
 
     def call(line):
-        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        err = capsys.readouterr().err
-        return (1, f"{err}{code}") if isinstance(code, str) else (code, err)
+        code, _, err = run(line)
+        return code, err
 
     return call
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,6 @@ import strategies as own
 from offramp import ExitRecord, decide, evaluate, make_policy
 from offramp.cascades.building import Combined
 from offramp.cascades.settings import CascadeSettings
-from offramp.cli import main
 from offramp.comparison.cascades import (
     VARIANTS,
     Variant,
@@ -46,20 +44,13 @@ def zoo(**options):
 
 
 @pytest.fixture
-def offramp(tmp_path, monkeypatch, capsys):
+def offramp(tmp_path, monkeypatch, run):
     """Return a function that runs a command in a new folder and returns (exit code, stderr)."""
     monkeypatch.chdir(tmp_path)
 
     def call(line):
-        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        err = capsys.readouterr().err
-        return (1, f"{err}{code}") if isinstance(code, str) else (code, err)
+        code, _, err = run(line)
+        return code, err
 
     return call
 

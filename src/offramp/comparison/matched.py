@@ -11,7 +11,7 @@ import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
-from offramp.evaluation import frontier, threshold_on
+from offramp.evaluation import accuracy_without_loss, frontier, threshold_on
 from offramp.policies.base import answering_exits, at_exits
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
@@ -69,7 +69,7 @@ def matched(group: Sequence[Run], label: str) -> Matched:
         full = validation.correct[:, -1].mean()
         neighbours, shares = at_budgets(points, validation.cost)
         thresholds = [
-            *(threshold_on(points, accuracy=full - drop - 1e-12) for drop in DROPS),  # includes exactly this loss
+            *(threshold_on(points, accuracy=accuracy_without_loss(validation, drop)) for drop in DROPS),
             *(policy.choose_thresholds(validation, reference=reference) for reference in REFERENCES.values()),
             *neighbours,
         ]

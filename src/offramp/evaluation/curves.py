@@ -207,6 +207,14 @@ def choose_threshold(
     return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
 
 
+def accuracy_without_loss(validation: ExitRecord, drop: float = 0.0) -> float:
+    """Return the target accuracy of a threshold that loses at most `drop` of the accuracy of the last exit.
+
+    It is lower by 1e-12, so that a loss of exactly `drop` is allowed.
+    """
+    return validation.correct[:, -1].mean() - drop - 1e-12
+
+
 def threshold_on(points: "pd.DataFrame", *, accuracy: float | None = None, cost: float | None = None) -> float:
     """As `choose_threshold`, but for a given validation frontier, which can be reused for many targets."""
     if (accuracy is None) == (cost is None):

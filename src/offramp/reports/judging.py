@@ -16,8 +16,14 @@ from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
 from offramp.comparison.runs import Run, with_unit
-from offramp.evaluation import default_thresholds, evaluate, frontier, outcomes
-from offramp.evaluation.curves import threshold_on
+from offramp.evaluation import (
+    accuracy_without_loss,
+    default_thresholds,
+    evaluate,
+    frontier,
+    outcomes,
+    threshold_on,
+)
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
@@ -226,7 +232,6 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
 
 def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: float | None) -> Recommendation:
     """Choose the best policy for the target on the validation record of a run, and measure it on the test record."""
-    full = float(run.validation.correct[:, -1].mean())
     goal = (
         f"an accuracy of {accuracy:.2%}"
         if accuracy is not None
@@ -234,7 +239,10 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         if cost is not None
         else "the accuracy of the last exit"
     )
-    target = {"cost": cost} if cost is not None else {"accuracy": full - 1e-12 if accuracy is None else accuracy}
+    if cost is not None:
+        target = {"cost": cost}
+    else:
+        target = {"accuracy": accuracy_without_loss(run.validation) if accuracy is None else accuracy}
     if not run.policies.keys() - set(REFERENCES):
         raise ValueError("judge: the records have too little for any policy; expected confidences or predictions")
     best: tuple[float, ...] = (-np.inf,)
