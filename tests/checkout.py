@@ -147,9 +147,9 @@ class Checkout:
             command, cwd=self.folder, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=False
         )
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run Snakemake there."""
-        return self.call("snakemake", "--nocolor", *arguments)
+        return self.call("snakemake", "--nocolor", *arguments, **environment)
 
     def run_here(self, *targets: str) -> None:
         """Run the commands of all jobs for these targets in this process, which saves their starts."""

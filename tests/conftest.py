@@ -7,7 +7,9 @@ import sys
 import hypothesis
 import pytest
 
-from checkout import WHOLE, Checkout
+from checkout import ENVIRONMENT, WHOLE, Checkout
+from forking import forked_offramp
+from offramp.study.processor import same_on_every_processor
 
 # Random examples a property: `make test` tries a few of them every time, `make test-all` many
 hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
@@ -52,7 +54,9 @@ def finished(tmp_path_factory) -> Checkout:
             study.mkdir()
             checkout = Checkout(study)
             checkout.write(WHOLE)
-            done = checkout.run("--cores", "2")
+            commands = tmp_path_factory.mktemp("commands")
+            with forked_offramp(commands, {**ENVIRONMENT, **same_on_every_processor(ENVIRONMENT)}) as environment:
+                done = checkout.run("--cores", "2", **environment)
             if done.returncode:
                 failure.write_text(done.stdout + done.stderr)
     assert not failure.exists(), failure.read_text()

@@ -6,8 +6,10 @@ import socket
 import subprocess
 from collections import Counter
 from itertools import count
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -290,6 +292,9 @@ def test_texts_whose_tokenizer_is_elsewhere_leave_the_rest(checkout, tmp_path):
 
 def test_plan_of_a_finished_study(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.copy(tmp_path / "study").folder)
+    for file in Path("benchmarks").rglob("*.tsv"):  # its jobs were forks, whose processor time Snakemake does not see
+        measured = pd.read_csv(file, sep="\t")
+        measured.assign(cpu_time=measured["s"]).to_csv(file, sep="\t", index=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # `plan` sets it too; here it is restored after the test
     monkeypatch.setattr(planning, "PROBE", 0.2)
     done = CliRunner().invoke(cli, ["plan", "--study", "tiny", "--cores", "2"])
@@ -303,7 +308,7 @@ def test_plan_of_a_finished_study(finished, tmp_path, monkeypatch):
     for step, cells in table.items():
         assert cells["jobs"] == cells["done"], step
         assert 0 < float(cells["CPU-hours"]) < 1, step
-        if step not in ("cascade", "report"):  # a cascade takes less than what Snakemake measures
+        if step != "report":
             assert float(cells["measured / estimate"]) > 0, step
     assert sum(int(table[step]["jobs"]) for step in table if step != "all") == int(table["all"]["jobs"])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from offramp.models.base import MultiExitModel
 
@@ -69,12 +69,11 @@ def exit_costs(
     parameters = list(model.parameters())
     blank = model.blank(input_shape)
     macs, needed = [], []
-    counter = FlopCounterMode(display=False, custom_mapping=_CONVENTIONS[convention])
-    reader = _Reader(parameters)
-    with _undisturbed(model, blank.device), torch.no_grad(), _plain_attention(), counter, reader:
+    counter = _Counter(parameters, _CONVENTIONS[convention])
+    with _undisturbed(model, blank.device), torch.no_grad(), _plain_attention(), counter:
         for _ in model.exits(blank):
-            macs.append(counter.get_total_flops() / 2)
-            needed.append(sum(p.numel() for p in parameters if p.untyped_storage() in reader.read))
+            macs.append(counter.flops / 2)
+            needed.append(sum(p.numel() for p in parameters if p.untyped_storage() in counter.read))
     return ExitCosts(np.array(macs, dtype=np.float64), np.array(needed, dtype=np.int64))
 
 
@@ -108,19 +107,28 @@ _CONVENTIONS: dict[str, dict[Any, Any]] = {
 }
 
 
-class _Reader(TorchDispatchMode):
-    """Record the storages of parameters that are read by operations, also through views."""
+class _Counter(TorchDispatchMode):
+    """Sum the FLOPs of operations, and record the storages of parameters that they read, also through views."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, parameters: list[nn.Parameter], formulas: dict[Any, Any]) -> None:
         super().__init__()
         self.wanted = {p.untyped_storage() for p in parameters}
         self.read: set[torch.UntypedStorage] = set()
+        self.formulas = flop_registry | {operation: shape_wrapper(formula) for operation, formula in formulas.items()}
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # skipping it means importing it, which takes longer than a small model
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.read |= self.wanted & {x.untyped_storage() for x in tensors}
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if formula := self.formulas.get(func.overloadpacket):
+            self.flops += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def torch_settings(threads: int) -> Iterator[None]:
     memory = torch.utils.deterministic
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler, which takes 3 s
     memory.fill_uninitialized_memory = False  # filling new tensors takes 8 % of a step of MSDNet on a CPU
     try:
         yield
