@@ -1,5 +1,6 @@
 """Evaluation at many thresholds in one pass, exact frontiers, and choice of thresholds on validation data."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,12 +191,12 @@ def choose_threshold(
     Parameters
     ----------
     accuracy : float
-        Target accuracy, or mean quality. Choose the cheapest operating point that reaches it, or +∞ (the full model) if
-        there is none.
+        Target accuracy, or mean quality. Choose the cheapest operating point that reaches it, or +∞ (the full model),
+        with a warning, if there is none.
     cost : float
         Alternatively, choose the operating point with the highest average cost up to this value, or −∞ (the first
-        exit) if there is none. Accuracy is ignored, because on few samples the most accurate point is often best by
-        chance.
+        exit), with a warning, if there is none. Accuracy is ignored, because on few samples the most accurate point is
+        often best by chance.
 
     Raises
     ------
@@ -204,7 +205,21 @@ def choose_threshold(
     """
     validation.needed_correct("choose_threshold")
     warn_of_test(validation, "choosing a threshold")
-    return threshold_on(frontier(policy, validation), accuracy=accuracy, cost=cost)
+    points = frontier(policy, validation)
+    threshold = threshold_on(points, accuracy=accuracy, cost=cost)
+    if accuracy is not None and points.accuracy.max() < accuracy:
+        warnings.warn(
+            f"no threshold of {policy.name} reaches an accuracy of {accuracy:g} on these samples (the highest is "
+            f"{points.accuracy.max():.4g}); the threshold is +∞, which is the full model",
+            stacklevel=2,
+        )
+    if cost is not None and points.cost.min() > cost:
+        warnings.warn(
+            f"no threshold of {policy.name} costs at most {cost:g} on these samples (the lowest cost is "
+            f"{points.cost.min():.4g}); the threshold is −∞, which is the first exit",
+            stacklevel=2,
+        )
+    return threshold
 
 
 def accuracy_without_loss(validation: ExitRecord, drop: float = 0.0) -> float:
