@@ -188,6 +188,16 @@ def test_an_accuracy_of_exactly_delta_where_a_tie_is_cut():
     assert estimate(0.0) >= float(Fraction(5, 6))
 
 
+@pytest.mark.parametrize("low", [1e-30, np.nextafter(0.25, 1)])
+def test_half_way_is_exact_where_the_sum_of_two_confidences_is_rounded(low):
+    """The exact midpoint lies above its rounded value, which is nearer to the lower confidence."""
+    exact = (Fraction(low) + Fraction(0.5)) / 2
+    rounded = (low + 0.5) / 2
+    assert Fraction(rounded) < exact
+    for estimate in (window_map([low, 0.5], [False, True], 1), isotonic_map([low, 0.5], [False, True])):
+        assert estimate(np.array([low, rounded, np.nextafter(rounded, 1), 0.5])).tolist() == [0, 0, 1, 1]
+
+
 @quick
 @given(outcomes(size=9), st.floats(0, 1))
 def test_the_isotonic_map_is_the_formula(samples, query):

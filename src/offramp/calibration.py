@@ -112,7 +112,7 @@ def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -
     level = np.repeat(levels.astype(np.float64), size)  # (N,), sorted
     # The nearest W of sorted values are contiguous, level[a : a + W]. The window moves from a to a + 1 at the midpoint
     # of level[a] and level[a + W].
-    edges = (level[:-w] + level[w:]) / 2  # (N − W,)
+    edges = _midpoints(level[:-w], level[w:])  # (N − W,)
     # Exact number of correct samples before each position: complete ties by count, and partial ties by the fraction
     # taken · right / size. The result is a single quotient of integers, so an accuracy of exactly δ is not rounded
     # below δ. (Long double, because the products exceed 64 bits for millions of ties.)
@@ -145,9 +145,16 @@ def isotonic_map(confidence: np.ndarray, correct: np.ndarray) -> StepMap:
     values = np.add.reduceat(right, start) / np.add.reduceat(size, start)  # (blocks,)
     values = np.maximum.accumulate(values)  # sums of qualities are rounded
     levels = levels.astype(np.float64)
-    below, above = levels[start[1:] - 1], levels[start[1:]]
-    # The midpoint of two adjacent floats can equal the lower one, which must be below the step
-    return StepMap(np.maximum((below + above) / 2, np.nextafter(below, np.inf)), values)
+    return StepMap(_midpoints(levels[start[1:] - 1], levels[start[1:]]), values)
+
+
+def _midpoints(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Return the lowest numbers that are at least as near to `above` as to `below`, float64 (K,) each."""
+    total = below + above
+    part = total - below
+    lost = (below - (total - part)) + (above - part)  # exact: what rounding took from the sum (Knuth's TwoSum)
+    half = total / 2  # rounded for the smallest numbers only
+    return np.where((lost > 0) | (half + half < total), np.nextafter(half, np.inf), half)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
