@@ -411,6 +411,7 @@ def edited(folder, **changes):
 def test_damaged_bundles(images, damage, message, tmp_path):
     bundle = shutil.copytree(images, tmp_path / "bundle")
     assert read_manifest(bundle).names == ("ant", "bee", "cat", "dog")
+    assert read_manifest(bundle).combined == Combined()
     damage(bundle)
     with pytest.raises(ValueError, match=message) as refused:
         load(bundle)

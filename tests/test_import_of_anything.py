@@ -491,6 +491,18 @@ def test_a_cascade_of_files(two):
     assert "system=mine" in run("import small.csv large.csv c --join cascade --cost 1 --cost 5 --system mine")[0]
 
 
+def test_what_is_said_of_several_files_is_said_once(two):
+    frame = pd.read_csv("small.csv")
+    frame.rename(columns={"prediction": "y_pred"}).assign(max_softmax=0.1, extra=1).to_csv("other.csv", index=False)
+    said = run("import small.csv large.csv other.csv {system}.st --cost 1 --cost 5 --cost 9")[1].splitlines()
+    assert said == [
+        "small.csv and 1 more: index is taken from id",
+        "other.csv: max_softmax in row 1 is 0.1: expected at least 1/3, because it is the largest of 3 probabilities; "
+        "if there are more classes than 3, give their number (--classes)",
+        "other.csv: prediction is taken from y_pred; index is taken from id; ignored: extra",
+    ]
+
+
 def test_a_record_of_each_file_and_split(two):
     run("import small.csv large.csv {system}/{split} --split 0.25 --seed 3 --cost 1 --cost 5")
     whole = [ExitRecord.load(f"{system}/{split}") for system in ("small", "large") for split in ("validation", "test")]

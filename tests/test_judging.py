@@ -83,7 +83,29 @@ def test_a_judgement_goes_without_what_records_lack(tmp_path):
     policies, _ = load_policies(tmp_path / "policies.safetensors")
     assert {"margin", "patience", "oracle"} <= policies.keys()
     assert not {"confidence", "temperature", "ztw"} & policies.keys()
-    assert not {"reliability.png", "control.png"} & {path.name for path in (tmp_path / "figures").iterdir()}
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert ("reliability.png" in figures, "control.png" in figures) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("measures", "used"),
+    [
+        (["max_softmax", "mean_token_margin"], "max_softmax"),
+        (["entropy", "margin"], "margin"),
+        (["mean_token_margin"], "mean_token_margin"),
+    ],
+)
+def test_policies_use_the_first_measure_that_is_there(measures, used):
+    made = make_record(200, 4)
+    known = {measure: made.measure("margin") for measure in measures}
+    scored = ExitRecord.from_scores(made.correct.astype(float), known, made.cost, made.prediction)
+    policies, _ = fit_all(scored)
+    of = {label: getattr(policy, "score", None) for label, policy in policies.items()}
+    assert {of[label] for label in ("isotonic", "pcee", "budget", "beem-a")} == {used}
+    assert ("confidence" in of) == (used == "max_softmax")
+    assert [of.get(measure.replace("_", "-")) for measure in measures if measure != "max_softmax"] == [
+        measure for measure in measures if measure != "max_softmax"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,8 @@ def test_digits_of_costs(value, text):
         ("resnet/test.safetensors", "resnet"),
         ("a/resnet-test.safetensors", "resnet"),
         ("resnet_validation.safetensors", "resnet"),
+        ("resnet_val.safetensors", "resnet"),
+        ("a/interval.safetensors", "interval"),
         ("resnet.policies.safetensors", "resnet"),
         ("a/latest.safetensors", "latest"),
         ("test.safetensors", "test"),

@@ -321,6 +321,27 @@ def test_splits_are_searched_one_by_one():
         assert others.set_index(["quantity", "kind", "to_kind"])["value"].to_dict() == pytest.approx(measures.to_dict())
 
 
+def scored(system, right, cost):
+    """A run whose answers have qualities and features, from labelled ones."""
+    features = np.arange(len(right))[:, None]
+    whole = ExitRecord.from_scores(right[:, None], right[:, None] / 2, [cost], features=features)
+    whole.metadata["system"] = system
+    return Run(system, 0, whole[:100], whole[100:])
+
+
+def test_qualities_and_features_are_split_again():
+    """Qualities of 0 and 1 are those of classes, up to the random split, which is by class for these."""
+    random = np.random.default_rng(0)
+    made = [scored(f"m{k}", random.random(300) < 0.5 + 0.2 * k, 10.0**k) for k in range(3)]
+    whole = joined(made[0])
+    assert whole.features[:, 0].tolist() == whole.index.tolist() == list(range(300))
+    assert whole.quality.tolist() == [*made[0].validation.quality.tolist(), *made[0].test.quality.tolist()]
+    seconds = {"a device": {"m0": 1.0, "m1": 2.0, "m2": 3.0}}
+    table = resplit_table(made, {"max-softmax": Variant()}, [(0.5, 0.8)], STEP, 2, seconds)
+    assert set(table["split"]) == {1, 2}
+    assert table.query("quantity == 'reduction' and kind == 'oracle'")["value"].notna().any()
+
+
 def test_the_table_is_of_all_splits(tmp_path):
     made = resplit_table(runs(), {"max-softmax": Variant()}, BANDS, STEP, 4)
     made.to_parquet(tmp_path / "resplits.parquet")

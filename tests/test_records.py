@@ -123,7 +123,7 @@ def test_every_measure_by_name():
     assert record.confidence("entropy")[0, 0] == -0.3
     assert record.confidence("margin")[0, 0] == 0.5
     assert record.measure("entropy")[0, 0] == 0.3
-    with pytest.raises(ValueError, match="no max_softmax, only margin, entropy"):
+    with pytest.raises(ValueError, match="only margin, entropy; use score=margin, or make the record with max_softmax"):
         record.confidence()
     with pytest.raises(ValueError, match="'variance' is not known; expected one of max_softmax, margin, entropy"):
         record.confidence("variance")
@@ -703,3 +703,72 @@ def test_predictions_without_confidences(tmp_path):
             make_policy(name).fit(record).signal(record)
     joined = cascade([record, made])
     assert (joined.measures, joined.prediction.tolist()) == ((), [[0, 1, 1] * 2, [1, 1, 0] * 2])
+
+
+def everything(labels=(0, 1, 2, 0, 1, 2)):
+    """A record that has every field, with costs of each sample."""
+    return ExitRecord(
+        logits_of(),
+        list(labels),
+        np.arange(1.0, 13).reshape(6, 2),
+        index=[9, 7, 5, 3, 1, 0],
+        metadata={**METADATA, "features": ["length"], "names": ["a", "b", "c"]},
+        similarity=np.linspace(0, 1, 12).reshape(6, 2),
+        features=np.arange(6.0)[:, None],
+    )
+
+
+CHANGED = {
+    "prediction": np.ones((6, 2), np.int64),
+    "confidence": {"margin": np.full((6, 2), 0.5)},
+    "labels": np.ones(6, np.int64),
+    "cost": np.array([1.0, 10.0]),
+    "index": np.arange(6),
+    "metadata": {"classes": 3, "unit": "s"},
+    "features": np.zeros((6, 3)),
+    "logits": None,
+}
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_a_replaced_field_leaves_all_others(field):
+    def fields(record):
+        measures = {measure: record.measure(measure).tolist() for measure in record.measures}
+        kept = {name: getattr(record, name) for name in ("prediction", "labels", "index", "features", "logits")}
+        kept = {name: None if values is None else values.tolist() for name, values in kept.items()}
+        return {**kept, "confidence": measures, "cost": record.costs.tolist(), "metadata": record.metadata}
+
+    before, change = everything(), CHANGED[field]
+    after = fields(before.replace(**{field: change}))
+    of_measure = {name: values.tolist() for name, values in change.items()} if field == "confidence" else change
+    expected = of_measure.tolist() if isinstance(of_measure, np.ndarray) else of_measure
+    assert after == fields(everything()) | {field: expected}
+    assert fields(before) == fields(everything())
+
+
+def test_replaced_logits_give_their_own_predictions_and_confidences():
+    doubled = everything().replace(logits=2 * logits_of())
+    same = ExitRecord(2 * logits_of(), None, [1, 2])
+    for measure in MEASURES:
+        np.testing.assert_array_equal(doubled.measure(measure), same.measure(measure))
+    assert doubled.measure("similarity").tolist() == everything().measure("similarity").tolist()
+    assert (doubled.features.tolist(), doubled.costs.tolist()) == ([[k] for k in range(6)], everything().costs.tolist())
+    for change in ({"logits": logits_of(), "colour": 1}, {"colour": 1}):
+        with pytest.raises(TypeError, match="colour"):
+            everything().replace(**change)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperatures": "fit"},
+        {"ensemble": "mean_logit"},
+        {"ensemble": "accuracy_weighted", "confidence": "ensemble", "temperatures": "fit"},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*fitting temperatures|.*weighting an ensemble|.*expected cheaper stages")
+def test_a_cascade_keeps_the_features_and_names(options):
+    made = cascade([everything(), everything()], **options)
+    assert made.features.tolist() == [[k] for k in range(6)]
+    assert (made.metadata["features"], made.names) == (["length"], ["a", "b", "c"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies as own
-from offramp import ExitRecord, decide, evaluate, make_policy
+from offramp import ExitRecord, cascade, decide, evaluate, make_policy, router
 from offramp.cascades.building import Combined
 from offramp.cascades.settings import CascadeSettings
 from offramp.comparison.cascades import (
@@ -295,3 +295,34 @@ def test_default_variants_without_any():
             record._logits, record._confidence = None, {"similarity": record.measure("max_softmax")}
     with pytest.raises(ValueError, match="m0 seed 0, validation has no max_softmax, only similarity"):
         default_variants(runs)
+    for run in runs:
+        for record in (run.validation, run.test):
+            record._confidence = {}
+    with pytest.raises(ValueError, match="m0 seed 0, validation has no max_softmax and no other confidence; expected"):
+        default_variants(runs)
+
+
+@pytest.mark.filterwarnings("ignore:search. left out")
+def test_the_mean_token_margin_is_a_default_variant_where_it_is_known():
+    runs = zoo()
+    for run in runs:
+        for record in (run.validation, run.test):
+            record._logits = None
+            record._confidence["mean_token_margin"] = record.measure("margin")
+    assert list(default_variants(runs)) == ["max-softmax", "margin", "entropy", "mean-token-margin"]
+    for run in runs:
+        for record in (run.validation, run.test):
+            record._confidence = {"mean_token_margin": record.measure("margin")}
+    assert default_variants(runs) == {"mean-token-margin": Variant("mean_token_margin")}
+
+
+@pytest.mark.parametrize("join", [cascade, router])
+def test_a_search_takes_single_models(join):
+    one, two, *_ = zoo()
+    joined = Run("both", 0, join([one.validation, two.validation]), join([one.test, two.test]))
+    for search in (default_variants, lambda runs: search_zoo(runs, {"max-softmax": Variant()}, [(0.7, 0.8)], 0.01, 2)):
+        with pytest.raises(ValueError, match="both seed 0, validation has 2 exits; expected records of single models"):
+            search([one, joined])
+    if join is router:
+        with pytest.raises(ValueError, match="cascade: stage 1 is a router, in which only one model runs"):
+            cascade([joined.validation, one.validation])

@@ -202,7 +202,4 @@ def with_temperatures(record: ExitRecord, temperatures: np.ndarray) -> ExitRecor
     """Divide the logits of each exit by its temperature (L,). Predictions do not change, but confidences do."""
     temperatures = np.asarray(temperatures, np.float32)
     scaled = record.needed_logits("temperature='per_exit'") / temperatures[:, None]  # (N, L, C)
-    cost = record.cost if record.sample_cost is None else record.sample_cost
-    similarity = record.measure("similarity") if "similarity" in record.measures else None
-    metadata = {**record.metadata, "temperatures": temperatures.tolist()}
-    return ExitRecord(scaled, record.labels, cost, record.index, metadata, similarity)
+    return record.replace(logits=scaled, metadata={**record.metadata, "temperatures": temperatures.tolist()})

@@ -116,10 +116,10 @@ def cascade(
     metadata |= {"stages": stage_names(records), "ensemble": ensemble}
     if temperatures is not None:
         metadata["temperatures"] = temperatures
+    read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
+    made = _joined(records, _costs(records), metadata, read)
     if ensemble is None:
-        read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
-        return _joined(records, _costs(records), metadata, read)
-    about = {"labels": first.labels, "cost": _costs(records), "index": first.index, "metadata": metadata}
+        return made
     if ensemble == "accuracy_weighted":
         if weights is None:
             first.needed_correct("cascade: ensemble='accuracy_weighted' without weights")
@@ -130,11 +130,11 @@ def cascade(
             or not (np.isfinite(weights) & (weights >= 0)).all()
         ):
             raise ValueError(f"cascade: weights are {list(weights)}; expected a number from 0 for each exit")
-        metadata["weights"] = weights.tolist()
+        made.metadata["weights"] = weights.tolist()
     sums, total = _ensembles(records, ensemble, weights)
     if confidence == "ensemble":
-        return ExitRecord(mean_logits(ensemble, sums / total[:, None]), **about)  # (N, L, C)
-    return ExitRecord.from_outputs(sums.argmax(axis=2), _measures(records) or None, **about)
+        return made.replace(logits=mean_logits(ensemble, sums / total[:, None]))  # (N, L, C)
+    return made.replace(prediction=sums.argmax(axis=2), logits=None)
 
 
 def router(records: Sequence[ExitRecord]) -> ExitRecord:
@@ -159,8 +159,8 @@ def router(records: Sequence[ExitRecord]) -> ExitRecord:
     for k, record in enumerate(records, start=1):
         if record.n_exits != 1:
             raise ValueError(f"router: record {k} has {record.n_exits} exits; expected one")
-    costs = [record.cost if record.sample_cost is None else record.sample_cost for record in records]
-    return _joined(records, _side_by_side(costs, records[0].n_samples), {**_metadata(records, " or "), "costs": ROUTER})
+    costs = _side_by_side([record.costs for record in records], records[0].n_samples)  # (L,) or (N, L)
+    return _joined(records, costs, {**_metadata(records, " or "), "costs": ROUTER})
 
 
 def _metadata(records: Sequence[ExitRecord], between: str) -> dict:
@@ -218,6 +218,8 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
     first = records[0]
     shared_unit({f"stage {k}": record.metadata.get("unit") for k, record in enumerate(records, start=1)}, who)
     for k, record in enumerate(records, start=1):
+        if record.is_router:
+            raise ValueError(f"{who}: stage {k} is a router, in which only one model runs; expected its single models")
         if (record.quality is None) != (first.quality is None):
             without, scored = (k, 1) if record.quality is None else (1, k)
             raise ValueError(
@@ -230,7 +232,7 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
             raise ValueError(f"{who}: stage {k} has other features than stage 1; expected those of the same samples")
         if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
             raise ValueError(f"{who}: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
-        own = np.atleast_2d(record.cost if record.sample_cost is None else record.sample_cost)  # (1, L) or (N, L)
+        own = np.atleast_2d(record.costs)  # (1, L) or (N, L)
         if len(free := np.flatnonzero(own[:, 0] == 0)):
             of = "" if record.sample_cost is None else f" for sample {record.index[free[0]]}"
             raise ValueError(f"{who}: stage {k} costs 0{of}; expected what running it costs, above 0")
@@ -240,8 +242,7 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
 def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
     paid, costs = 0.0, []
     for record in records:
-        own = record.cost if record.sample_cost is None else record.sample_cost  # (L,) or (N, L)
-        costs.append(paid + own)
+        costs.append(paid + record.costs)  # (L,) or (N, L)
         paid = costs[-1][..., -1:]
     return _side_by_side(costs, records[0].n_samples)
 

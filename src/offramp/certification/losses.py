@@ -82,7 +82,7 @@ def _cost(policy: Policy, record: ExitRecord, budget) -> Loss:
 def _over_budget(policy: Policy, record: ExitRecord, budget) -> Loss:
     if budget is None:
         raise ValueError("certify: over_budget is the probability of a cost above a budget; give budget=…")
-    costs = record.cost if record.sample_cost is None else record.sample_cost
+    costs = record.costs
     over = np.broadcast_to(costs > budget, (record.n_samples, record.n_exits))
     known = float(over[0, 0]) if record.sample_cost is None else None
     return Loss(name="over_budget", values=over.astype(np.int8), upward=True, at_safe_end=known)

@@ -153,7 +153,7 @@ def export(weights, policies, label, threshold, accuracy, cost, level, risk, con
         label=label,
         names=datasets[0].names,
         sources=[{key: each[key] for key in kept if key in each} for each in made],
-        combined=None if combined == Combined() else combined,
+        combined=combined,
         run=run,
     )
     click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}")

@@ -340,7 +340,8 @@ VARIANTS_OF_CASCADES = click.option(
     multiple=True,
     help="How cascades defer and predict: NAME:measure=…,temperature=…,ensemble=…, where all options can be left out. "
     "Repeat this option; the first variant is the reference for the others. Default: nine variants with all confidence "
-    "measures, temperature scaling and all ensembles, or those of them that all records allow.",
+    "measures, temperature scaling and all ensembles, or those of them that all records allow; and the "
+    "mean token margin, if all have it.",
 )
 BANDS = click.option(
     "--band",

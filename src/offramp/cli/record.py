@@ -1,5 +1,7 @@
 """The commands `offramp record`, `cascade`, `router` and `import`, which create exit records."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,6 +12,7 @@ from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, lo
 from offramp.models import STORED
 from offramp.records.importing import import_outputs
 from offramp.records.importing.roles import ROLES, option
+from offramp.records.importing.source import title
 from offramp.records.splitting import split_record
 
 
@@ -178,7 +181,7 @@ def router(models, system, out) -> None:
     records of one exit on the same samples, in ascending order of cost. The policy `router` chooses by the features of
     the records (`offramp import --features`); policies that read the outputs of models refuse the record.
 
-    
+    \b
     For example:
       offramp router small/validation.safetensors large/validation.safetensors --out router/validation.safetensors
       offramp router small/test.safetensors large/test.safetensors --out router/test.safetensors
@@ -222,6 +225,15 @@ def _mapping(command):
             text = f"Column of the {its.about}.{usual}"
             command = click.option(option(role), role, metavar="COLUMN", help=text, **repeated)(command)
     return command
+
+
+def _say_once(said: Sequence[tuple[list[Path], str]]) -> None:
+    """Give each warning once, although several files may give it. It begins with their names."""
+    files: dict[str, list[Path]] = {}
+    for paths, text in said:
+        files.setdefault(text.removeprefix(f"{title(paths)}: "), []).extend(paths)
+    for text, paths in files.items():
+        warnings.warn(f"{title(paths)}: {text}", stacklevel=3)
 
 
 @click.command(name="import", cls=Verb)
@@ -329,7 +341,7 @@ def import_(outputs, record, cost, percent, names, separator, join, split, seed,
     metadata = {key: value for key, value in (about | {"seed": seed}).items() if value is not None}
     metadata |= {"names": names.split(",")} if names else {}
     metadata = ({"classes": 2} if "metric" in metadata else {}) | metadata
-    made = []
+    made, said = [], []
     for k, paths in enumerate(files):
         own = metadata | ({"system": systems[k]} if systems else {})
         reading = {
@@ -338,7 +350,11 @@ def import_(outputs, record, cost, percent, names, separator, join, split, seed,
             "percent": percent,
             "separator": separator and SEPARATORS.get(separator, separator),
         }
-        made.append(import_outputs(paths[0] if len(paths) == 1 else paths, own, **reading))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.append(import_outputs(paths, own, **reading))
+        said += [(paths, str(warning.message)) for warning in caught]
+    _say_once(said)
     if join == "cascade":
         made = [cascade(made)]
         made[0].metadata |= {"system": whole} if whole else {}

@@ -64,24 +64,40 @@ VARIANTS = {
     "geometric": Variant(ensemble="geometric"),
     "temperature-mean-probability": Variant(temperature=True, ensemble="mean_probability"),
 }
+OF_TOKENS = Variant("mean_token_margin")  # for answers of language models
 
 
 def default_variants(runs: Sequence[Run]) -> dict[str, Variant]:
     """Return the variants of the paper that all records allow, and warn of those that are left out.
 
+    If all records have the mean token margin, it is one more variant.
+
     Raises
     ------
     ValueError
-        If the records allow none of them.
+        If the records allow none of them, or are not those of single models.
     """
-    left_out = {label: reason for label, variant in VARIANTS.items() if (reason := _lacks(runs, variant))}
-    if len(left_out) == len(VARIANTS):
+    _check_models(runs)
+    possible = VARIANTS if _lacks(runs, OF_TOKENS) else VARIANTS | {"mean-token-margin": OF_TOKENS}
+    left_out = {label: reason for label, variant in possible.items() if (reason := _lacks(runs, variant))}
+    if len(left_out) == len(possible):
         raise ValueError(f"search: {left_out['max-softmax']}; expected a measure that all records have")
     if left_out:
         warnings.warn(
             f"search: left out {', '.join(left_out)}: {'; '.join(dict.fromkeys(left_out.values()))}", stacklevel=2
         )
-    return {label: variant for label, variant in VARIANTS.items() if label not in left_out}
+    return {label: variant for label, variant in possible.items() if label not in left_out}
+
+
+def _check_models(runs: Sequence[Run]) -> None:
+    """Raise ValueError unless all records are those of single models."""
+    for run in runs:
+        for split in SPLITS:
+            if (exits := getattr(run, split).n_exits) > 1:
+                raise ValueError(
+                    f"search: {run.name(split)} has {exits} exits; expected records of single models, of which the "
+                    "search makes cascades (a cascade or a router is judged by `offramp judge`)"
+                )
 
 
 def _lacks(runs: Sequence[Run], variant: Variant) -> str | None:
@@ -92,7 +108,8 @@ def _lacks(runs: Sequence[Run], variant: Variant) -> str | None:
             if (variant.temperature or variant.ensemble) and not record.has_logits:
                 return f"{run.name(split)} has no logits"
             if not variant.temperature and variant.measure not in record.measures:
-                return f"{run.name(split)} has no {variant.measure}, only {', '.join(record.measures)}"
+                others = f", only {', '.join(record.measures)}" if record.measures else " and no other confidence"
+                return f"{run.name(split)} has no {variant.measure}{others}"
     return None
 
 
@@ -260,6 +277,7 @@ def search_zoo(
     progress: bool = False,
 ) -> ZooSearch:
     """Search all cascades of the models. Parameters and errors are those of `reduction_tables`."""
+    _check_models(runs)
     for label, variant in variants.items():
         if reason := _lacks(runs, variant):
             raise ValueError(f"search: variant {label}: {reason}; leave the variant out, or make records with logits")

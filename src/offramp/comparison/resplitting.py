@@ -9,7 +9,7 @@ from tqdm import tqdm
 from offramp.comparison.cascades import Variant, reduction_tables
 from offramp.comparison.runs import Run
 from offramp.records import ExitRecord
-from offramp.records.splitting import stratified_order
+from offramp.records.splitting import strata, stratified_order
 
 
 def resplit_table(
@@ -59,7 +59,7 @@ def resplit_table(
         for cost, of_model in costs.items():
             priced = [pool if of_model is None else with_seconds(pool, of_model, cost) for pool in pools]
             for split in range(1, splits + 1):
-                order = stratified_order(pools[0].labels, np.random.default_rng([seed, split]))  # (N,)
+                order = stratified_order(strata(pools[0]), np.random.default_rng([seed, split]))  # (N,)
                 validation, test = np.sort(order[:size]), np.sort(order[size:])
                 drawn = [Run(run.system, run.seed, pool[validation], pool[test]) for run, pool in zip(runs, priced)]
                 made = reduction_tables(drawn, dict(variants), bands, step, resamples=0)
@@ -89,17 +89,10 @@ def joined(run: Run) -> ExitRecord:
             "expected one pool that was split at random"
         )
     first, second = parts
-    measures = {name: np.concatenate([part.measure(name) for part in parts]) for name in first.measures}  # (N, L)
-    each = any(part.sample_cost is not None for part in parts)
-    cost = np.concatenate([part.sample_cost for part in parts]) if each else first.cost  # (N, L) or (L,)
-    with_logits = all(part.has_logits for part in parts)
-    return ExitRecord.from_outputs(
-        np.concatenate([part.prediction for part in parts]),
-        measures,
-        np.concatenate([part.needed_labels("resplit") for part in parts]),
-        cost,
-        np.concatenate([part.index for part in parts]),
-        first.metadata,
+    with_logits = first.has_logits and second.has_logits
+    return first.replace(
+        **{name: np.concatenate([values, second.by_sample[name]]) for name, values in first.by_sample.items()},
+        confidence={name: np.concatenate([part.measure(name) for part in parts]) for name in first.measures},  # (N, L)
         logits=(lambda: np.concatenate([first.logits, second.logits])) if with_logits else None,
     )
 
@@ -109,12 +102,4 @@ def with_seconds(record: ExitRecord, seconds: Mapping[str, float], device: str) 
     system = record.metadata["system"]
     if system not in seconds:
         raise ValueError(f"{system}: no seconds on {device}; expected them for all models")
-    return ExitRecord.from_outputs(
-        record.prediction,
-        {name: record.measure(name) for name in record.measures},
-        record.labels,
-        [seconds[system]],
-        record.index,
-        {**record.metadata, "unit": "s"},
-        logits=(lambda: record.logits) if record.has_logits else None,
-    )
+    return record.replace(cost=[seconds[system]], metadata={**record.metadata, "unit": "s"})

@@ -27,7 +27,9 @@ def found(measure: str, values: Mapping[str, np.ndarray], prediction: np.ndarray
     if measure not in values:
         there = ", ".join(values) or ("" if prediction is None else "predictions")
         others = f"only {there}" if there else "and no other confidence"
-        raise ValueError(f"confidence: {whose} no {measure}, {others}")
+        another = next((score for score in SCORES if score in values and measure in SCORES), None)
+        way = f"use score={another}, or " if another else ""
+        raise ValueError(f"confidence: {whose} no {measure}, {others}; {way}make the record with {measure}")
     return values[measure]
 
 

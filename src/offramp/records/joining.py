@@ -81,11 +81,8 @@ def _same_classes(records: Sequence[ExitRecord], names: Sequence[str], who: str)
 
 def _renumbered(record: ExitRecord, names: list) -> ExitRecord:
     numbers = np.array([names.index(name) for name in record.metadata["names"]])  # of our classes among all
-    renumbered = record.take(slice(None))
-    renumbered.prediction = None if record.prediction is None else numbers[record.prediction]  # (N, L)
-    renumbered.labels = None if record.labels is None else numbers[record.labels]  # (N,)
-    renumbered.metadata["names"] = names
-    return renumbered
+    classes = {name: numbers[record.by_sample[name]] for name in ("prediction", "labels") if name in record.by_sample}
+    return record.replace(**classes, metadata={**record.metadata, "names": names})
 
 
 def _in_order(record: ExitRecord, first: ExitRecord, name: str, other: str) -> ExitRecord:

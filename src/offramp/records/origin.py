@@ -91,8 +91,8 @@ def shared_unit(units: Mapping[str, str | None], who: str) -> str | None:
 def system_of(metadata: Mapping[str, Any], path: Path) -> str:
     """Return the system in the metadata. If there is none, the name of the file, or of its folder, is used.
 
-    Both resnet-test.safetensors and resnet/test.safetensors are of resnet.
+    All of resnet-test.safetensors, resnet_val.safetensors and resnet/test.safetensors are of resnet.
     """
     if metadata.get("system") is not None:
         return metadata["system"]
-    return re.sub(r"(^|[-_.])(validation|test|policies)$", "", path.stem) or path.parent.name or path.stem
+    return re.sub(r"(^|[-_.])(validation|val|test|policies)$", "", path.stem) or path.parent.name or path.stem

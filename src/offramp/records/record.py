@@ -295,6 +295,11 @@ class ExitRecord:
         """Whether only the chosen exit runs, so that the cost of an exit does not include the exits before it."""
         return self.metadata.get("costs") == ROUTER
 
+    @property
+    def costs(self) -> np.ndarray:
+        """Costs as they were given: (L,), or (N, L) if they differ between samples."""
+        return self.cost if self.sample_cost is None else self.sample_cost
+
     def cost_of(self, exits: np.ndarray) -> np.ndarray:
         """Return the cost of each sample if it leaves at these exits (..., N), counted from 0. float64, same shape."""
         return self.cost[exits] if self.sample_cost is None else self.sample_cost[np.arange(self.n_samples), exits]
@@ -415,22 +420,68 @@ class ExitRecord:
         """
         if not isinstance(rows, slice):  # slices are kept, because they do not copy
             rows = _places(rows, self.n_samples)
-        confidence = {measure: values[rows] for measure, values in self._confidence.items()}
-        prediction, labels, quality, features = (
-            None if values is None else values[rows]
-            for values in (self.prediction, self.labels, self.quality, self.features)
-        )
-        return ExitRecord.from_outputs(
-            prediction,
-            confidence,
-            labels,
-            self.cost if self.sample_cost is None else self.sample_cost[rows],
-            self.index[rows],
-            self.metadata,
+        return self.replace(
+            **{name: values[rows] for name, values in self.by_sample.items()},
+            confidence={measure: values[rows] for measure, values in self._confidence.items()},
             logits=(lambda: self.logits[rows]) if self.has_logits else None,
-            quality=quality,
-            features=features,
         )
+
+    def replace(self, **changes) -> "ExitRecord":
+        """Return a record with other values of some fields. All other fields are kept.
+
+        Parameters
+        ----------
+        **changes
+            Parameters of `from_outputs`, by name. If `logits` is an array, predictions and confidences are computed
+            from it, as by the class; the similarity is kept.
+
+        Returns
+        -------
+        ExitRecord
+
+        Raises
+        ------
+        TypeError
+            If a field is unknown.
+        ValueError
+            As for the class.
+
+        Examples
+        --------
+        >>> from offramp import ExitRecord
+        >>> record = ExitRecord.from_outputs([[0, 1]], [[0.6, 0.9]], [1], cost=[1, 2])
+        >>> record.replace(cost=[1, 10], metadata={"unit": "s"}).cost.tolist()
+        [1.0, 10.0]
+        """
+        fields = {
+            "prediction": self.prediction,
+            "confidence": self._confidence,
+            "labels": self.labels,
+            "cost": self.costs,
+            "index": self.index,
+            "metadata": self.metadata,
+            "logits": (lambda: self.logits) if self.has_logits else None,
+            "quality": self.quality,
+            "features": self.features,
+        } | changes
+        if fields["logits"] is None or callable(fields["logits"]):
+            return ExitRecord.from_outputs(**fields)
+        confidence = fields.pop("confidence")
+        del fields["prediction"], fields["quality"]
+        return ExitRecord(**fields, similarity=confidence.get("similarity"))
+
+    @property
+    def by_sample(self) -> dict[str, np.ndarray]:
+        """The fields of `replace` that are there and have one row per sample, without confidences and logits."""
+        fields = {
+            "prediction": self.prediction,
+            "labels": self.labels,
+            "cost": self.sample_cost,
+            "index": self.index,
+            "quality": self.quality,
+            "features": self.features,
+        }
+        return {name: values for name, values in fields.items() if values is not None}
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -459,7 +510,7 @@ class ExitRecord:
     def save(self, path: str | os.PathLike) -> None:
         """Write the record to one .safetensors file, atomically. The file has no arrays for what the record lacks."""
         arrays = {
-            "cost": self.cost if self.sample_cost is None else self.sample_cost,
+            "cost": self.costs,
             "index": self.index,
             "prediction": None if self.prediction is None else self.prediction.astype(np.int32),
             **{f"confidence.{measure}": values for measure, values in self._confidence.items()},

@@ -27,6 +27,7 @@ from offramp.evaluation import (
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES, Policy, make_policy, save_policies
 from offramp.records import ExitRecord
+from offramp.records.confidence import SCORES
 from offramp.records.metrics import quality_name, with_metric
 from offramp.records.origin import shared_unit
 from offramp.records.splitting import split_record
@@ -206,7 +207,7 @@ def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cos
 
 
 def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
-    """Fit all policies that the record allows.
+    """Fit all policies that the record allows. Without max softmax, they use the next measure that it has.
 
     Returns
     -------
@@ -216,7 +217,11 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
         Reasons why the other policies cannot be used, by label.
     """
     fitted, left_out = {}, {}
-    candidates = {**{name: (name, {}) for name in POLICIES}, **VARIANTS}
+    measure = next((score for score in SCORES if score in validation.measures), "max_softmax")
+    scored = [name for name, policy in POLICIES.items() if hasattr(policy, "score") and name != "confidence"]
+    candidates = {name: (name, {"score": measure} if name in scored else {}) for name in POLICIES} | VARIANTS
+    if "mean_token_margin" in validation.measures:
+        candidates["mean-token-margin"] = ("confidence", {"score": "mean_token_margin"})
     if validation.quality is not None:  # the best answer, which may be better than that of the last exit
         candidates["oracle"] = ("oracle", {"target": "label"})
     for label, (name, options) in candidates.items():
@@ -303,7 +308,7 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
     points = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
     everything = matched.match([run])
     full = run.validation.correct[:, -1].mean()
-    baseline = "confidence" if "confidence" in run.policies else next(iter(_claiming(run.policies)), None)
+    baseline = next(iter(_claiming(run.policies)), None)  # max softmax is the first, if it is there
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
         "frontier": said_of(pd.concat(points, ignore_index=True)),

@@ -11,6 +11,7 @@ _POLICIES = {
     "confidence": "max softmax",
     "margin": "margin",
     "entropy": "entropy",
+    "mean-token-margin": "mean token margin",
     "temperature": "temperature-scaled",
     "isotonic": "isotonic",
     "pcee": "PCEE",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.cascades.building import Combination
+from offramp.cascades.building import Combination, Combined
 from offramp.datasets.preparing import TextPreparation, padded
 from offramp.policies import Policy, load_policies
 from offramp.runtime.loop import Stages
@@ -70,7 +70,7 @@ class Bundle(Stages):
     ) -> None:
         exits = [len(model.stages) for model in manifest.models]
         combined = None
-        if manifest.combined is not None:
+        if manifest.combined != Combined():
             combined = partial(Combination, exits=exits, **asdict(manifest.combined))
         super().__init__(sum(exits), policy, threshold, regroup, combined)
         self.manifest, self.sessions, self.folder = manifest, sessions, Path(folder)

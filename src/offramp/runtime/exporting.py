@@ -114,7 +114,7 @@ def export_bundle(
             threshold=float(values) if values.ndim == 0 else tuple(values.tolist()),
             models=tuple(made),
             files={file.name: sha256(file) for file in sorted(partial.iterdir())},
-            combined=combined,
+            combined=combined or Combined(),
         ).write(partial)
         load(partial)  # raises an error if the policy or the threshold does not suit the models
     return folder

@@ -85,8 +85,8 @@ class Manifest:
     models : tuple of Model
     files : dict
         sha256 of every other file.
-    combined : Combined or None
-        For a cascade with an ensemble or temperatures.
+    combined : Combined
+        Ensemble and temperatures of a cascade.
     format : str
     """
 
@@ -99,7 +99,7 @@ class Manifest:
     threshold: float | tuple[float, ...]
     models: tuple[Model, ...]
     files: dict
-    combined: Combined | None = None
+    combined: Combined = field(default_factory=Combined)
     format: str = FORMAT
 
     @property

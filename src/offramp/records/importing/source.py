@@ -24,6 +24,11 @@ def named(title: str | Path) -> Iterator[None]:
         raise ValueError(f"{title}: {error}") from None
 
 
+def title(paths: Sequence[Path]) -> str:
+    """The name of the first file, and the number of the others."""
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
 @dataclass(frozen=True)
 class Source:
     """The columns of a table, or the arrays of an archive. Several files have further rows of the same columns."""
@@ -42,7 +47,7 @@ class Source:
 
     @property
     def title(self) -> str:
-        return f"{self.paths[0]}" + (f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else "")
+        return title(self.paths)
 
     @property
     def names(self) -> list[str]:
