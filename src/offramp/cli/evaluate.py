@@ -298,8 +298,8 @@ def compare(
     required=True,
     help="A policy with one setting of a factor. Repeat this option. The first setting of a factor is the reference "
     "for the others. The option validation=N limits the number of validation samples. With fit_share=SHARE, δ is a "
-    "target accuracy: the policy is fitted on a share of the samples, and its threshold chosen on the others (1: both on "
-    "all). With folds=K, it is chosen on all, each decided by a policy that was fitted on the other folds.",
+    "target accuracy: the policy is fitted on a share of the samples, and its threshold chosen on the others (1: both "
+    "on all). With folds=K, it is chosen on all, each decided by a policy that was fitted on the other folds.",
 )
 @click.option(
     "--grid",

@@ -175,7 +175,7 @@ FIT_SHARE = click.option(
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Share of the validation samples for fitting, drawn by class with the seed of the record. Thresholds are chosen "
+    help="Share of the validation samples for fitting, drawn with the seed of the record. Thresholds are chosen "
     "on the others. 1: all samples are used for both.",
 )
 RISK = click.option(

@@ -183,7 +183,7 @@ def _outcomes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the policy, for each δ if its map requires it. Return correctness and cost of test samples, (T, N) each.
 
-    If the variant chooses thresholds, δ are target accuracies, and the validation samples are in a random order, of which
+    If the variant chooses thresholds, δ are target accuracies, and the validation samples are in random order, of which
     every part is stratified.
     """
     policy = variant.policy
