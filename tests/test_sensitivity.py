@@ -154,8 +154,9 @@ def test_rows(table):
         assert row.validation == (variant.validation or N)
         assert row.reference == (REFERENCES[v] == v)
         assert row.spec == variant.spec
+        assert (row.fit_share == variant.fit_share) == (variant.fit_share is not None)
     ends = ("", "_sd", "_low", "_high")
-    assert list(table)[7:] == [name + end for name in NUMBERS for end in ends]
+    assert list(table)[9:] == [name + end for name in NUMBERS for end in ends]
 
 
 @pytest.mark.parametrize("system", [*SYSTEMS, ALL])
@@ -194,7 +195,7 @@ def test_a_reference_is_what_control_gives(runs, table, resampled):
         place = table["reference"] & (table["factor"] == factor) & (table["policy"] == label)
         found = table[place].set_index("system")
         columns = [column for column in expected if column in found]
-        assert len(columns) == 4 * len(NUMBERS)
+        assert len(columns) == 4 * (len(NUMBERS) - 1)  # without accuracy_excess
         for system in SYSTEMS:
             pd.testing.assert_series_equal(found.loc[system, columns], expected.loc[system, columns])
 
@@ -267,6 +268,14 @@ def test_a_spec_can_be_typed():
         (
             [Setting("n", "61", "pcee", make_policy("pcee"), 61)],
             "variant n/61 of pcee asks for 61 validation samples, but small seed 1 has 60; expected no more",
+        ),
+        (
+            [Setting("n", "both", "pcee", make_policy("pcee"), fit_share=0.5, folds=3)],
+            "variant n/both of pcee has fit_share and folds; expected one of them",
+        ),
+        (
+            [Setting("n", "s", "pcee", make_policy("pcee", fit_on="reached"), folds=3)],
+            "variant n/s of pcee: fit_on=reached needs δ before a threshold is chosen",
         ),
     ],
 )

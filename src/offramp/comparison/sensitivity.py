@@ -92,9 +92,9 @@ def sensitivity(
     DataFrame
         One row per system and variant, followed by one row per variant for the mean over systems (system `ALL`):
         system, factor, setting, policy (the label), spec (the policy and its options), validation (number of samples),
-        reference (whether it is the reference of its factor), the columns of
-        `comparison.claims.control_columns`, and accuracy_excess (accuracy minus that of the reference, paired) with
-        _sd, _low, _high.
+        fit_share and folds (of variants that choose thresholds), reference (whether it is the reference of its factor),
+        the columns of `comparison.claims.control_columns`, and accuracy_excess (accuracy minus that of the reference,
+        paired) with _sd, _low, _high.
 
     Raises
     ------
@@ -120,11 +120,12 @@ def sensitivity(
             rows.append(
                 {"system": system, "factor": variant.factor, "setting": variant.setting, "policy": variant.label}
                 | {"spec": variant.spec, "validation": variant.validation or runs[0].validation.n_samples}
+                | {"fit_share": variant.fit_share, "folds": variant.folds}
                 | {"reference": v == reference}
                 | control_columns(values[:, v], values[:, reference], bootstrap)
                 | bootstrap.summary("accuracy_excess", gain[:, 0], gain[:, 1:])
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"fit_share": float, "folds": float})  # NaN: no threshold is chosen
 
 
 def _check(runs: Sequence[Run], variants: Sequence[Setting]) -> None:
