@@ -245,7 +245,7 @@ def models(spoil=None):
 
 
 def found(runs, **variants):
-    return search_zoo(runs, variants, [(0.4, 0.6)], 0.05, 100)
+    return search_zoo(runs, variants, [(0.3, 0.5)], 0.005, 100)
 
 
 def test_cascades_are_chosen_on_samples_that_fit_no_temperature():
