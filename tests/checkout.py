@@ -49,7 +49,7 @@ TINY = {
     "cascades": {},
     "routers": {},
     "own_policies": {},
-    "calibration": {"bins": 10},
+    "calibration": {"bins": 10, "fit_share": 0.5},
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
     "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
     "sensitivity": {

@@ -138,6 +138,7 @@ CHANGES = {
     "routers": {"either": ["resnet-4", "resnet-12"]},
     "own_policies": {"mine": {"policy": "random"}},
     "calibration.bins": 12,
+    "calibration.fit_share": 1,
     "delta.start": 0.3,
     "delta.stop": 0.9,
     "delta.step": 0.1,

@@ -86,6 +86,20 @@ MISTAKES = {
     "key of another model": (("models", VIT, "growth", 4), (f"models.{VIT}", "'growth'")),
     "training of a model": (("models", VIT, "training", {"rate": 3}), (f"models.{VIT}.training", "'rate'")),
     "calibration": (("calibration", "bin", 3), ("calibration", "'bin'", "bins")),
+    "a share of 0": (("calibration", "fit_share", 0), ("calibration.fit_share", "0")),
+    "no share": (("calibration", "fit_share", GONE), ("calibration", "fit_share")),
+    "a share that leaves too few samples": (
+        ("calibration", "fit_share", 0.99),
+        (
+            "calibration.fit_share",
+            "356 of 360 validation samples are for fitting and 4 for choosing",
+            "expected at least 10",
+        ),
+    ),
+    "a split and folds": (
+        one_factor(policy="pcee", fit_share=0.5, folds=3),
+        ("bins, setting 10", "fit_share and folds"),
+    ),
     "delta": (("delta", "by", 3), ("delta", "'by'", "step")),
     "comparison": (("comparison", "target", 3), ("comparison", "'target'", "targets")),
     "option of a variant": (one_factor(policy="pcee", bin=3), ("sensitivity.factors.bins, setting 10", "'bin'")),

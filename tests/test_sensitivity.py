@@ -23,7 +23,8 @@ N = 60
 DRAWS = 3
 SYSTEMS = {"small": (2, 1.0), "large": (4, 1.6)}
 GRID = np.arange(0.4013, 1, 0.05)  # values that no accuracy of 60 samples can have
-NUMBERS = [*CONTROL_NUMBERS, "excess", "cost_excess"]
+EXCESSES = {"excess": "error", "cost_excess": "cost", "accuracy_excess": "accuracy"}
+NUMBERS = [*CONTROL_NUMBERS, *EXCESSES]
 VARIANTS = [
     Setting("bins", "5", "pcee", make_policy("pcee", bins=5)),
     Setting("bins", "2", "pcee", make_policy("pcee", bins=2, no_exit="most_accurate")),
@@ -35,8 +36,12 @@ VARIANTS = [
     Setting("samples", "20", "confidence", make_policy("confidence"), 20),
     Setting("samples", "20, reached", "pcee", make_policy("pcee", bins=5, fit_on="reached"), 20),
     Setting("samples", "all", "confidence", make_policy("confidence")),
+    Setting("chosen on", "the same", "pcee", make_policy("pcee", bins=5), fit_share=1),
+    Setting("chosen on", "others", "pcee", make_policy("pcee", bins=5), fit_share=0.4),
+    Setting("chosen on", "folds", "pcee", make_policy("pcee", bins=5), folds=4),
+    Setting("chosen on", "others", "entropy", make_policy("confidence", score="entropy"), 50, fit_share=0.4),
 ]
-REFERENCES = [0, 0, 2, 3, 2, 3, 6, 7, 6, 7]
+REFERENCES = [0, 0, 2, 3, 2, 3, 6, 7, 6, 7, 10, 10, 10, 13]
 
 
 def make_record(system, seed, split):
@@ -76,21 +81,50 @@ def table(runs, resampled, orders):
         return sensitivity.sensitivity(runs, VARIANTS, GRID, DRAWS, resampled)
 
 
+def chooser(variant, validation):
+    """Return the fitted policy, and accuracy, cost and threshold at all values of the signal."""
+    rows = np.arange(len(validation))
+    if variant.folds:
+        pairs = [(rows % variant.folds != fold, rows % variant.folds == fold) for fold in range(variant.folds)]
+    else:
+        fit = round(variant.fit_share * len(rows))
+        pairs = [(rows < fit, rows >= fit)] if variant.fit_share < 1 else [(rows >= 0, rows >= 0)]
+
+    def fitted(on):
+        return make_policy(variant.policy.name, **variant.policy.options).fit(validation[on])
+
+    parts = [(fitted(on).signal(validation[others]), validation[others]) for on, others in pairs]
+    points = [(1.0, np.inf, np.inf)]
+    for threshold in np.unique(np.concatenate([signal[:, :-1].ravel() for signal, _ in parts]))[::-1]:
+        right, cost = [], []
+        for signal, part in parts:
+            exits, hits = oracles.route(signal, part.correct, threshold, None)
+            right += list(hits)
+            cost += [part.cost[i] for i in exits]
+        points.append((np.mean(right), np.round(np.mean(cost), 12), threshold))
+    return fitted(slice(None) if variant.folds else pairs[0][0]), points
+
+
 def slowly(variant, run, orders, weightings):
     """Return (weightings, measures): fitted for each draw and δ, routed sample by sample, weighted, averaged."""
     test, of_draws = run.test, []
     for order in orders:
         validation = run.validation.take(order[: variant.validation])
         accuracy, cost = [], []  # (T, weightings) each
+        if variant.chooses:
+            policy, points = chooser(variant, validation)
         deltas = reachable(test, GRID)
         for delta in deltas:
-            options = variant.policy.options
+            options, threshold = variant.policy.options, delta
             if options.get("fit_on") == "reached":
                 options["reach_threshold"] = float(delta)
-            policy = make_policy(variant.policy.name, **options).fit(validation)
+            if variant.chooses:
+                threshold = min((point for point in points if point[0] >= delta), key=lambda point: point[1])[2]
+            else:
+                policy = make_policy(variant.policy.name, **options).fit(validation)
             signal = policy.signal(test)
             fallback = oracles.best_exit(signal) if options.get("no_exit") == "most_accurate" else None
-            exits, right = oracles.route(signal, test.correct, delta, fallback)
+            exits, right = oracles.route(signal, test.correct, threshold, fallback)
             accuracy.append([sum(w * r for w, r in zip(weights, right)) for weights in weightings])
             cost.append([sum(w * test.cost[i] for w, i in zip(weights, exits)) for weights in weightings])
         accuracy, cost = np.array(accuracy), np.array(cost) / float(test.cost[-1])
@@ -120,8 +154,9 @@ def test_rows(table):
         assert row.validation == (variant.validation or N)
         assert row.reference == (REFERENCES[v] == v)
         assert row.spec == variant.spec
+        assert (row.fit_share == variant.fit_share) == (variant.fit_share is not None)
     ends = ("", "_sd", "_low", "_high")
-    assert list(table)[7:] == [name + end for name in NUMBERS for end in ends]
+    assert list(table)[9:] == [name + end for name in NUMBERS for end in ends]
 
 
 @pytest.mark.parametrize("system", [*SYSTEMS, ALL])
@@ -131,7 +166,7 @@ def test_every_variant_is_what_the_loops_give(system, table, slow, resampled):
         own = {
             name: [seed[v, :, m] for seed in seeds] for m, name in enumerate(CONTROL_NUMBERS)
         }  # (S, weightings) each
-        for name, measure in (("excess", "error"), ("cost_excess", "cost")):
+        for name, measure in EXCESSES.items():
             m = CONTROL_NUMBERS.index(measure)
             own[name] = [seed[v, :, m] - seed[REFERENCES[v], :, m] for seed in seeds]
         for name, values in own.items():
@@ -160,7 +195,7 @@ def test_a_reference_is_what_control_gives(runs, table, resampled):
         place = table["reference"] & (table["factor"] == factor) & (table["policy"] == label)
         found = table[place].set_index("system")
         columns = [column for column in expected if column in found]
-        assert len(columns) == 4 * len(NUMBERS)
+        assert len(columns) == 4 * (len(NUMBERS) - 1)  # without accuracy_excess
         for system in SYSTEMS:
             pd.testing.assert_series_equal(found.loc[system, columns], expected.loc[system, columns])
 
@@ -233,6 +268,14 @@ def test_a_spec_can_be_typed():
         (
             [Setting("n", "61", "pcee", make_policy("pcee"), 61)],
             "variant n/61 of pcee asks for 61 validation samples, but small seed 1 has 60; expected no more",
+        ),
+        (
+            [Setting("n", "both", "pcee", make_policy("pcee"), fit_share=0.5, folds=3)],
+            "variant n/both of pcee has fit_share and folds; expected one of them",
+        ),
+        (
+            [Setting("n", "s", "pcee", make_policy("pcee", fit_on="reached"), folds=3)],
+            "variant n/s of pcee: fit_on=reached needs δ before a threshold is chosen",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_sensitivity_keeps_all_numbers_and_shows_the_means_over_systems(study, t
     assert list(text.Factor) == ["bins"] * 2 + ["samples"] * 4
     assert list(text.Setting) == ["50", "10", "all", "all", "60", "60"]
     assert list(text.Policy) == ["PCEE", "PCEE", "PCEE", "PCEE-WS", "PCEE", "PCEE-WS"]
-    for column in ("Change of error (points)", "Change of cost (points)"):
+    for column in ("Change of error (points)", "Change of cost (points)", "Change of accuracy (points)"):
         assert list(text[column] == "reference") == [True, False, True, True, False, False]
     row = numbers[numbers["system"] == ALL].iloc[4]
     error = [100 * row[f"error{end}"] for end in ("", "_low", "_high", "_sd")]

@@ -7,7 +7,7 @@ DIAGRAMS = (
 rule calibrate:
     input:
         validation=expand(RECORD, split="validation", allow_missing=True),
-        code=sources("policies", "evaluation.exits"),
+        code=sources("policies", "evaluation.exits", "records.splitting"),
     output:
         **DIAGRAMS,
         policies=f"{ROOT}/calibrate/{{system}}-s{{seed}}.safetensors",

@@ -18,10 +18,10 @@ rule evaluate:
         **needs("evaluate", mem_mb=2000, runtime=10),
     params:
         grids=lambda wildcards: flags(thresholds=grids(wildcards.system)),
-        calibration=flags(**STUDY["calibration"]),
+        bins=flags(bins=STUDY["calibration"]["bins"]),
     shell:
         "offramp evaluate --policies {input.policies} --test {input.test} {params.grids}"
-        " {params.calibration} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
+        " {params.bins} --out {output.curve} --frontier {output.frontier} --exits {output.exits} 2>&1 | tee {log}"
 
 
 RECORDS_OF_SYSTEMS = of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True))
@@ -91,7 +91,7 @@ rule sensitivity:
 # Which cascades are searched, and over which accuracies
 SEARCH = " ".join(
     [f"--band {low} {high}" for low, high in STUDY["search"].get("bands", [])]
-    + [f"--step {STUDY['search'].get('step')}"]
+    + [f"--step {STUDY['search'].get('step')}", flags(fit_share=STUDY["calibration"]["fit_share"])]
     + [f"--variant {spec(name, options)}" for name, options in STUDY["search"].get("variants", {}).items()]
 )
 RECORDS_OF_SINGLES = of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SINGLES)
@@ -159,7 +159,7 @@ rule times:
         policies=rules.calibrate.output.policies,
         validation=expand(RECORD, split="validation", allow_missing=True),
         test=expand(RECORD, split="test", allow_missing=True),
-        code=lambda wildcards: model_code(wildcards.system, "recording", "runtime.timing"),
+        code=lambda wildcards: model_code(wildcards.system, "recording", "runtime.timing", "records.splitting"),
     output:
         f"{ROOT}/evaluate/{{system}}-s{{seed}}/times.csv",
     log:

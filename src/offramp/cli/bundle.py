@@ -19,6 +19,7 @@ from offramp.cli.options import (
     Verb,
     certified,
     check_promise,
+    choosing_part,
     load_settings,
     warn_of_fit,
 )
@@ -79,7 +80,7 @@ class Regroup(click.ParamType):
     "--validation",
     type=EXISTING,
     help="Validation record, for --accuracy, --cost and --level, and for the ensemble and the temperatures of a "
-    "cascade.",
+    "cascade. If the policies were fitted on a part of it, the threshold is chosen on the rest.",
 )
 @click.option("--out", type=FOLDER, required=True, help="Output: the bundle, a folder.")
 def export(weights, policies, label, threshold, accuracy, cost, level, risk, confidence, validation, out) -> None:
@@ -120,15 +121,16 @@ def export(weights, policies, label, threshold, accuracy, cost, level, risk, con
         raise click.UsageError(f"{policies}: fitted on a cascade with an ensemble or temperatures; give --validation")
     else:
         combined = Combined()
+    choosing = None if record is None else choosing_part(run, record)
     if level is not None:
         if settings is None and fitted[label].learns:
             warn_of_fit(policies, run, record)
-        result = certified(label, fitted[label], record, risk, level, confidence)
+        result = certified(label, fitted[label], choosing, risk, level, confidence)
         threshold = result.threshold
         if threshold is None:
             raise ValueError(f"{label}: {result.reason}")
     elif threshold is None:
-        threshold = fitted[label].choose_threshold(record, accuracy=accuracy, cost=cost)
+        threshold = fitted[label].choose_threshold(choosing, accuracy=accuracy, cost=cost)
 
     from offramp.recording import load_trained
     from offramp.runtime.exporting import check_target, export_bundle

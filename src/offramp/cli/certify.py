@@ -22,7 +22,7 @@ from offramp.cli.options import (
 )
 from offramp.policies import save_policies
 from offramp.records import ExitRecord
-from offramp.records.splitting import split_record
+from offramp.records.splitting import Holdout
 
 
 @click.command(cls=Verb)
@@ -39,7 +39,8 @@ from offramp.records.splitting import split_record
 @click.option(
     "--policies",
     type=EXISTING,
-    help="File of policies from `offramp calibrate`, fitted on other samples than VALIDATION, instead of --policy.",
+    help="File of policies from `offramp calibrate`, instead of --policy. They were fitted on another record, or on a "
+    "part of VALIDATION (calibrate --fit-share); then the rest is used.",
 )
 @click.option(
     "--fit-share",
@@ -49,7 +50,7 @@ from offramp.records.splitting import split_record
     help="Share of VALIDATION on which policies of --policy are fitted.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random choice of this share."
+    "--seed", type=click.IntRange(0), help="Seed of the random choice of this share. Default: that of the record, or 0."
 )
 @RISK
 @click.option(
@@ -138,11 +139,12 @@ def certify(
         raise click.UsageError("--policies-out is for the policies of --policy")
     record = ExitRecord.load(validation)
     if policies:
-        fitted = load_fitted(policies, record)
+        fitted, record = load_fitted(policies, record)
     else:
-        fitted = specs
+        fitted, holdout = specs, Holdout()
         if any(policy.learns for policy in fitted.values()):
-            fitting, record = split_record(record, fit_share, seed)
+            holdout = Holdout.of_run(fit_share, record.metadata) if seed is None else Holdout(fit_share, seed)
+            fitting, record = holdout.parts(record)
             fitted = {label: policy.fit(fitting) for label, policy in fitted.items()}
     options = {"method": method, "p_value": p_value, "budget": budget, "bounds": bounds}
     if rows:
@@ -157,7 +159,7 @@ def certify(
     for label, result in results.items():
         click.echo(f"{label}: {_described(result)}")
     if policies_out:
-        save_policies(fitted, policies_out, record.metadata)
+        save_policies(fitted, policies_out, record.metadata | holdout.metadata)
     if out:
         table = pd.DataFrame([{"policy": label} | _row(result) for label, result in results.items()])
         write_all({out: about(record, validation, table)})

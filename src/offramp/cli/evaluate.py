@@ -9,6 +9,7 @@ from offramp.cli.options import (
     BOOTSTRAP_SEED,
     CONFIDENCE,
     EXISTING,
+    FIT_SHARE,
     RESAMPLES,
     RISK,
     SETTINGS,
@@ -33,7 +34,7 @@ from offramp.evaluation import frontier as policy_frontier
 from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
-from offramp.records.splitting import split_record
+from offramp.records.splitting import Holdout
 
 
 @click.command(cls=Verb)
@@ -138,7 +139,9 @@ def evaluate(
         fitted = {settings.policy.name: settings.policy}
         rows = rows or ([] if grids or level is not None else [(None, settings.chosen_thresholds)])
     else:
-        fitted = specs or (load_policies(policies)[0] if level is None else load_fitted(policies, held_out))
+        fitted = specs or load_policies(policies)[0]
+        if policies and level is not None:
+            fitted, held_out = load_fitted(policies, held_out)
     of_label = dict(grids)
     for option, labels in (("thresholds", of_label), ("per-exit", dict(rows))):
         if unknown := sorted(labels.keys() - {None, *fitted}):
@@ -148,7 +151,7 @@ def evaluate(
     if specs and validation:
         fitting = held_out
         if level is not None and any(policy.learns for policy in fitted.values()):
-            fitting, held_out = split_record(held_out, 0.5)
+            fitting, held_out = Holdout.of_run(0.5, held_out.metadata).parts(held_out)
         fitted = {label: policy.fit(fitting) for label, policy in fitted.items()}
     if level is not None:
         for label, policy in list(fitted.items()):
@@ -255,7 +258,8 @@ def compare(
 
     FILES are the validation and test records of all runs, and the files of policies that were fitted on them. Their
     order does not matter, because each file contains its system, seed and split. A run is one system with one seed.
-    Thresholds are chosen on validation data, and results are measured on test data.
+    Thresholds are chosen on validation data, and results are measured on test data. If policies were fitted on a part
+    of the validation samples (`offramp calibrate --fit-share`), thresholds are chosen on the others.
 
     \b
     For example, for the records of two systems:
@@ -293,7 +297,9 @@ def compare(
     multiple=True,
     required=True,
     help="A policy with one setting of a factor. Repeat this option. The first setting of a factor is the reference "
-    "for the others. The option validation=N limits the number of samples for fitting.",
+    "for the others. The option validation=N limits the number of validation samples. With fit_share=SHARE, δ is a "
+    "target accuracy: the policy is fitted on a share of the samples, and its threshold chosen on the others (1: both "
+    "on all). With folds=K, it is chosen on all, each decided by a policy that was fitted on the other folds.",
 )
 @click.option(
     "--grid",
@@ -360,6 +366,7 @@ STEP = click.option("--step", type=float, default=0.001, show_default=True, help
 @VARIANTS_OF_CASCADES
 @BANDS
 @STEP
+@FIT_SHARE
 @RESAMPLES
 @BOOTSTRAP_SEED
 @click.option("--models-out", type=TABLE, required=True, help="Output: models, and which of them are on the front.")
@@ -391,12 +398,13 @@ STEP = click.option("--step", type=float, default=0.001, show_default=True, help
     type=float,
     help="Accuracy on validation data for --cascade-out. Default: that of the most accurate single model.",
 )
-def search(files, variants, bands, step, resamples, seed, cascade_out, target, **outs) -> None:
+def search(files, variants, bands, step, fit_share, resamples, seed, cascade_out, target, **outs) -> None:
     """Search all cascades of two models, and of three models on the Pareto front, at every threshold.
 
     FILES are the validation and test records of single-exit models. Their order does not matter, because each record
     contains its system, seed and split. (Without a system, the name of the file is used, and without a seed, 0.)
-    Cascades are chosen on validation data and evaluated on test data.
+    Cascades are chosen on validation data and evaluated on test data. --fit-share is for variants with temperatures or
+    accuracy-weighted ensembles; without them, all validation samples choose.
 
     \b
     For example:
@@ -419,7 +427,7 @@ def search(files, variants, bands, step, resamples, seed, cascade_out, target, *
 
     if target is not None and cascade_out is None:
         raise click.UsageError("--target is for --cascade-out; expected both")
-    runs = load_runs(files, fitted=False)
+    runs = load_runs(files, fitted=False, fit_share=fit_share)
     chosen = {name: Variant(**options) for name, options in variants} or default_variants(runs)
     found = search_zoo(runs, chosen, bands, step, resamples, seed, progress=True)
     settings = cheapest(found, target) if cascade_out else None
@@ -433,6 +441,7 @@ def search(files, variants, bands, step, resamples, seed, cascade_out, target, *
 @VARIANTS_OF_CASCADES
 @BANDS
 @STEP
+@FIT_SHARE
 @click.option("--splits", type=click.IntRange(2), default=20, show_default=True, help="Number of random splits.")
 @click.option(
     "--seconds",
@@ -443,7 +452,7 @@ def search(files, variants, bands, step, resamples, seed, cascade_out, target, *
 )
 @BOOTSTRAP_SEED
 @click.option("--out", type=TABLE, required=True, help="Output: one row per cost, split and quantity.")
-def resplit(files, variants, bands, step, splits, seconds, seed, out) -> None:
+def resplit(files, variants, bands, step, fit_share, splits, seconds, seed, out) -> None:
     """Repeat `offramp search` on other random splits, to measure the luck of the split.
 
     FILES are the validation and test records of single-exit models, as for `offramp search`. The samples of both are
@@ -465,7 +474,7 @@ def resplit(files, variants, bands, step, splits, seconds, seed, out) -> None:
         last = times.groupby(["device", "system", "seed"], sort=False)["seconds"].max()  # up to the last exit
         means = last.groupby(["device", "system"], sort=False).mean()
         of_device = {device: its.droplevel("device").to_dict() for device, its in means.groupby("device", sort=False)}
-    runs = load_runs(files, fitted=False)
+    runs = load_runs(files, fitted=False, fit_share=fit_share)
     made = resplit_table(
         runs,
         {name: Variant(**options) for name, options in variants} or default_variants(runs),

@@ -18,7 +18,8 @@ from offramp.certification.losses import RISKS
 from offramp.policies import Policy, load_policies, make_policy
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
-from offramp.records.origin import system_of
+from offramp.records.origin import differences, system_of
+from offramp.records.splitting import Holdout
 
 if TYPE_CHECKING:
     from offramp.cascades.settings import CascadeSettings
@@ -94,8 +95,16 @@ class PolicySpec(Spec):
         return label or name, name, options
 
 
+# Options of variants that say which validation samples they use
+SAMPLES_OF_VARIANTS = {
+    "validation": click.IntRange(1),
+    "fit_share": click.FloatRange(0, 1, min_open=True),
+    "folds": click.IntRange(2),
+}
+
+
 class VariantSpec(PolicySpec):
-    """FACTOR/SETTING= and a policy. Its option `validation` is the number of validation samples for fitting."""
+    """FACTOR/SETTING= and a policy, whose options can include `validation`, `fit_share` and `folds` of `Setting`."""
 
     name = "FACTOR/SETTING=[LABEL=]NAME[:option=value,…]"
 
@@ -107,10 +116,12 @@ class VariantSpec(PolicySpec):
             self.fail(f"{value!r}: expected {self.name}", param, ctx)
         factor, setting, rest = place.groups()
         label, name, options = self.parts(rest, param, ctx)
-        samples = options.pop("validation", None)
-        if samples is not None:
-            samples = click.IntRange(1).convert(str(samples), param, ctx)
-        return Setting(factor, setting, label, make_policy(name, **options), samples)
+        own = {
+            option: kind.convert(str(options.pop(option)), param, ctx)
+            for option, kind in SAMPLES_OF_VARIANTS.items()
+            if option in options
+        }
+        return Setting(factor, setting, label, make_policy(name, **options), **own)
 
 
 def labelled(ctx, param, specs: list[tuple[str, Policy]]) -> dict[str, Policy]:
@@ -159,6 +170,14 @@ RESAMPLES = click.option(
 BOOTSTRAP_SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws."
 )
+FIT_SHARE = click.option(
+    "--fit-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the validation samples for fitting, drawn with the seed of the record. Thresholds are chosen "
+    "on the others. 1: all samples are used for both.",
+)
 RISK = click.option(
     "--risk",
     type=click.Choice(list(RISKS)),
@@ -193,16 +212,31 @@ def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confi
         raise ValueError(f"{label}: {error}") from None
 
 
-def load_fitted(path: Path, record: ExitRecord) -> dict[str, Policy]:
-    """Load fitted policies for a record on which thresholds are certified."""
+def load_fitted(path: Path, record: ExitRecord) -> tuple[dict[str, Policy], ExitRecord]:
+    """Load fitted policies, and return the samples of a validation record on which thresholds are certified."""
     fitted, run = load_policies(path)
     if any(policy.learns for policy in fitted.values()):
         warn_of_fit(path, run, record)
-    return fitted
+    return fitted, choosing_part(run, record)
+
+
+def choosing_part(run: dict, record: ExitRecord) -> ExitRecord:
+    """Return the samples of a validation record on which thresholds of fitted policies are chosen.
+
+    If the policies were fitted on a part of this record, these are the other samples. Otherwise, these are all samples.
+
+    Parameters
+    ----------
+    run : dict
+        Metadata of the file of policies.
+    record : ExitRecord
+    """
+    origin = {key: value for key, value in run.items() if key != "holdout"}
+    return record if differences(origin, record.metadata) else Holdout.of_policies(run).parts(record)[1]
 
 
 def warn_of_fit(path: Path, run: dict, record: ExitRecord) -> None:
-    """Warn if policies may have been fitted on the samples of a record, as both have the same origin."""
+    """Warn if policies may have been fitted on all samples of a record, as both have the same origin."""
     if run and run == record.metadata:
         warnings.warn(
             f"{path}: fitted on a record with the same origin as this one; the guarantee needs other samples than "

@@ -5,7 +5,7 @@ import numpy as np
 
 from offramp._io.tables import write_table
 from offramp.cascades.building import Combined
-from offramp.cli.options import EXISTING, TABLE, Verb, about
+from offramp.cli.options import EXISTING, TABLE, Verb, about, choosing_part
 from offramp.policies import load_policies
 from offramp.policies.reference import Oracle, Random
 from offramp.records import ExitRecord
@@ -15,7 +15,12 @@ from offramp.records import ExitRecord
 @click.argument("weights", type=EXISTING, nargs=-1, required=True)
 @click.option("--splits", type=EXISTING, required=True, help="Splits from `offramp data`.")
 @click.option("--policies", type=EXISTING, required=True, help="File of fitted policies from `offramp calibrate`.")
-@click.option("--validation", type=EXISTING, required=True, help="Validation record, on which thresholds are chosen.")
+@click.option(
+    "--validation",
+    type=EXISTING,
+    required=True,
+    help="Validation record. Thresholds are chosen on the samples that were held out at the fit, if there are any.",
+)
 @click.option("--test", type=EXISTING, required=True, help="Test record of the same model, with the costs.")
 @click.option(
     "--batch-size",
@@ -56,11 +61,12 @@ def time(weights, splits, policies, validation, test, batch_sizes, samples, thre
     from offramp.runtime.timing import stopping, time_policies
     from offramp.training.device import default_device, torch_settings
 
-    held_out, record = ExitRecord.load(validation), ExitRecord.load(test)
+    of_file, run = load_policies(policies)
+    held_out, record = choosing_part(run, ExitRecord.load(validation)), ExitRecord.load(test)
     target = accuracy_without_loss(held_out)
     chosen = {
         label: (policy, policy.choose_threshold(held_out, accuracy=target))
-        for label, policy in load_policies(policies)[0].items()
+        for label, policy in of_file.items()
         if not isinstance(policy, Oracle | Random)
     }
     if not chosen:

@@ -9,7 +9,7 @@ on test data. Except for the definition of the reduction, this procedure is our 
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import SPLITS, Run, with_unit
 from offramp.policies.confidence import Score
 from offramp.records import ExitRecord
+from offramp.records.splitting import Holdout
 
 COMPARED = ("pair", "triple", "random", "oracle")
 STAGES, THRESHOLDS = ["stage_1", "stage_2", "stage_3"], ["threshold_1", "threshold_2"]
@@ -50,6 +51,11 @@ class Variant:
     measure: Score = "max_softmax"
     temperature: bool = False
     ensemble: Ensemble | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether something is fitted on validation samples, beside the choice of models and thresholds."""
+        return self.temperature or self.ensemble == "accuracy_weighted"
 
 
 # The variants of the paper: confidence measures, temperature scaling, and ensembles of the two models
@@ -214,7 +220,9 @@ def reduction_tables(
     Parameters
     ----------
     runs : sequence of Run
-        Runs of single-exit models, with the same models for each seed.
+        Runs of single-exit models, with the same models for each seed. Cascades are chosen on the samples
+        `Run.choosing`, with temperatures and weights that are fitted on `Run.fitting`. If no variant needs these, they
+        are chosen on all validation samples.
     variants : dict of str to Variant
         The first variant includes triples and the references. The others are compared with it.
     bands : sequence of (float, float)
@@ -281,6 +289,8 @@ def search_zoo(
     for label, variant in variants.items():
         if reason := _lacks(runs, variant):
             raise ValueError(f"search: variant {label}: {reason}; leave the variant out, or make records with logits")
+    if not any(variant.learns for variant in variants.values()):
+        runs = [replace(run, holdout=Holdout()) for run in runs]
     by_seed: dict[int, list[Run]] = {}
     for run in runs:
         by_seed.setdefault(run.seed, []).append(run)
@@ -293,7 +303,8 @@ def search_zoo(
             )
     if len(systems[first]) < 2:
         raise ValueError(f"search: {len(systems[first])} model of one exit; expected two at least")
-    on = {part: Bootstrap.draw(getattr(runs[0], part).n_samples, resamples, seed) for part in ("validation", "test")}
+    sizes = {"validation": runs[0].choosing.n_samples, "test": runs[0].test.n_samples}
+    on = {part: Bootstrap.draw(size, resamples, seed) for part, size in sizes.items()}
     grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
     searched: dict[str, list[VariantSearch]] = {label: [] for label in variants}
     with tqdm(
@@ -359,16 +370,16 @@ def cheapest(found: ZooSearch, accuracy: float | None = None) -> CascadeSettings
         for _, point in list(its.fronts.values())[-1].iterrows()  # the front with all kinds of cascades
     ]
     if accuracy is None:
-        accuracy = max(run.validation.correct.mean() for run in group)
+        accuracy = max(run.choosing.correct.mean() for run in group)
     enough = [(variant, point) for variant, point in points if point["accuracy"] >= accuracy - 1e-12]
     if not enough:
         best = max(point["accuracy"] for _, point in points)
         raise ValueError(f"search: no cascade has accuracy {accuracy:g} on validation data; the best has {best:g}")
-    return _settings(*min(enough, key=lambda each: each[1]["cost"]), {run.system: run.validation for run in group})
+    return _settings(*min(enough, key=lambda each: each[1]["cost"]), {run.system: run.fitting for run in group})
 
 
 def _settings(variant: Variant, point: pd.Series, records: dict[str, ExitRecord]) -> CascadeSettings:
-    """Return the settings of the cascade at a point of a front, from the validation records of the models."""
+    """Return the settings of the cascade at a point of a front, from the samples on which its parts are fitted."""
     stages = tuple(name for name in point[STAGES] if isinstance(name, str))
     chosen, combined = [records[name] for name in stages], Combined()
     if len(stages) > 1:
@@ -471,11 +482,11 @@ def _multiples(step: float, low: float, high: float) -> np.ndarray:
 
 
 def _splits(group: Sequence[Run], variant: Variant) -> dict[str, Split]:
-    records = {"validation": [run.validation for run in group], "test": [run.test for run in group]}
+    records = {"validation": [run.choosing for run in group], "test": [run.test for run in group]}
     if variant.temperature:
-        fitted = [fit_temperatures(record) for record in records["validation"]]
+        fitted = [fit_temperatures(run.fitting) for run in group]
         records = {part: [with_temperatures(*each) for each in zip(its, fitted)] for part, its in records.items()}
-    accuracy = {run.system: float(run.validation.correct.mean()) for run in group}
+    accuracy = {run.system: float(run.fitting.correct.mean()) for run in group}
     return {part: Split.of(its, variant, accuracy) for part, its in records.items()}
 
 
@@ -562,14 +573,14 @@ def _models(group: Sequence[Run], searched: VariantSearch, bootstrap: Bootstrap)
     """
     front = set(searched.fronts["single"]["stage_1"])
     rows = []
-    for run in sorted(group, key=lambda run: run.validation.cost[0]):
+    for run in sorted(group, key=lambda run: run.choosing.cost[0]):
         right = run.test.correct[:, 0]
         low, high = bootstrap.interval(bootstrap.means(right))
         rows.append(
             {
                 "model": run.system,
                 "cost": run.test.cost[0],
-                "accuracy_validation": run.validation.correct.mean(),
+                "accuracy_validation": run.choosing.correct.mean(),
                 "accuracy": right.mean(),
                 "accuracy_low": low,
                 "accuracy_high": high,

@@ -15,7 +15,8 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
     """Return accuracy and cost of every policy for each target accuracy.
 
     The column `choice` states how the threshold was chosen. "validation" is the cheapest threshold that reaches the
-    target on validation data. "direct" is the target itself, for policies whose signal is an estimated accuracy.
+    target on the samples `Run.choosing`. "direct" is the target itself, for policies whose signal is an estimated
+    accuracy.
 
     Returns
     -------
@@ -28,7 +29,7 @@ def at_targets(runs: Sequence[Run], targets: Sequence[float], bootstrap: Bootstr
         full_accuracy = float(np.mean([run.test.correct[:, -1].mean() for run in group]))
         for label, policy in group[0].policies.items():
             chosen = {"direct": [list(targets)] * len(group)} if policy.claims_accuracy else {}
-            points = [frontier(run.policies[label], run.validation) for run in group]
+            points = [frontier(run.policies[label], run.choosing) for run in group]
             chosen["validation"] = [[threshold_on(each, accuracy=target) for target in targets] for each in points]
             for choice, thresholds in chosen.items():
                 right, cost = _outcomes(group, label, thresholds)  # (T, S, N) each
@@ -86,8 +87,8 @@ def pairs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]], bootstrap: Boot
         for label in systems[large][0].policies:
             thresholds = []  # (S, goals)
             for run in systems[large]:
-                points = frontier(run.policies[label], run.validation)
-                small_one = reference[run.seed].validation
+                points = frontier(run.policies[label], run.choosing)
+                small_one = reference[run.seed].choosing
                 thresholds.append([threshold_on(points, **goal(small_one)) for goal in _GOALS.values()])
             right, cost = _outcomes(systems[large], label, thresholds)  # (goals, S, N) each
             for match, hit, paid in zip(_GOALS, right, cost):  # (S, N) each

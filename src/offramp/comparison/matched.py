@@ -64,7 +64,7 @@ def matched(group: Sequence[Run], label: str) -> Matched:
     """Apply one policy to all seeds of a system, with thresholds chosen on the validation data of each seed."""
     exits, right, answers, losses, weights = [], [], [], [], []
     for run in group:
-        policy, validation = run.policies[label], run.validation
+        policy, validation = run.policies[label], run.choosing
         points = frontier(policy, validation)
         full = validation.correct[:, -1].mean()
         neighbours, shares = at_budgets(points, validation.cost)

@@ -61,7 +61,10 @@ def resplit_table(
             for split in range(1, splits + 1):
                 order = stratified_order(strata(pools[0]), np.random.default_rng([seed, split]))  # (N,)
                 validation, test = np.sort(order[:size]), np.sort(order[size:])
-                drawn = [Run(run.system, run.seed, pool[validation], pool[test]) for run, pool in zip(runs, priced)]
+                drawn = [
+                    Run(run.system, run.seed, pool[validation], pool[test], holdout=run.holdout)
+                    for run, pool in zip(runs, priced)
+                ]
                 made = reduction_tables(drawn, dict(variants), bands, step, resamples=0)
                 reductions = made["reductions"].query("scored_on == 'test' and low < high")
                 both = [

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
 from offramp.records.joining import same_samples
 from offramp.records.origin import shared_unit, system_of
+from offramp.records.splitting import Holdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,9 @@ SPLITS = ("validation", "test")
 class Run:
     """One trained system: its records and the policies fitted on its validation record, if there are any.
 
-    `files` are the paths of its files, for messages, by their part: validation, test or policies.
+    `holdout` says which validation samples policies, temperatures and weights are fitted on (`fitting`), and on which
+    thresholds are chosen (`choosing`). `files` are the paths of its files, for messages, by their part: validation,
+    test or policies.
     """
 
     system: str
@@ -32,17 +36,32 @@ class Run:
     test: ExitRecord
     policies: dict[str, Policy] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    holdout: Holdout = field(default_factory=Holdout)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             getattr(self, split).needed_correct(f"{self.name(split)}: a comparison")
+
+    @cached_property
+    def _parts(self) -> tuple[ExitRecord, ExitRecord]:
+        return self.holdout.parts(self.validation)
+
+    @property
+    def fitting(self) -> ExitRecord:
+        """The validation samples on which policies, temperatures and weights are fitted."""
+        return self._parts[0]
+
+    @property
+    def choosing(self) -> ExitRecord:
+        """The validation samples on which thresholds are chosen."""
+        return self._parts[1]
 
     def name(self, split: str) -> str:
         """Return the file of a record, if it is known, or else its system, seed and split."""
         return self.files.get(split, f"{self.system} seed {self.seed}, {split}")
 
 
-def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> list[Run]:
+def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True, fit_share: float = 1.0) -> list[Run]:
     """Load record files and files of fitted policies, and combine them into runs by their metadata.
 
     Test samples are brought into one order by their index. Without a system in the metadata, the name of the file is
@@ -52,6 +71,9 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
     ----------
     fitted : bool
         Whether the files include fitted policies. Otherwise only records are expected.
+    fit_share : float
+        Share of the validation samples for fitting (see `Holdout`), if there are no fitted policies. With fitted
+        policies, thresholds are chosen on the samples that were held out at the fit.
 
     Raises
     ------
@@ -71,7 +93,7 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
         kind, _, about = open_arrays(path, *kinds)
         if kind == policies.FORMAT:
             value, about = load_policies(path)
-            part = "policies"
+            part, holdout = "policies", Holdout.of_policies(about)
         else:
             value = ExitRecord.load(path)
             part = about.get("split")
@@ -89,6 +111,10 @@ def load_runs(paths: Iterable[str | os.PathLike], *, fitted: bool = True) -> lis
                 "(offramp import --system and --seed name them)"
             )
         run[part], run["files"][part] = value, str(path)
+        if part == "policies":
+            run["holdout"] = holdout
+        elif not fitted:
+            run["holdout"] = Holdout.of_run(fit_share, {"seed": seed})
     runs: list[Run] = []
     for (system, seed), run in parts.items():
         name = f"{system} seed {seed}"

@@ -1,4 +1,8 @@
-"""Stratified splits of records."""
+"""Stratified splits of records, and the split of a validation record into a part for fitting and one for choosing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +24,8 @@ def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitR
     Returns
     -------
     first, second : ExitRecord
-        Samples are in their original order.
+        Samples are in their original order. Which part a sample is in depends on its index, not on its place in the
+        record, so that records of the same samples have the same parts.
 
     Raises
     ------
@@ -33,8 +38,73 @@ def split_record(record: ExitRecord, share: float, seed: int = 0) -> tuple[ExitR
     if n < 2:
         raise ValueError("split_record: the record has one sample; expected at least two")
     size = min(max(round(share * n), 1), n - 1)
-    order = stratified_order(strata(record), np.random.default_rng(seed))  # (N,)
+    by_index = np.argsort(record.index)  # (N,)
+    order = by_index[stratified_order(strata(record)[by_index], np.random.default_rng(seed))]  # (N,)
     return record.take(np.sort(order[:size])), record.take(np.sort(order[size:]))
+
+
+LEAST = 10  # samples in each part of a validation record; our choice
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Which validation samples policies are fitted on, and which are held out to choose thresholds.
+
+    Attributes
+    ----------
+    fit_share : float
+        Share of the samples on which policies are fitted, above 0. Thresholds are chosen on the others. With 1, all
+        samples are used for both.
+    seed : int
+        Seed of the random split, which is stratified by class.
+    """
+
+    fit_share: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def of_run(cls, fit_share: float, metadata: Mapping[str, Any]) -> "Holdout":
+        """Return the split of a run with the metadata of its record. Its seed is that of the run, or 0."""
+        return cls(fit_share, metadata.get("seed", 0))
+
+    @classmethod
+    def of_policies(cls, metadata: Mapping[str, Any]) -> "Holdout":
+        """Return the split that was used for a fit, from the metadata of the file of policies."""
+        return cls(**metadata.get("holdout", {}))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the metadata of a file of policies say of this split: nothing if no samples are held out."""
+        return {} if self.fit_share == 1 else {"holdout": asdict(self)}
+
+    def sizes(self, n_samples: int) -> tuple[int, int]:
+        """Return the number of samples for fitting and for choosing.
+
+        Raises
+        ------
+        ValueError
+            If the share is not above 0 and at most 1, or if a part has fewer than `LEAST` samples.
+        """
+        if not 0 < self.fit_share <= 1:
+            raise ValueError(f"fit_share is {self.fit_share:g}; expected a number above 0 and at most 1")
+        if self.fit_share == 1:
+            return n_samples, n_samples
+        fit = round(self.fit_share * n_samples)
+        if min(fit, n_samples - fit) < LEAST:
+            raise ValueError(
+                f"fit_share is {self.fit_share:g}, so that {fit} of {n_samples} validation samples are for fitting and "
+                f"{n_samples - fit} for choosing thresholds; expected at least {LEAST} each, or fit_share 1 to use all "
+                "for both"
+            )
+        return fit, n_samples - fit
+
+    def parts(self, record: ExitRecord) -> tuple[ExitRecord, ExitRecord]:
+        """Return the part of a validation record on which policies are fitted, and that on which thresholds are chosen.
+
+        Raises ValueError as `sizes` does.
+        """
+        self.sizes(record.n_samples)
+        return (record, record) if self.fit_share == 1 else split_record(record, self.fit_share, self.seed)
 
 
 def strata(record: ExitRecord) -> np.ndarray:

@@ -30,7 +30,7 @@ from offramp.records import ExitRecord
 from offramp.records.confidence import SCORES
 from offramp.records.metrics import quality_name, with_metric
 from offramp.records.origin import shared_unit
-from offramp.records.splitting import split_record
+from offramp.records.splitting import Holdout
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.reports.environment import environment
 from offramp.reports.labels import about_quality, policy_name, unit_name
@@ -150,11 +150,12 @@ def judge(
     """
     _check(validation, test, accuracy, cost)
     system, seed = str(test.metadata.get("system", system)), int(test.metadata.get("seed", 0))
-    fitting, choosing = split_record(validation, 0.5)
+    holdout = Holdout(0.5, seed)
+    fitting, choosing = holdout.parts(validation)
     with tqdm(total=3, disable=not progress, leave=False) as bar:
         bar.set_description("fitting policies")
         policies, left_out = fit_all(fitting)
-        run = Run(system, seed, choosing, test, policies)
+        run = Run(system, seed, validation, test, policies, holdout=holdout)
         bootstrap = Bootstrap.draw(test.n_samples, resamples, seed=0)
         recommendation = recommend(run, bootstrap, accuracy, cost)
         bar.update()
@@ -173,7 +174,11 @@ def judge(
         }
         pages = _write_entries(files, its, policies, out)
         bar.update()
-    save_policies(policies, out / "policies.safetensors", {**validation.metadata, "system": system, "seed": seed})
+    save_policies(
+        policies,
+        out / "policies.safetensors",
+        {**validation.metadata, "system": system, "seed": seed, **holdout.metadata},
+    )
     write_text(out / "recommendation.json", json.dumps(asdict(recommendation), indent=2) + "\n")
     notes = [str(recommendation)]
     if left_out:
@@ -236,7 +241,7 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
 
 
 def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: float | None) -> Recommendation:
-    """Choose the best policy for the target on the validation record of a run, and measure it on the test record."""
+    """Choose the best policy for the target on the samples of a run that choose, and measure it on the test record."""
     goal = (
         f"an accuracy of {accuracy:.2%}"
         if accuracy is not None
@@ -247,7 +252,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     if cost is not None:
         target = {"cost": cost}
     else:
-        target = {"accuracy": accuracy_without_loss(run.validation) if accuracy is None else accuracy}
+        target = {"accuracy": accuracy_without_loss(run.choosing) if accuracy is None else accuracy}
     if not run.policies.keys() - set(REFERENCES):
         raise ValueError("judge: the records have too little for any policy; expected confidences or predictions")
     best: tuple[float, ...] = (-np.inf,)
@@ -255,7 +260,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
     for label, policy in run.policies.items():
         if label in REFERENCES:
             continue
-        points = frontier(policy, run.validation)
+        points = frontier(policy, run.choosing)
         threshold = threshold_on(points, **target)
         point = points[points.threshold >= threshold].iloc[0]
         score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
@@ -278,7 +283,7 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         cost_low=cost_low,
         cost_high=cost_high,
         full_accuracy=float(run.test.correct[:, -1].mean()),
-        chosen_on=run.validation.n_samples,
+        chosen_on=run.choosing.n_samples,
         accuracy_there=float(accuracy_there),
         goal=goal,
         quality=quality_name(run.test),
@@ -302,12 +307,12 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         return with_unit(table, [run]) if "cost" in table else table
 
     curves = [
-        evaluate(policy, run.test, default_thresholds(policy, run.validation)).assign(policy=label)
+        evaluate(policy, run.test, default_thresholds(policy, run.choosing)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
     points = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
     everything = matched.match([run])
-    full = run.validation.correct[:, -1].mean()
+    full = run.choosing.correct[:, -1].mean()
     baseline = next(iter(_claiming(run.policies)), None)  # max softmax is the first, if it is there
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
@@ -318,8 +323,8 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         ),
         "speedup": matched.speedup(everything, bootstrap),
     }
-    if "max_softmax" in run.validation.measures:
-        tables["reliability"] = said_of(reliability_table(run.validation, BINS))
+    if "max_softmax" in run.choosing.measures:
+        tables["reliability"] = said_of(reliability_table(run.choosing, BINS))
     if baseline is not None:
         tables["control"] = with_metric(control([run], GRID, baseline, bootstrap), run.test)
     for kind, table in tables.items():

@@ -8,6 +8,9 @@ from typing import Any
 from offramp.datasets import DATASETS, OUTPUTS, RECORDED
 from offramp.models import MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
+from offramp.records.splitting import Holdout
+
+SAMPLES = ("validation", "fit_share", "folds")  # which validation samples a variant of the sensitivity study uses
 
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
@@ -187,16 +190,22 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
             yield f"sensitivity.factors.{factor} has {twice[0][0]!r} of {twice[0][1]} twice: expected it once"
         for variant in variants:
             where = f"sensitivity.factors.{factor}, setting {variant['setting']}"
-            options = {key: value for key, value in variant.items() if key not in ("setting", "validation")}
+            options = {key: value for key, value in variant.items() if key not in ("setting", *SAMPLES)}
             try:
                 policy = make_policy(options.pop("policy"), **options)
             except ValueError as error:
                 yield f"{where}: {error}"
                 continue
-            if not policy.claims_accuracy:
+            if {"fit_share", "folds"} <= variant.keys():
+                yield f"{where}: fit_share and folds: expected one of them"
+            if not policy.claims_accuracy and not {"fit_share", "folds"} & variant.keys():
                 yield f"{where}: the signal of {policy.name} is no accuracy; expected a policy whose δ is one"
             if variant.get("validation", 0) > study["splits"]["validation"]:
                 yield f"{where}: validation is {variant['validation']}, expected at most splits.validation"
+    try:
+        Holdout(study["calibration"]["fit_share"]).sizes(study["splits"]["validation"])
+    except ValueError as error:
+        yield f"calibration.fit_share: {error}"
     baseline = study["comparison"].get("baseline")
     claiming = [label for label, policy in policies.items() if policy.claims_accuracy]
     if baseline not in (claiming or [None]):

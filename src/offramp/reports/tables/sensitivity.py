@@ -21,9 +21,11 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     seeds [95 % bootstrap interval over test samples and seeds] ± standard deviation over seeds. Changes are paired
     differences from the reference. The column next to the change of error shows the smallest and the largest change
     among the systems. A smaller error is not always better: if a map was fitted on few samples, samples leave too
-    early, so the accuracy is closer to δ but falls short more often. If only a part of the validation samples is used,
-    results are averaged over several draws. The intervals of errors are corrected for the amount by which resampling
-    increases a distance. The .csv file also contains the intervals that are not shown and the numbers of each system.
+    early, so the accuracy is closer to δ but falls short more often. In settings that choose thresholds on validation
+    samples (fit_share or folds in the .csv file), δ is the target accuracy, and the threshold is the cheapest that
+    reaches it there. If the validation samples are drawn or split at random, results are averaged over several draws.
+    The intervals of errors are corrected for the amount by which resampling increases a distance. The .csv file also
+    contains the intervals that are not shown and the numbers of each system.
     """
     (table,) = read_tables(files, "sensitivity")
     return table.astype({"setting": str})
@@ -54,6 +56,7 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Change of error (points)": change("excess"),
             "Among systems": ["" if is_first else text for is_first, text in zip(pooled["reference"], between)],
             "Change of cost (points)": change("cost_excess"),
+            "Change of accuracy (points)": change("accuracy_excess"),
         }
     )
 
