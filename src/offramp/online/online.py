@@ -470,8 +470,9 @@ class _Memory:
             room = min(self.size, max(1024, 2 * needed)) - there
             for name, rows in self.rows.items():
                 self.rows[name] = np.concatenate([rows, np.zeros((room, *rows.shape[1:]), rows.dtype)])
-        for old in self.rows["id"][slots[place >= self.size]].tolist():
-            del self.slot[old]
+        for slot, old in zip(slots.tolist(), self.rows["id"][slots].tolist()):
+            if self.slot.get(old) == slot:  # it is overwritten
+                del self.slot[old]
         for name, rows in values.items():
             self.rows[name][slots] = rows
         self.slot.update(zip(values["id"].tolist(), slots.tolist()))

@@ -79,9 +79,9 @@ def run_stream(
         known = now
         parts.append(_decided(online, record, np.arange(first, min(first + batch, n))))
     table = {"sample": np.arange(1, n + 1), "index": record.index}
-    if "drift" in record.metadata:
-        lengths = [length for _, length in record.metadata["drift"]]
-        table["severity"] = np.repeat([severity for severity, _ in record.metadata["drift"]], lengths)
+    severities, lengths = zip(*record.metadata.get("drift", [(0, 0)]))
+    if sum(lengths) == n:  # not a part of such a record
+        table["severity"] = np.repeat(severities, lengths)
     table |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     table["exit"] += 1
     if labels is not None:
@@ -212,9 +212,7 @@ def drift(records: Mapping[float, ExitRecord], *, shares: Sequence[float] | None
     if not all(map(len, parts)):
         raise ValueError(f"drift: {len(first)} samples are too few for {len(parts)} severities with these shares")
     lengths = [[float(severity), len(rows)] for severity, rows in zip(records, parts)]
-    return concatenated(
-        [its.take(rows) for its, rows in zip(joined, parts)], first.metadata | {"drift": lengths}
-    )
+    return concatenated([its.take(rows) for its, rows in zip(joined, parts)], first.metadata | {"drift": lengths})
 
 
 def concatenated(records: Sequence[ExitRecord], metadata: Mapping) -> ExitRecord:
