@@ -179,21 +179,13 @@ def test_several_exits_share_the_level():
 
 
 def test_conformal_p_values_are_uniform_and_independent():
-    """From the counts of the alarm: p-values of 8 samples after 2, over many bags."""
-    p_values = []
-
-    class Spy:
-        log = np.zeros(1)
-
-        def update(self, factors, _):
-            p_values.append((factors[4] - 1) / 0.95 / 2 + 0.5)
-
-    for seed in range(250):
+    """Those of 8 samples after 2 validation samples, over many draws, with many ties."""
+    p = np.empty((250, 8))
+    for seed, row in enumerate(p):
         random = np.random.default_rng(seed)
-        alarm = ConfidenceAlarm(record_of(np.round(random.normal(0.5, 0.1, (2, 1)), 1)), seed=seed)
-        alarm.capital = Spy()
-        alarm.update(np.round(random.normal(0.5, 0.1, (8, 1)), 1))
-    p = np.array(p_values).reshape(250, 8)
+        alarm = ConfidenceAlarm(record_of(np.round(random.normal(0.5, 0.1, (2, 1)), 1)))
+        cells = _cells(np.round(random.normal(0.5, 0.1, 8), 1), alarm.score)
+        row[:] = alarm._p_values(0, cells, random.random(8))
     assert kstest(p.ravel(), "uniform").pvalue > 0.01
     assert np.abs(np.corrcoef(p.T) - np.eye(8)).max() < 0.25
 
@@ -201,11 +193,8 @@ def test_conformal_p_values_are_uniform_and_independent():
 def risk_raised(losses, level, false_alarms):
     """Return whether an alarm would be raised for each row of losses (streams, T), all streams at once."""
     capital = Capital(len(losses), len(RiskAlarm.BETS))
-    highest = np.zeros(len(losses))
-    for loss in losses.T:
-        capital.update(1 + RiskAlarm.BETS * ((loss - level) / level)[:, None, None])
-        np.maximum(highest, capital.log, out=highest)
-    return highest >= -np.log(false_alarms)
+    logs = capital.update(1 + RiskAlarm.BETS * ((loss - level) / level)[:, None, None] for loss in losses.T)
+    return logs.max(axis=0) >= -np.log(false_alarms)
 
 
 def test_false_alarms_of_the_risk():

@@ -121,9 +121,9 @@ def stream(
     label, policy = policy
     on, test = ExitRecord.load(validation), ExitRecord.load(record)
     policy.fit(on)
-    tables = []
+    tables, score = [], policy.options.get("score", "max_softmax")
     for name, options in {spec(*method): method for method in methods}.values():
-        alarms = {"confidence": ConfidenceAlarm(on, false_alarms, seed=seed)}
+        alarms = {"confidence": ConfidenceAlarm(on, false_alarms, score=score, seed=seed)}
         if risk_level is not None:
             alarms["risk"] = RiskAlarm(risk_level, false_alarms)
         online = Online(policy, threshold, on, name, source=source, audit=audit, alarms=alarms, seed=seed, **options)

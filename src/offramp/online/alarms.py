@@ -4,6 +4,7 @@ A gambler bets against the hypothesis that nothing has changed. If it is true, t
 1 / α at any time with a probability of at most α (Ville's inequality). A high capital is therefore evidence of a shift.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,14 +37,31 @@ class Capital:
         self.share = np.full((tests, len(RATES), bets), 1 / (len(RATES) * bets))  # (T, R, B), of the capital
         self.log = np.zeros(tests)  # (T,): natural logarithm of the capital
 
-    def update(self, factors: np.ndarray, test: int | slice = slice(None)) -> None:
-        """Multiply the capital of each bet by its factor, (B,) or (T, 1, B), each with an expectation of at most 1."""
-        share = self.share[test]  # (R, B) or (T, R, B)
-        moved = RATES[:, None] * share.mean(axis=-1, keepdims=True)
-        share = ((1 - RATES[:, None]) * share + moved) * factors
-        total = share.sum(axis=(-2, -1), keepdims=True)
-        self.share[test] = share / total
-        self.log[test] += np.log(total[..., 0, 0])
+    def update(self, factors: Iterable[np.ndarray], test: int | slice = slice(None)) -> np.ndarray:
+        """Multiply the capital of each bet by its factors, whose expectations are at most 1, sample by sample.
+
+        Parameters
+        ----------
+        factors : iterable of n ndarrays of shape (1, B) or (T, 1, B)
+        test : int or slice
+            The gamblers.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, T)
+            Logarithm of the capital after each sample.
+        """
+        share, log, totals = self.share[test], self.log[test], []  # (R, B) or (T, R, B)
+        stay, move = 1 - RATES[:, None], RATES[:, None] / share.shape[-1]
+        for factor in factors:
+            share = (stay * share + move * share.sum(axis=-1, keepdims=True)) * factor
+            total = share.sum(axis=(-2, -1), keepdims=True)
+            share /= total
+            totals.append(total[..., 0, 0])
+        steps = np.log(np.array(totals).reshape(-1, *np.shape(log)))
+        logs = np.add.accumulate(np.concatenate([np.asarray(log)[None], steps]))
+        self.share[test], self.log[test] = share, logs[-1]
+        return logs[1:]
 
 
 class Alarm:
@@ -84,10 +102,11 @@ class Alarm:
         """Decimal logarithm of the present capital. The alarm is raised at −log10(false_alarms)."""
         raise NotImplementedError
 
-    def _look(self) -> None:
-        self.seen += 1
-        if not self.raised and self.evidence >= -np.log10(self.false_alarms):
-            self.raised_at = self.seen
+    def _look(self, logs: np.ndarray) -> None:
+        """Note the logarithms of the capital (n,) after further samples."""
+        if not self.raised and len(crossed := np.flatnonzero(logs >= -np.log(self.false_alarms))):
+            self.raised_at = self.seen + int(crossed[0]) + 1
+        self.seen += len(logs)
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the arrays and the settings of this alarm, for a file."""
@@ -189,16 +208,25 @@ class ConfidenceAlarm(Alarm):
             observed.
         """
         cells = _cells(np.asarray(confidence)[:, self.exits], self.score)  # (n, E), −1: not observed
-        for row in cells.tolist():
-            for e, cell in enumerate(row):
-                if cell < 0:
-                    continue
-                count = self.count[e]
-                count[cell] += 1
-                p = (count[cell + 1 :].sum() + self.random.random() * count[cell]) / count.sum()
-                u = 2 * p - 1
-                self.capital.update(1 + self.LINEAR * u + self.SQUARE * ((3 * u * u - 1) / 2), e)
-            self._look()
+        observed = cells >= 0
+        chance = np.zeros(cells.shape)  # (n, E)
+        chance[observed] = self.random.random(observed.sum())
+        logs = np.empty(cells.shape)  # (n, E): of the capital after each sample
+        for e in range(len(self.exits)):
+            seen, before = observed[:, e], self.capital.log[e]
+            u = 2 * self._p_values(e, cells[seen, e], chance[seen, e])[:, None, None] - 1  # (k, 1, 1)
+            after = self.capital.update(1 + self.LINEAR * u + self.SQUARE * ((3 * u * u - 1) / 2), e)  # (k,)
+            logs[:, e] = np.append(before, after)[np.cumsum(seen)]
+        self._look(logs.max(axis=1) - np.log(len(self.exits)))
+
+    def _p_values(self, e: int, cells: np.ndarray, chance: np.ndarray) -> np.ndarray:
+        """Return the conformal p-values (k,) of samples at the e-th tested exit, each of which joins the count."""
+        count, total, p = self.count[e], int(self.count[e].sum()), np.empty(len(cells))
+        for n, (cell, u) in enumerate(zip(cells.tolist(), chance.tolist())):
+            count[cell] += 1
+            total += 1
+            p[n] = (count[cell + 1 :].sum() + u * count[cell]) / total
+        return p
 
 
 def _cells(confidence: np.ndarray, score: str) -> np.ndarray:
@@ -311,10 +339,9 @@ class RiskAlarm(Alarm):
         if len(wrong := np.flatnonzero(~((losses >= 0) & (losses <= 1)))):
             raise ValueError(f"risk: loss {wrong[0]} is {losses[wrong[0]]:g}; expected a number from 0 to 1")
         levels = self.levels[:, None, None]
-        for loss in losses.tolist():
-            self.capital.update(1 + self.BETS * (loss - levels) / levels)
-            np.maximum(self.highest, self.capital.log, out=self.highest)
-            self._look()
+        logs = self.capital.update(1 + self.BETS * (loss - levels) / levels for loss in losses.tolist())  # (n, T)
+        self.highest = np.maximum(self.highest, logs.max(axis=0, initial=0.0))
+        self._look(logs[:, 0])
 
 
 ALARMS: dict[str, type[Alarm]] = {alarm.kind: alarm for alarm in (ConfidenceAlarm, RiskAlarm)}

@@ -313,6 +313,8 @@ class Online:
             for name, about in metadata["alarms"].items()
         }
         policy = restored(files, metadata["policies"], {})["policy"]
+        if policy.state is not None:  # not in the file, which the next `save` replaces
+            policy.state = {name: np.array(values) for name, values in policy.state.items()}
         online._base = policy, np.array(files["threshold"].read())
         online.method = make_method(settings["method"], **settings["options"])
         online.method.restore(*online._base, part("method/"), online.exits)

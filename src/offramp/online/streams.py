@@ -67,17 +67,18 @@ def run_stream(
     due = np.arange(n) + delays  # (N,): the sample after which the label comes
     order = np.argsort(due, kind="stable")  # (N,)
     starts = np.searchsorted(due[order], np.arange(0, n, batch))  # labels that are known when a batch begins
-    parts, known = [], 0
+    parts, known, audited = [], 0, np.zeros(n, bool)
     for first, now in zip(range(0, n, batch), starts.tolist()):
         if gives and now > known:
             those = order[known:now]  # (k,)
             those = those[chosen[those]]
             if online.source == "audited":
-                audited = np.concatenate([part["audited"] for part in parts])
                 those = those[audited[those]]
             online.feedback(record.index[those], labels[those])
         known = now
-        parts.append(_decided(online, record, np.arange(first, min(first + batch, n))))
+        rows = np.arange(first, min(first + batch, n))
+        parts.append(_decided(online, record, rows))
+        audited[rows] = parts[-1]["audited"]
     table = {"sample": np.arange(1, n + 1), "index": record.index}
     severities, lengths = zip(*record.metadata.get("drift", [(0, 0)]))
     if sum(lengths) == n:  # not a part of such a record

@@ -483,8 +483,8 @@ class StreamDisplay(_Display):
         ax : Axes, optional
             Axes to draw on. By default those of a new pyplot figure.
         show : {"accuracy", "cost", "threshold", "evidence"}
-            evidence: decimal logarithm of the evidence of each alarm of each policy, cut off at −2. Alarms with equal
-            evidence everywhere are drawn once.
+            evidence: evidence of each alarm of each policy (see `Alarm.evidence`), cut off at −2 and 4. Alarms with
+            equal evidence everywhere are drawn once.
         legend : bool
             Whether to draw the legend.
 
@@ -532,7 +532,7 @@ class StreamDisplay(_Display):
         """Return the lines (policy, values (N,), line style), the number to divide by, and the label of the axis."""
         if show == "evidence":
             lines = [
-                (policy, np.maximum(table[f"evidence_{name}"].to_numpy(), -2), linestyle)
+                (policy, table[f"evidence_{name}"].clip(-2, 4).to_numpy(), linestyle)
                 for policy, table in self.streams.items()
                 for name, linestyle in zip(_alarms(table), ("-", "--", "-.", ":") * 9)
             ]
