@@ -317,6 +317,25 @@ def test_a_running_model_decides_as_a_record_does(policy, audit):
         np.testing.assert_array_equal(getattr(answers, field), getattr(expected, field))
 
 
+@pytest.mark.parametrize("source", ["labels", "last_exit"])
+def test_alarms_see_what_does_not_depend_on_the_policy(source):
+    """The first exit of all samples, later ones of audited samples; and the loss of the answers."""
+    alarms = {"shift": ConfidenceAlarm(VALIDATION, exits=(0, 2)), "risk": RiskAlarm(0.2)}
+    expected = {"shift": ConfidenceAlarm(VALIDATION, exits=(0, 2)), "risk": RiskAlarm(0.2)}
+    online = Online(PCEE, 0.8, VALIDATION, "static", source=source, audit=0.3, alarms=alarms)
+    answers = online.decide(STREAM)
+    confidence = STREAM.confidence().astype(float)
+    confidence[~answers.audited, 1:] = np.nan
+    expected["shift"].update(confidence)
+    if source == "labels":
+        online.feedback(STREAM.index, STREAM.labels)
+        expected["risk"].update(answers.prediction != STREAM.labels)
+    else:
+        expected["risk"].update((answers.prediction != STREAM.prediction[:, -1])[answers.audited])
+    for name, alarm in expected.items():
+        assert (alarm.seen, alarm.evidence) == (alarms[name].seen, alarms[name].evidence)
+
+
 def test_the_policy_of_the_caller_does_not_change():
     before = {name: values.copy() for name, values in PCEE.state.items()}
     for method in METHODS:
@@ -366,23 +385,25 @@ def test_a_saved_policy_goes_on_as_if_nothing_had_happened(method, tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, {folder!r})
-from test_online import *
-online = Online(PCEE, 0.8, VALIDATION, "window", size=50)
-for n in range(len(STREAM)):
-    online.decide(STREAM, rows=[n])
-    online.feedback([STREAM.index[n]], [STREAM.labels[n]])
-    online.save({path!r})
+from offramp import ExitRecord
+from offramp.online import Online
+path, stream = sys.argv[1:]
+online, record = Online.load(path), ExitRecord.load(stream)
+for n in range(len(record)):
+    online.decide(record, rows=[n])
+    online.feedback([record.index[n]], [record.labels[n]])
+    online.save(path)
     print(n, flush=True)
 while True:
-    online.save({path!r})
+    online.save(path)
 """
 
 
 def test_a_killed_process_loses_what_came_after_the_last_save(tmp_path):
-    path = tmp_path / "state.safetensors"
-    code = KILLED.format(folder=str(Path(__file__).parent), path=str(path))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    path, stream = tmp_path / "state.safetensors", tmp_path / "stream.safetensors"
+    Online(PCEE, 0.8, VALIDATION, "window", size=50).save(path)
+    STREAM.save(stream)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path, stream], stdout=subprocess.PIPE, text=True)
     told = [int(process.stdout.readline()) for _ in range(30)]
     time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
