@@ -64,6 +64,7 @@ bench: $(STAMP) ## run all benchmarks (docs/benchmarks.md)
 	python benchmarks/bench_overhead.py
 	python benchmarks/bench_search.py
 	python benchmarks/bench_certify.py
+	python benchmarks/bench_alarms.py
 	python benchmarks/bench_runtime.py
 
 gpu-check: ## test and benchmark what runs on a GPU (8 minutes); needs torch, timm, transformers and a GPU, no Snakemake

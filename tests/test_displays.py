@@ -5,13 +5,14 @@ import doctest
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from offramp import ExitRecord, evaluate, frontier, make_policy
 from offramp.calibration import reliability_diagram
-from offramp.reports import ControlDisplay, FrontierDisplay, ReliabilityDisplay, displays
+from offramp.reports import ControlDisplay, FrontierDisplay, ReliabilityDisplay, StreamDisplay, displays
 from offramp.reports.figures.style import BLUE, PALE, VERMILLION, policy_styles
 
 THRESHOLDS = np.linspace(0, 1, 101)
@@ -150,3 +151,51 @@ def test_no_threshold_in_reach(record, policies):
 def test_the_examples_are_true():
     failed, attempted = doctest.testmod(displays)
     assert attempted > failed == 0
+
+
+# Streams
+
+
+def stream_of(accuracy, cost, **more):
+    n = len(accuracy)
+    return pd.DataFrame({"sample": np.arange(n) + 1, "correct": accuracy, "cost": cost, "threshold": 0.9} | more)
+
+
+STREAMS = {
+    "static": stream_of(
+        [True, True, False, False],
+        [1e6, 3e6, 1e6, 3e6],
+        severity=[0, 0, 1, 2],
+        evidence_shift=[-3.0, 0.5, 1.5, 9.0],
+        raised_shift=[False, False, True, True],
+    ),
+    "window": stream_of([True, False, True, True], [2e6, 2e6, 4e6, 4e6]),
+}
+
+
+@pytest.mark.parametrize(
+    ("show", "static", "window"),
+    [
+        ("accuracy", [100, 100, 50, 0], [100, 50, 50, 100]),
+        ("cost", [1, 2, 2, 2], [2, 2, 3, 4]),
+        ("threshold", [0.9] * 4, [0.9] * 4),
+        ("evidence", [-2, 0.5, 1.5, 4], None),
+    ],
+)
+def test_lines_of_streams(show, static, window):
+    display = StreamDisplay(STREAMS, window=2, unit="MAC").plot(show=show)
+    values = [line.get_ydata().tolist() for line in display.ax_.lines if len(line.get_xdata()) == 4]
+    assert values == [static] + ([window] if window else [])
+    (alarm,) = [line for line in display.ax_.lines if len(line.get_xdata()) == 2]
+    assert list(alarm.get_xdata()) == [3, 3]
+    assert len(display.ax_.patches) == 3  # severities
+    assert [handle.get_label() for handle in display.handles_] == ["static", "window", "alarm"]
+
+
+def test_streams_that_are_refused():
+    with pytest.raises(ValueError, match="expected at least one table, and all of the same samples"):
+        StreamDisplay({"a": STREAMS["static"], "b": STREAMS["window"][:2]})
+    with pytest.raises(ValueError, match="show is 'colour'; expected accuracy, cost, threshold or evidence"):
+        StreamDisplay(STREAMS).plot(show="colour")
+    with pytest.raises(ValueError, match="no table has what accuracy shows"):
+        StreamDisplay({"window": STREAMS["window"].drop(columns="correct")}).plot()

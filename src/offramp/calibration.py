@@ -90,8 +90,13 @@ def histogram_map(diagram: ReliabilityDiagram) -> StepMap:
     Empty bins take the accuracy of the nearest lower non-empty bin, so that accuracy is not overestimated. Below the
     lowest non-empty bin, the estimate is 0 (our choice).
     """
-    filled = np.maximum.accumulate(np.where(diagram.count > 0, np.arange(len(diagram.count)), -1))  # (M,)
-    return StepMap(diagram.edges[1:-1], np.where(filled < 0, 0.0, diagram.accuracy[filled]))
+    return StepMap(diagram.edges[1:-1], filled(diagram.count, diagram.accuracy))
+
+
+def filled(count: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Return the accuracy (M,) of each bin, in which empty bins take that of the nearest lower non-empty bin, or 0."""
+    source = np.maximum.accumulate(np.where(count > 0, np.arange(len(count)), -1))  # (M,)
+    return np.where(source < 0, 0.0, accuracy[source])
 
 
 def window_map(confidence: np.ndarray, correct: np.ndarray, window: int = 150) -> StepMap:

@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from offramp._io.arrays import open_arrays, save_arrays
+import numpy as np
+
+from offramp._io.arrays import StoredArray, open_arrays, save_arrays
 from offramp._registry import find
 from offramp.policies.base import NotFittedError, Policy
 from offramp.policies.beem import BEEMA, BEEMC
@@ -67,6 +69,12 @@ def save_policies(
     NotFittedError
         If a policy that learns from data is not fitted.
     """
+    arrays, about = stored(policies)
+    save_arrays(path, FORMAT, arrays, {"policies": about, "run": dict(run or {})})
+
+
+def stored(policies: Mapping[str, Policy]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and the description of fitted policies, as files contain them."""
     arrays, about = {}, {}
     for label, policy in policies.items():
         if policy.learns and policy.state is None:
@@ -79,7 +87,7 @@ def save_policies(
             "classes": policy.fitted_classes,
             "fitted_on": dict(policy.fitted_on),
         }
-    save_arrays(path, FORMAT, arrays, {"policies": about, "run": dict(run or {})})
+    return arrays, about
 
 
 def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str, Any]]:
@@ -97,18 +105,25 @@ def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str,
     ValueError
         If the file is damaged or is of another kind.
     """
-    _, stored, metadata = open_arrays(path, FORMAT)
+    _, arrays, metadata = open_arrays(path, FORMAT)
+    return restored(arrays, metadata["policies"], metadata["run"]), metadata["run"]
+
+
+def restored(
+    arrays: Mapping[str, StoredArray], described: Mapping[str, Any], run: Mapping[str, Any]
+) -> dict[str, Policy]:
+    """Return the policies, by label, of which `stored` gave the arrays and the description."""
     policies = {}
-    for label, about in metadata["policies"].items():
+    for label, about in described.items():
         policy = make_policy(about["policy"], **about["options"])
         policies[label] = policy
         if about["exits"] is None:
             continue
         policy.fitted_exits, policy.fitted_classes = about["exits"], about["classes"]
-        policy.fitted_on = about.get("fitted_on", origin(metadata["run"]))
+        policy.fitted_on = about.get("fitted_on", origin(run))
         policy.state = {
             name.removeprefix(f"{label}/"): array.read()
-            for name, array in stored.items()
+            for name, array in arrays.items()
             if name.startswith(f"{label}/")
         }
-    return policies, metadata["run"]
+    return policies

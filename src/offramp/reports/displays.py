@@ -434,5 +434,162 @@ class ControlDisplay(_Display):
         return self
 
 
+class StreamDisplay(_Display):
+    """Accuracy, cost and alarms over a stream: what online policies do while the distribution changes.
+
+    Parameters
+    ----------
+    streams : dict of str to DataFrame
+        Tables of `offramp.online.run_stream` on the same stream, by label.
+    window : int
+        Number of latest samples over which accuracies and costs are averaged.
+    unit : str or None
+        Unit of the costs, for example MAC.
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes and Figure
+        Axes and figure of the last drawing.
+    handles_ : list of artists
+        Entries of the legend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offramp import ExitRecord, make_policy
+    >>> from offramp.online import Online, run_stream
+    >>> from offramp.reports import StreamDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> record = ExitRecord(rng.normal(size=(50, 3, 4)), rng.integers(0, 4, 50), cost=[1, 2, 3])
+    >>> policy = make_policy("pcee").fit(record)
+    >>> online = {method: Online(policy, 0.5, record, method) for method in ("static", "window")}
+    >>> display = StreamDisplay({name: run_stream(its, record) for name, its in online.items()}, window=20).plot()
+    >>> display.ax_.get_ylabel()
+    'Accuracy (%)'
+    """
+
+    def __init__(self, streams: "Mapping[str, pd.DataFrame]", window: int = 500, unit: str | None = None):
+        if len({len(table) for table in streams.values()}) != 1:
+            raise ValueError("streams: expected at least one table, and all of the same samples")
+        self.streams, self.window, self.unit = dict(streams), window, unit
+
+    def plot(self, ax: "Axes | None" = None, *, show: str = "accuracy", legend: bool = True) -> "StreamDisplay":
+        """Draw one line per policy, and the severities of the stream as shades, darker the higher they are.
+
+        Vertical lines are the first samples at which alarms are raised, in the colour of the policy.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Axes to draw on. By default those of a new pyplot figure.
+        show : {"accuracy", "cost", "threshold", "evidence"}
+            evidence: evidence of each alarm of each policy (see `Alarm.evidence`), cut off at −2 and 4. Alarms with
+            equal evidence everywhere are drawn once.
+        legend : bool
+            Whether to draw the legend.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If `show` is unknown, or if no table has its column.
+        """
+        from offramp.reports.figures import style
+
+        if show not in ("accuracy", "cost", "threshold", "evidence"):
+            raise ValueError(f"show is {show!r}; expected accuracy, cost, threshold or evidence")
+        ax = self._start(ax)
+        styles = _stream_styles(self.streams)
+        lines, factor, label = self._lines(show)
+        if not lines:
+            raise ValueError(f"streams: no table has what {show} shows")
+        self._shade(ax)
+        drawn: list[np.ndarray] = []
+        for policy, values, linestyle in lines:
+            if any(np.array_equal(values, other, equal_nan=True) for other in drawn) and show == "evidence":
+                continue
+            drawn.append(values)
+            look = styles[policy]
+            ax.plot(
+                np.arange(1, len(values) + 1), values / factor, color=look.color, linestyle=linestyle or look.linestyle
+            )
+        for policy, table in self.streams.items():
+            for name in _alarms(table):
+                raised = np.flatnonzero(table[f"raised_{name}"])
+                if len(raised):
+                    ax.axvline(raised[0] + 1, color=styles[policy].color, linewidth=0.8, linestyle=_ALARM_LINE)
+        ax.set(xlabel="Sample", ylabel=label, xlim=(1, len(next(iter(self.streams.values())))))
+        handles = style.entries(styles, marker="")
+        if any(table[f"raised_{name}"].any() for table in self.streams.values() for name in _alarms(table)):
+            handles.append(style.entry("alarm", linewidth=0.8, linestyle=_ALARM_LINE))
+        self._finish(handles, legend)
+        return self
+
+    def _lines(self, show: str) -> tuple[list[tuple[str, np.ndarray, str | None]], float, str]:
+        """Return the lines (policy, values (N,), line style), the number to divide by, and the label of the axis."""
+        if show == "evidence":
+            lines = [
+                (policy, table[f"evidence_{name}"].clip(-2, 4).to_numpy(), linestyle)
+                for policy, table in self.streams.items()
+                for name, linestyle in zip(_alarms(table), ("-", "--", "-.", ":") * 9)
+            ]
+            return lines, 1.0, "Evidence of alarms (log₁₀)"
+        column, scale, factor, label = {
+            "accuracy": ("correct", 100.0, 1.0, "Accuracy (%)"),
+            "cost": ("cost", 1.0, *cost_label("Cost", self._costs(), self.unit)),
+            "threshold": ("threshold", 1.0, 1.0, "Threshold δ"),
+        }[show]
+        window = 1 if show == "threshold" else self.window
+        lines = [
+            (policy, scale * table[column].rolling(window, min_periods=max(1, window // 2)).mean().to_numpy(), None)
+            for policy, table in self.streams.items()
+            if column in table
+        ]
+        return lines, factor, label
+
+    def _costs(self) -> "pd.Series":
+        import pandas as pd
+
+        return pd.concat([table["cost"] for table in self.streams.values()])
+
+    def _shade(self, ax: "Axes") -> None:
+        from offramp.reports.figures.style import GREY
+
+        table = next(iter(self.streams.values()))
+        if "severity" not in table:
+            return
+        severity = table["severity"].to_numpy()
+        starts = np.flatnonzero(np.append(True, np.diff(severity) != 0))  # (segments,)
+        highest = max(severity.max(), 1e-12)
+        for start, end in zip(starts, [*starts[1:], len(severity)]):
+            ax.axvspan(start + 1, end + 1, color=GREY, alpha=0.3 * severity[start] / highest, linewidth=0, zorder=0)
+
+
+_ALARM_LINE = (0, (1, 1.5))
+
+
+def _alarms(table: "pd.DataFrame") -> list[str]:
+    return [name.removeprefix("raised_") for name in table if name.startswith("raised_")]
+
+
+def _stream_styles(labels) -> dict:
+    """Return the look of each label: black for the static policy, and the colours of the style in turn for others."""
+    from itertools import cycle
+
+    from offramp.reports.figures import style
+
+    colors = cycle([style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY])
+    lines = cycle(["-", "--", "-.", ":"])
+    return {
+        label: style.Look(label, style.BLACK, "", "-")
+        if label == "static"
+        else style.Look(label, next(colors), "", next(lines))
+        for label in labels
+    }
+
+
 def _labelled(policies: Policy | Mapping[str, Policy]) -> Mapping[str, Policy]:
     return {policies.name: policies} if isinstance(policies, Policy) else policies
