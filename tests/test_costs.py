@@ -106,13 +106,16 @@ def test_a_network_counted_by_hand(convention):
     np.testing.assert_array_equal(costs.parameters, [conv + head, conv + head + late, conv + head + late])
 
 
-def test_a_vit_counted_by_hand():
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_a_vit_counted_by_hand(mode):
+    """In inference mode, too, where torch does not take operations apart."""
     d, depth, classes, patches = 12, 3, 10, 16
     tokens = patches + 1
     model = build_model(
         "vit", classes=classes, image_shape=(1, 8, 8), patch_size=2, embed_dim=d, depth=depth, num_heads=3
     )
-    costs = exit_costs(model, (1, 8, 8))
+    with mode():
+        costs = exit_costs(model, (1, 8, 8))
     embed = patches * 4 * d
     projections = tokens * (3 * d * d + d * d + 2 * 4 * d * d)
     attention = 2 * tokens * tokens * d

@@ -125,9 +125,13 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.read |= self.wanted & {x.untyped_storage() for x in tensors}
+        formula = self.formulas.get(func.overloadpacket)
+        if formula is None:  # in inference mode, operations that are made of others arrive as one
+            with self:
+                if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return out
         out = func(*args, **kwargs)
-        if formula := self.formulas.get(func.overloadpacket):
-            self.flops += formula(*args, **kwargs, out_val=out)
+        self.flops += formula(*args, **kwargs, out_val=out) if formula else 0
         return out
 
 
