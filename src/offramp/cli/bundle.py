@@ -15,7 +15,7 @@ from offramp.cli.options import (
     RISK,
     SETTINGS,
     TABLE,
-    Grid,
+    Threshold,
     Verb,
     certified,
     check_promise,
@@ -27,16 +27,6 @@ from offramp.records import ExitRecord
 from offramp.runtime.manifest import Combined
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class Threshold(click.ParamType):
-    """δ, or δ,δ,…: one per exit except the last."""
-
-    name = "δ or δ,δ,…"
-
-    def convert(self, value, param, ctx):
-        values = Grid().convert(value, param, ctx)
-        return float(values[0]) if len(values) == 1 and isinstance(value, str) and "," not in value else values
 
 
 class Regroup(click.ParamType):

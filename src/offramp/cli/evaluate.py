@@ -236,6 +236,9 @@ def evaluate(
     help="Output: speed-up of every policy at matched accuracy, with one threshold for all exits or one per exit.",
 )
 @click.option("--duels-out", type=TABLE, help="Output: each --duel, at matched accuracy and at matched cost.")
+@click.option(
+    "--rejection-out", type=TABLE, help="Output: accuracy of the accepted answers of every policy against coverage."
+)
 def compare(
     files,
     targets,
@@ -250,6 +253,7 @@ def compare(
     control_out,
     speedup_out,
     duels_out,
+    rejection_out,
 ) -> None:
     """Compare the runs of a study. Results are means over seeds, with 95 % intervals.
 
@@ -264,6 +268,7 @@ def compare(
     """
     from offramp.comparison import claims, matched
     from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.rejection import rejection
     from offramp.comparison.runs import load_runs
 
     if chosen_duels and not duels_out:
@@ -281,6 +286,8 @@ def compare(
             tables[speedup_out] = matched.speedup(matches, bootstrap)
         if duels_out:
             tables[duels_out] = matched.duels(matches, chosen_duels, bootstrap)
+    if rejection_out:
+        tables[rejection_out] = rejection(runs, bootstrap)
     write_all({path: with_metric(table, runs[0].test) for path, table in tables.items()})
 
 

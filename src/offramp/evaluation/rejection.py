@@ -45,12 +45,12 @@ class RiskCoverage:
     @property
     def risk(self) -> np.ndarray:
         """Selective risk (U,): the mean loss of the accepted answers."""
-        return np.divide(self.lost, self.accepted, out=np.zeros(len(self.lost)), where=self.accepted > 0)
+        return self.lost / self.accepted
 
     @property
     def aurc(self) -> float:
         """Area under this curve: the mean, over all samples, of the risk if ρ is the estimate of the sample."""
-        return float(np.diff(self.accepted, prepend=0) @ self.risk) / self.accepted[-1]
+        return aurc(self.accepted, self.lost)
 
     @property
     def e_aurc(self) -> float:
@@ -62,8 +62,19 @@ class RiskCoverage:
 
         Between two points, a random part of the answers with the next lower estimate is accepted.
         """
-        number = np.asarray(coverage) * self.accepted[-1]
-        return 1 - np.interp(number, np.append(0, self.accepted), np.append(0, self.lost)) / number
+        return accuracy_at(coverage, self.accepted, self.lost)
+
+
+def aurc(accepted: np.ndarray, lost: np.ndarray) -> float:
+    """Return the AURC from the numbers of accepted answers and the sums of their losses, (U,) each."""
+    each = np.diff(accepted, prepend=0)  # (U,)
+    return float(np.divide(each * lost, accepted, out=np.zeros(len(lost)), where=accepted > 0).sum() / accepted[-1])
+
+
+def accuracy_at(coverage, accepted: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Return the accuracies at coverages of any shape, as `RiskCoverage.accuracy_at`."""
+    number = np.asarray(coverage) * accepted[-1]
+    return 1 - np.interp(number, np.append(0, accepted), np.append(0, lost)) / number
 
 
 class Ranking:
@@ -74,33 +85,38 @@ class Ranking:
     estimate : ndarray of shape (N,)
     loss : ndarray of shape (N,)
         From 0 to 1.
-    cost : float
-        Average cost.
     """
 
-    def __init__(self, estimate: np.ndarray, loss: np.ndarray, cost: float = np.nan) -> None:
+    def __init__(self, estimate: np.ndarray, loss: np.ndarray) -> None:
         estimate = np.minimum(estimate, np.finfo(np.float64).max)  # no answer reaches ρ = +∞
-        self._order = np.argsort(-estimate, kind="stable")  # (N,)
-        ranked = estimate[self._order]
-        self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # (U,): last of equal ones
-        self._loss, self._cost, self._reject_below = loss[self._order], cost, ranked[self._ends]
-        self._best = np.argsort(self._loss, kind="stable")  # (N,)
+        self.order = np.argsort(-estimate, kind="stable")  # (N,)
+        ranked = estimate[self.order]
+        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # (U,): last of equal ones
+        self.loss, self.reject_below = loss[self.order], ranked[self.ends]  # (N,), (U,)
 
-    def curve(self, counts: np.ndarray | None = None) -> RiskCoverage:
-        """Return the curve. `counts` (N,) is how often each sample occurs, by default once."""
-        counts = np.ones(len(self._order)) if counts is None else counts[self._order]
-        accepted, lost = counts.cumsum()[self._ends], (counts * self._loss).cumsum()[self._ends]  # (U,) each
-        best = np.repeat(self._loss[self._best], counts[self._best].astype(np.int64))  # (N,), in ascending order
-        lowest = float((best.cumsum() / np.arange(1, len(best) + 1)).mean())
-        return RiskCoverage(self._reject_below, accepted, lost, lowest, self._cost)
+    def sums(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of accepted answers and the sums of their losses, (U,) each.
+
+        `counts` (N,) is how often each sample occurs.
+        """
+        counts = counts[self.order]
+        return counts.cumsum()[self.ends], (counts * self.loss).cumsum()[self.ends]
+
+    def curve(self, cost: float) -> RiskCoverage:
+        """Return the curve, with a given average cost."""
+        n = len(self.loss)
+        lowest = (np.sort(self.loss).cumsum() / np.arange(1, n + 1)).mean()
+        return RiskCoverage(self.reject_below, *self.sums(np.ones(n)), float(lowest), cost)
 
 
-def ranking(policy: Policy, record: ExitRecord, threshold: float | np.ndarray, by: Policy | None = None) -> Ranking:
-    """Rank the answers at a threshold, as for `risk_coverage`."""
+def ranking(
+    policy: Policy, record: ExitRecord, threshold: float | np.ndarray, by: Policy | None = None
+) -> tuple[Ranking, np.ndarray]:
+    """Rank the answers at a threshold, as for `risk_coverage`. Return the ranking and the exits (N,)."""
     (exits,), (answering,) = answering_exits(policy, record, [threshold])  # (N,) each
     rows = np.arange(record.n_samples)
     estimate = (policy if by is None else by).estimate(record)[rows, answering]
-    return Ranking(estimate, 1.0 - policy.correct(record)[rows, answering], float(record.cost_of(exits).mean()))
+    return Ranking(estimate, 1.0 - policy.correct(record)[rows, answering]), exits
 
 
 def risk_coverage(
@@ -138,7 +154,8 @@ def risk_coverage(
     (array([0.25, 0.75, 1.  ]), array([0.   , 0.333, 0.5  ]))
     """
     record.needed_correct("risk_coverage")
-    return ranking(policy, record, threshold, by).curve()
+    answers, exits = ranking(policy, record, threshold, by)
+    return answers.curve(float(record.cost_of(exits).mean()))
 
 
 @dataclass(frozen=True)
@@ -209,7 +226,7 @@ def choose_rejection(
     losses = 1.0 - at_exits(policy.correct(validation), answering)  # (T, N)
     found = []
     for threshold, at, estimate, loss in zip(thresholds, exits, estimates, losses):
-        curve = Ranking(estimate, loss, float(validation.cost_of(at).mean())).curve()
+        curve = Ranking(estimate, loss).curve(float(validation.cost_of(at).mean()))
         if len(good := np.flatnonzero(curve.risk <= risk)):
             u = good[-1]
             values = (threshold, curve.reject_below[u], curve.coverage[u], curve.risk[u], curve.cost)
