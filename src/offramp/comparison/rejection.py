@@ -43,15 +43,8 @@ def rejection(runs: Sequence[Run], bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else _COLUMNS)
 
 
-_COLUMNS = [
-    "system",
-    "policy",
-    "by",
-    "coverage",
-    *with_interval("accuracy", "cost", "aurc", "aurc_gain"),
-    "e_aurc",
-    "e_aurc_sd",
-]
+_COLUMNS = ["system", "policy", "by", "coverage", "e_aurc", "e_aurc_sd"]
+_COLUMNS += with_interval("accuracy", "cost", "aurc", "aurc_gain")
 
 
 def _of_policy(group: Sequence[Run], label: str, softmax: Policy | None, bootstrap: Bootstrap) -> list[dict]:

@@ -360,13 +360,7 @@ class Policy:
         ValueError
             If the record is not compatible with the policy, or has no max softmax.
         """
-        return self.signal(record) if self.claims_accuracy else self._estimate(record, None)
-
-    def _estimate(self, outputs: ExitOutputs | ExitRecord, signal: np.ndarray | None) -> np.ndarray:
-        """Return the estimates of `estimate` from outputs (n,) or a record (N, L), and their signal."""
-        if self.claims_accuracy:
-            return signal
-        return outputs.measure("max_softmax").astype(np.float64)
+        return self.signal(record) if self.claims_accuracy else record.confidence().astype(np.float64)
 
     def prediction(self, record: ExitRecord) -> np.ndarray:
         """Return the prediction of each exit, (N, L).
