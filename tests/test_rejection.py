@@ -1,16 +1,26 @@
 """Rejection: decisions, risk against coverage, and the choice of both thresholds, compared with slow versions."""
 
+import itertools
 import math
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import oracles
-from offramp import ExitRecord, choose_rejection, decide, evaluate, make_policy, risk_coverage
+from offramp import ExitRecord, choose_rejection, choose_threshold, decide, evaluate, make_policy, risk_coverage
+from offramp._io.tables import write_table
+from offramp.cli import main
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.rejection import rejection
+from offramp.comparison.runs import Run
 from offramp.evaluation.rejection import Ranking, accuracy_at, aurc
+from offramp.records.splitting import split_record
+from offramp.reports.catalogue import FIGURES, TABLES
 from strategies import EDGES, Given, given_signal, quick, records, signals, thresholds, without_labels
 
 RHOS = st.sampled_from([-np.inf, np.inf, *EDGES]) | st.floats(allow_nan=False)
@@ -244,6 +254,186 @@ def test_a_choice_by_hand():
         choose_rejection(policy, record, risk=0, coverage=0.9)
     with pytest.raises(ValueError, match=r"error of at most 0 costs at least 1 on 4 samples; expected 0\.5"):
         choose_rejection(policy, record, risk=0, cost=0.5)
+
+
+# Comparison of policies
+
+
+def made(system, seed, split, n=200):
+    """A system whose first exit is far too confident, so that max softmax does not compare across exits."""
+    rng = np.random.default_rng([seed, split == "test"])
+    labels = np.random.default_rng(split == "test").integers(0, 3, n)  # (N,)
+    hard = rng.random((n, 1))
+    right = rng.random((n, 2)) > hard * [0.9, 0.5]  # (N, L)
+    sure = np.clip(1 - hard * [0.2, 0.8] + rng.normal(0, 0.02, (n, 2)), 0.34, 1).astype(np.float32)
+    prediction = np.where(right, labels[:, None], (labels[:, None] + 1) % 3)
+    about = {"system": system, "seed": seed, "split": split, "dataset": "made", "unit": "MAC"}
+    return ExitRecord.from_outputs(prediction, sure, labels, [1.0, 4.0], metadata=about)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    found = []
+    for system, seed in itertools.product(("one", "two"), (0, 1)):
+        validation, test = (made(system, seed, split) for split in ("validation", "test"))
+        policies = {"confidence": make_policy("confidence"), "patience": make_policy("patience")}
+        policies["isotonic"] = make_policy("isotonic").fit(validation)
+        found.append(Run(system, seed, validation, test, policies))
+    return found
+
+
+@pytest.fixture(scope="module")
+def compared(runs):
+    return rejection(runs, Bootstrap.draw(200, 100, 0))
+
+
+def test_comparison(runs, compared):
+    assert len(compared) == 2 * 3 * 20
+    assert compared.groupby("policy")["by"].first().to_dict() == {
+        **dict.fromkeys(("confidence", "patience"), "max softmax"),
+        "isotonic": "estimate",
+    }
+    assert compared["aurc_gain"].notna().eq(compared["policy"] == "isotonic").all()
+    for (system, label), rows in compared.groupby(["system", "policy"]):
+        areas, gains, at_80, costs = [], [], [], []
+        for run in (each for each in runs if each.system == system):
+            policy, test = run.policies[label], run.test
+            delta = choose_threshold(policy, run.validation, accuracy=run.validation.correct[:, -1].mean() - 1e-12)
+            exits = policy.exits(test, delta)
+            wrong = ~test.correct[np.arange(200), exits]
+            sure = test.confidence()[np.arange(200), exits]
+            own = policy.signal(test)[np.arange(200), exits] if label == "isotonic" else sure
+            areas.append(oracles.aurc(own.tolist(), wrong.tolist()))
+            gains.append(oracles.aurc(sure.tolist(), wrong.tolist()) - areas[-1])
+            costs.append((exits == 0).mean() / 4 + (exits == 1).mean())
+            last = np.sort(own)[::-1][159]  # the 160th
+            above, tied = own > last, own == last
+            share = (160 - above.sum()) / tied.sum()
+            at_80.append(1 - (wrong[above].sum() + share * wrong[tied].sum()) / 160)
+        row = rows.set_index("coverage").loc[0.8]
+        assert (row.aurc, row.accuracy, row.cost) == pytest.approx((np.mean(areas), np.mean(at_80), np.mean(costs)))
+        assert row.aurc_sd == pytest.approx(np.std(areas, ddof=1))
+        if label == "isotonic":
+            assert row.aurc_gain == pytest.approx(np.mean(gains))
+            assert row.aurc_gain_low < row.aurc_gain < row.aurc_gain_high
+        for name in ("aurc", "accuracy", "cost"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+
+
+def test_table_and_figure(compared, tmp_path):
+    write_table(compared, tmp_path / "rejection.csv")
+    table = TABLES["coverage"].load()
+    numbers = table.numbers([tmp_path / "rejection.csv"])
+    text = table.readable(numbers)
+    assert text["Policy"].tolist() == ["max softmax", "isotonic", "patience"] * 2
+    verdicts = {
+        system: "better" if rows["aurc_gain_low"].iloc[0] > 0 else "undecided"
+        for system, rows in compared[compared["policy"] == "isotonic"].groupby("system")
+    }
+    assert text["Verdict"].tolist() == ["", verdicts["one"], "", "", verdicts["two"], ""]
+    at_90 = numbers[(numbers["coverage"] == 0.9) & (numbers["policy"] == "isotonic")]
+    cells = text["Accuracy at 90 % (%)"][text["Policy"] == "isotonic"]
+    assert [cell.split()[0] for cell in cells] == [f"{100 * accuracy:.1f}" for accuracy in at_90["accuracy"]]
+    numbers["verdict"] = numbers["verdict"].where(numbers["system"] != "one", "worse")
+    better = list(verdicts.values())[1] == "better"
+    assert table.sentences(numbers[numbers["policy"] == "isotonic"]) == [
+        f"The estimate of isotonic is a better reason to reject than max softmax in {int(better)} of 2 systems, worse "
+        f"in 1, undecided in {int(not better)}."
+    ]
+    figure = FIGURES["risk-coverage"].function([tmp_path / "rejection.csv"], policies=["isotonic", "patience"])
+    for system, ax in zip(("one", "two"), figure.axes, strict=True):
+        rows = numbers[(numbers["system"] == system) & (numbers["policy"] == "isotonic")]
+        at = dict(zip(*ax.lines[0].get_data()))
+        for row in rows.itertuples():
+            assert at[100 * row.coverage] == pytest.approx(100 * (1 - row.accuracy))
+    with pytest.raises(ValueError, match="policy 'pcee' is not in the files"):
+        FIGURES["risk-coverage"].function([tmp_path / "rejection.csv"], policies=["pcee"])
+
+
+def test_without_max_softmax(runs):
+    """Only the policies that estimate accuracy can reject; with other confidences, isotonic regression does."""
+
+    def without(record):
+        return ExitRecord.from_outputs(
+            record.prediction, {"margin": record.confidence()}, record.labels, record.cost, metadata=record.metadata
+        )
+
+    policies = {"patience": make_policy("patience")}
+    bare = Run("one", 0, without(runs[0].validation), without(runs[0].test), policies)
+    bootstrap = Bootstrap.draw(200, 100, 0)
+    table = rejection([bare], bootstrap)
+    assert table.empty
+    assert {"system", "coverage", "aurc_gain_low"} <= set(table)
+    policies["isotonic"] = make_policy("isotonic", score="margin").fit(bare.validation)
+    table = rejection([bare], bootstrap)
+    assert set(table["policy"]) == {"isotonic"}
+    assert table["aurc_gain"].isna().all()
+
+
+# The command line
+
+
+@pytest.fixture
+def offramp(tmp_path, monkeypatch, capsys):
+    """Run a command in a folder with two records, and return what it printed, or its error."""
+    monkeypatch.chdir(tmp_path)
+    for split in ("validation", "test"):
+        made("s", 0, split, 400).save(split)
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code:
+                return f"{stop.code} {capsys.readouterr().err}"
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_reject_command(offramp):
+    said = offramp("reject validation --policy isotonic --error 0.2 --coverage 0.6 --test test --out r.csv")
+    fitting, rest = split_record(ExitRecord.load("validation"), 0.5)
+    policy = make_policy("isotonic").fit(fitting)
+    chosen = choose_rejection(policy, rest, risk=0.2, coverage=0.6)
+    table = pd.read_csv("r.csv")
+    assert table["split"].tolist() == ["validation", "test"]
+    assert table["reject_below"].tolist() == [chosen.reject_below] * 2
+    there = evaluate(policy, ExitRecord.load("test"), [chosen.threshold], reject_below=chosen.reject_below).iloc[0]
+    np.testing.assert_allclose(
+        table[["coverage", "accuracy", "cost"]],
+        [[chosen.coverage, 1 - chosen.risk, chosen.cost], [there.coverage, there.accuracy, there.cost]],
+    )
+    assert f"isotonic: threshold {chosen.threshold:.6g}, reject below {chosen.reject_below:.6g}\n" in said
+    assert f"test: coverage {there.coverage:.4g}, accuracy {there.accuracy:.4g}, average cost {there.cost:.6g}" in said
+
+
+def test_evaluate_takes_both_thresholds(offramp):
+    words = "evaluate --policy confidence --test test --reject-below 0.6 --abstain-below 0.85 --out e.csv"
+    offramp(f"{words} --thresholds 0.9,0.95")
+    record, policy = ExitRecord.load("test"), make_policy("confidence")
+    expected = evaluate(policy, record, [0.9, 0.95], reject_below=0.6, abstain_below=0.85)
+    np.testing.assert_allclose(pd.read_csv("e.csv")[list(expected)], expected)
+    offramp("evaluate --policy confidence --test test --reject-below 0.6 --per-exit 0.9 --out e.csv")
+    expected = evaluate(policy, record, [[0.9]], reject_below=0.6)
+    np.testing.assert_allclose(pd.read_csv("e.csv")[list(expected)], expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("reject validation --error 0.1 --coverage 0.9", "expected either --policy or --policies"),
+        ("reject validation --policy confidence --error 0.1", "confidence: choose_rejection: expected either coverage"),
+        ("reject validation --policy confidence --error 0 --coverage 1", "possible up to a coverage of"),
+        ("evaluate --policy confidence --test test --reject-below nan --out e.csv", "reject_below: expected one numbe"),
+        ("evaluate --policy confidence --test test --abstain-below 1,2 --out e.csv", "abstain_below: expected a numbe"),
+    ],
+)
+def test_commands_that_are_refused(offramp, line, message):
+    said = offramp(line)
+    assert message in said
+    assert said.count("\n") == 1
 
 
 # Bad inputs

@@ -1,5 +1,6 @@
 """The commands `offramp evaluate`, `compare`, `sensitivity` and `search`, which report results on test data."""
 
+import math
 import warnings
 
 import click
@@ -17,6 +18,7 @@ from offramp.cli.options import (
     LabelledGrid,
     PolicySpec,
     Spec,
+    Threshold,
     VariantSpec,
     Verb,
     about,
@@ -85,6 +87,20 @@ from offramp.records.splitting import split_record
 @RISK
 @CONFIDENCE
 @click.option(
+    "--reject-below",
+    type=float,
+    default=-math.inf,
+    help="Reject answers that are estimated to be right with less than this (max softmax, if the policy estimates no "
+    "accuracy). --out then has the coverage, and the accuracy of the accepted answers.",
+)
+@click.option(
+    "--abstain-below",
+    type=Threshold(),
+    default="-inf",
+    help="Reject samples at once that stay at an exit with an estimate below this: later exits do not run. One number, "
+    "or one per exit except the last.",
+)
+@click.option(
     "--bins",
     type=click.IntRange(1),
     default=15,
@@ -99,7 +115,21 @@ from offramp.records.splitting import split_record
     help="Output: one row per exit with accuracy, metric, cost, agreement with the exit before, calibration error.",
 )
 def evaluate(
-    specs, policies, validation, test, grids, rows, level, risk, confidence, bins, out, frontier, exits
+    specs,
+    policies,
+    validation,
+    test,
+    grids,
+    rows,
+    level,
+    risk,
+    confidence,
+    reject_below,
+    abstain_below,
+    bins,
+    out,
+    frontier,
+    exits,
 ) -> None:
     """Evaluate policies on a test record, over a grid of thresholds δ.
 
@@ -114,6 +144,8 @@ def evaluate(
       offramp evaluate --policy confidence --test test.safetensors --per-exit 0.9,0.8 --out points.csv
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors \\
           --risk gap --level 0.02 --out point.csv
+      offramp evaluate --policies policies.safetensors --test test.safetensors --thresholds 0.9 --reject-below 0.6 \\
+          --out rejecting.csv
     """
     import pandas as pd
 
@@ -164,13 +196,15 @@ def evaluate(
         tables = [function(label, policy).assign(policy=label) for label, policy in fitted.items()]
         return about(record, test, pd.concat(tables, ignore_index=True))
 
+    rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+
     def curve(label: str, policy: Policy) -> pd.DataFrame:
         if own := [row for of, row in rows if of in (None, label)]:
-            return pd.concat([evaluate_policy(policy, record, [row]) for row in own], ignore_index=True)
+            return pd.concat([evaluate_policy(policy, record, [row], **rejection) for row in own], ignore_index=True)
         grid = of_label.get(label, of_label.get(None))
         if grid is None:
-            return evaluate_policy(policy, record, default_thresholds(policy, held_out))
-        points = evaluate_policy(policy, record, grid)
+            return evaluate_policy(policy, record, default_thresholds(policy, held_out), **rejection)
+        points = evaluate_policy(policy, record, grid, **rejection)
         if points["threshold"].nunique() > 1 and len(points.drop(columns="threshold").drop_duplicates()) == 1:
             signal = policy.signal(record)
             warnings.warn(

@@ -6,11 +6,11 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, report, timing, train
+from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, reject, report, timing, train
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
-    *(calibrate.calibrate, calibrate.policies, certify.certify),
+    *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
@@ -35,6 +35,7 @@ def cli() -> None:
       cascade, router                  combine the records of several models
       calibrate, evaluate              fit policies on validation data, and evaluate them on test data
       certify                          choose thresholds with a guarantee
+      reject                           choose thresholds for exits and for rejection together
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
       resplit                          repeat the search on other random splits
       figure, table, summary, report   show the results
