@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -434,6 +436,18 @@ def test_commands_that_are_refused(offramp, line, message):
     said = offramp(line)
     assert message in said
     assert said.count("\n") == 1
+
+
+# docs/rejection.md
+
+
+def test_the_code_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs/rejection.md").read_text(encoding="utf-8")
+    names = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        exec(code, names)
+    assert names["result"].reject_below is not None
+    assert names["chosen"].coverage >= 0.9
 
 
 # Bad inputs
