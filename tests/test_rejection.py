@@ -295,9 +295,10 @@ def test_comparison(runs, compared):
         **dict.fromkeys(("confidence", "patience"), "max softmax"),
         "isotonic": "estimate",
     }
-    assert compared["aurc_gain"].notna().eq(compared["policy"] == "isotonic").all()
+    for gain in ("gain", "aurc_gain"):
+        assert compared[gain].notna().eq(compared["policy"] == "isotonic").all()
     for (system, label), rows in compared.groupby(["system", "policy"]):
-        areas, gains, at_80, costs = [], [], [], []
+        areas, gains, at_80, better, costs = [], [], [], [], []
         for run in (each for each in runs if each.system == system):
             policy, test = run.policies[label], run.test
             delta = choose_threshold(policy, run.validation, accuracy=run.validation.correct[:, -1].mean() - 1e-12)
@@ -308,18 +309,24 @@ def test_comparison(runs, compared):
             areas.append(oracles.aurc(own.tolist(), wrong.tolist()))
             gains.append(oracles.aurc(sure.tolist(), wrong.tolist()) - areas[-1])
             costs.append((exits == 0).mean() / 4 + (exits == 1).mean())
-            last = np.sort(own)[::-1][159]  # the 160th
-            above, tied = own > last, own == last
-            share = (160 - above.sum()) / tied.sum()
-            at_80.append(1 - (wrong[above].sum() + share * wrong[tied].sum()) / 160)
+            at_80.append(accuracy_of_160(own, wrong))
+            better.append(at_80[-1] - accuracy_of_160(sure, wrong))
         row = rows.set_index("coverage").loc[0.8]
         assert (row.aurc, row.accuracy, row.cost) == pytest.approx((np.mean(areas), np.mean(at_80), np.mean(costs)))
         assert row.aurc_sd == pytest.approx(np.std(areas, ddof=1))
         if label == "isotonic":
-            assert row.aurc_gain == pytest.approx(np.mean(gains))
+            assert (row.aurc_gain, row.gain) == pytest.approx((np.mean(gains), np.mean(better)))
             assert row.aurc_gain_low < row.aurc_gain < row.aurc_gain_high
         for name in ("aurc", "accuracy", "cost"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+
+
+def accuracy_of_160(estimates, wrong):
+    """Return the mean accuracy of the 160 answers with the highest estimates, if ties are broken at random."""
+    last = np.sort(estimates)[::-1][159]
+    above, tied = estimates > last, estimates == last
+    share = (160 - above.sum()) / tied.sum()
+    return 1 - (wrong[above].sum() + share * wrong[tied].sum()) / 160
 
 
 def test_table_and_figure(compared, tmp_path):
@@ -328,19 +335,26 @@ def test_table_and_figure(compared, tmp_path):
     numbers = table.numbers([tmp_path / "rejection.csv"])
     text = table.readable(numbers)
     assert text["Policy"].tolist() == ["max softmax", "isotonic", "patience"] * 2
-    verdicts = {
-        system: "better" if rows["aurc_gain_low"].iloc[0] > 0 else "undecided"
-        for system, rows in compared[compared["policy"] == "isotonic"].groupby("system")
-    }
-    assert text["Verdict"].tolist() == ["", verdicts["one"], "", "", verdicts["two"], ""]
-    at_90 = numbers[(numbers["coverage"] == 0.9) & (numbers["policy"] == "isotonic")]
+    of_isotonic = numbers[(numbers["coverage"] == 0.9) & (numbers["policy"] == "isotonic")]
+    for column, name, gain in (
+        ("Verdict at 90 %", "verdict", "gain"),
+        ("Verdict by AURC", "aurc_verdict", "aurc_gain"),
+    ):
+        expected = [
+            "better" if low > 0 else "worse" if high < 0 else "undecided"
+            for low, high in zip(of_isotonic[f"{gain}_low"], of_isotonic[f"{gain}_high"])
+        ]
+        assert text[column].tolist() == ["", expected[0], "", "", expected[1], ""]
+        assert of_isotonic[name].tolist() == expected
     cells = text["Accuracy at 90 % (%)"][text["Policy"] == "isotonic"]
-    assert [cell.split()[0] for cell in cells] == [f"{100 * accuracy:.1f}" for accuracy in at_90["accuracy"]]
-    numbers["verdict"] = numbers["verdict"].where(numbers["system"] != "one", "worse")
-    better = list(verdicts.values())[1] == "better"
-    assert table.sentences(numbers[numbers["policy"] == "isotonic"]) == [
-        f"The estimate of isotonic is a better reason to reject than max softmax in {int(better)} of 2 systems, worse "
-        f"in 1, undecided in {int(not better)}."
+    assert [cell.split()[0] for cell in cells] == [f"{100 * accuracy:.1f}" for accuracy in of_isotonic["accuracy"]]
+    rows = numbers[numbers["policy"] == "isotonic"].copy()
+    rows["verdict"] = ["undecided", "better", "worse", "better"] * 2  # at 100, 95, 90 and 80 %
+    rows["aurc_verdict"] = rows["system"].map({"one": "better", "two": "worse"})
+    assert table.sentences(rows) == [
+        "Rejecting by the estimate of isotonic against rejecting by max softmax: at equal coverage better in 4, worse "
+        "in 2, undecided in 0 of 6 cases (systems × coverages); by AURC better in 1, worse in 1, undecided in 0 of 2 "
+        "systems."
     ]
     figure = FIGURES["risk-coverage"].function([tmp_path / "rejection.csv"], policies=["isotonic", "patience"])
     for system, ax in zip(("one", "two"), figure.axes, strict=True):

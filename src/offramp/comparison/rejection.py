@@ -26,10 +26,10 @@ def rejection(runs: Sequence[Run], bootstrap: Bootstrap) -> pd.DataFrame:
     -------
     DataFrame
         One row per system, policy and coverage. by: "estimate" if answers are rejected by the accuracy that the policy
-        estimates, or "max softmax". coverage; accuracy (of the accepted answers), cost (share of the cost of the full
-        model), and, repeated in all rows of a policy: aurc, and aurc_gain (AURC of rejecting by max softmax at the same
-        exits minus AURC of rejecting by the estimate), each with _sd, _low, _high; e_aurc and e_aurc_sd. aurc_gain is
-        NaN if there is no max softmax, or if it is the estimate.
+        estimates, or "max softmax". coverage; accuracy (of the accepted answers); gain (this accuracy minus that of
+        rejecting by max softmax at the same exits); cost (share of the cost of the full model). Repeated in all rows of
+        a policy: aurc, and aurc_gain (AURC of rejecting by max softmax at the same exits, minus aurc). Each has _sd,
+        _low, _high. Also e_aurc and e_aurc_sd. Gains are NaN if there is no max softmax, or if it is the estimate.
     """
     rows = []
     for system, group in by_system(runs).items():
@@ -44,39 +44,38 @@ def rejection(runs: Sequence[Run], bootstrap: Bootstrap) -> pd.DataFrame:
 
 
 _COLUMNS = ["system", "policy", "by", "coverage", "e_aurc", "e_aurc_sd"]
-_COLUMNS += with_interval("accuracy", "cost", "aurc", "aurc_gain")
+_COLUMNS += with_interval("accuracy", "gain", "cost", "aurc", "aurc_gain")
 
 
 def _of_policy(group: Sequence[Run], label: str, softmax: Policy | None, bootstrap: Bootstrap) -> list[dict]:
     """Return the rows of one policy. `softmax` is the policy whose estimate is compared with its own."""
-    costs, accuracies, areas, excesses, gains = [], [], [], [], []
+    costs, own, others, excesses = [], [], [], []
     for run in group:
         policy = run.policies[label]
         points = frontier(policy, run.validation)
         threshold = threshold_on(points, accuracy=accuracy_without_loss(run.validation))
         answers, exits = ranking(policy, run.test, threshold)
         costs.append(bootstrap.shares(run.test.cost_of(exits), run.test))
-        accuracy, area = _resampled(answers, bootstrap)
-        accuracies.append(accuracy)
-        areas.append(area)
+        own.append(_resampled(answers, bootstrap))
         excesses.append(answers.curve(np.nan).e_aurc)
         if softmax is not None:
-            gains.append(_resampled(ranking(policy, run.test, threshold, softmax)[0], bootstrap)[1] - area)
-    n_seeds, (cost, area) = len(group), map(np.stack, (costs, areas))  # (S, 1 + B) each
-    gain = np.stack(gains) if gains else np.full(cost.shape, np.nan)  # (S, 1 + B)
+            others.append(_resampled(ranking(policy, run.test, threshold, softmax)[0], bootstrap))
+    values = np.stack(own)  # (S, 1 + B, M + 1)
+    gains = values - (np.stack(others) if others else np.nan)  # (S, 1 + B, M + 1)
 
-    def summary(name: str, values: np.ndarray) -> dict[str, float]:
-        return bootstrap.summary(name, values[:, 0], values[:, 1:])
+    def summary(name: str, replicates: np.ndarray) -> dict[str, float]:
+        return bootstrap.summary(name, replicates[:, 0], replicates[:, 1:])
 
-    of_all = summary("aurc", area) | summary("aurc_gain", gain)
-    of_all |= {"e_aurc": float(np.mean(excesses)), "e_aurc_sd": np.std(excesses, ddof=1) if n_seeds > 1 else np.nan}
+    of_all = summary("cost", np.stack(costs)) | summary("aurc", values[..., -1]) | summary("aurc_gain", -gains[..., -1])
+    deviation = float(np.std(excesses, ddof=1)) if len(group) > 1 else np.nan
+    of_all |= {"e_aurc": float(np.mean(excesses)), "e_aurc_sd": deviation}
     return [
-        {"coverage": coverage} | summary("accuracy", values) | summary("cost", cost) | of_all
-        for coverage, values in zip(COVERAGES, np.moveaxis(np.stack(accuracies), 2, 0))  # (S, 1 + B) each
+        {"coverage": coverage} | summary("accuracy", values[..., m]) | summary("gain", gains[..., m]) | of_all
+        for m, coverage in enumerate(COVERAGES)
     ]
 
 
-def _resampled(answers: Ranking, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray]:
-    """Return accuracies at all coverages (1 + B, M) and the AURC (1 + B,), on all samples and resampled."""
+def _resampled(answers: Ranking, bootstrap: Bootstrap) -> np.ndarray:
+    """Return the accuracies at the M coverages and the AURC, on all samples and resampled, (1 + B, M + 1)."""
     sums = [answers.sums(np.ones(len(answers.loss))), *map(answers.sums, bootstrap.counts)]
-    return np.array([accuracy_at(COVERAGES, *each) for each in sums]), np.array([aurc(*each) for each in sums])
+    return np.array([[*accuracy_at(COVERAGES, *each), aurc(*each)] for each in sums])

@@ -16,8 +16,9 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     Test error of the accepted answers against the share of answers that are accepted, if the answers with the lowest
     estimates are rejected. The estimate is the accuracy that the policy estimates, and max softmax for policies that
     estimate none. Samples leave at the cheapest shared threshold with which the policy is at least as accurate as the
-    last exit on validation data, so the policies have different costs. Lines are means over seeds. A lower line rejects
-    better.
+    last exit on validation data, so the policies have different costs. Of answers with equal estimates, a random part
+    is accepted: where many answers share one estimate, the line is flat. Lines are means over seeds. A lower line
+    rejects better.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     table = table[table["policy"].isin(styles)]
     points = table.assign(coverage=100 * table["coverage"], error=100 * (1 - table["accuracy"]))
     systems = table["system"].unique()
-    figure, axes, columns = style.grid_of_panels(len(systems), 2.2)
+    figure, axes, columns = style.grid_of_panels(len(systems), 2.4)
     for system, ax in zip(systems, axes):
         its = points[points["system"] == system]
         style.draw_lines(ax, its, "coverage", "error", styles, markevery=4, linewidth=1.0, markersize=3)
