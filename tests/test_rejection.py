@@ -349,7 +349,7 @@ def test_table_and_figure(compared, tmp_path):
     cells = text["Accuracy at 90 % (%)"][text["Policy"] == "isotonic"]
     assert [cell.split()[0] for cell in cells] == [f"{100 * accuracy:.1f}" for accuracy in of_isotonic["accuracy"]]
     rows = numbers[numbers["policy"] == "isotonic"].copy()
-    rows["verdict"] = ["undecided", "better", "worse", "better"] * 2  # at 100, 95, 90 and 80 %
+    rows["verdict"] = rows["coverage"].map({0.8: "better", 0.9: "worse", 0.95: "better", 1.0: "undecided"})
     rows["aurc_verdict"] = rows["system"].map({"one": "better", "two": "worse"})
     assert table.sentences(rows) == [
         "Rejecting by the estimate of isotonic against rejecting by max softmax: at equal coverage better in 4, worse "
@@ -449,7 +449,7 @@ def test_evaluate_takes_both_thresholds(offramp):
 def test_commands_that_are_refused(offramp, line, message):
     said = offramp(line)
     assert message in said
-    assert said.count("\n") == 1
+    assert "\n" not in said.strip()
 
 
 # docs/rejection.md
