@@ -366,16 +366,18 @@ def test_error_among_accepted_by_hand():
         assert naive.coverage >= result.coverage
     wrong = certify(policy, record_of(np.zeros((2000, 2), int)), "error_among_accepted", 0.1)
     assert (wrong.threshold, wrong.reject_below, wrong.coverage) == (None, None, None)
-    assert "the lowest level that can be certified is 1" in wrong.reason
+    assert wrong.reason.endswith("and the lowest level that can be certified is about 1")
 
 
 def test_the_lowest_level_of_rejection_can_be_certified():
-    record, _ = Pool(0).draw(300, 0)
+    record = record_of(np.arange(300)[:, None] % 10 > 0, np.arange(300) / 300)  # one in ten errs, however sure
     options = {"policy": make_policy("confidence"), "validation": record, "risk": "error_among_accepted"}
-    result = certify(**options, level=0.12)
+    result = certify(**options, level=0.08)
     assert result.reject_below is None
-    lowest = float(result.reason.rpartition(" ")[2])
-    assert certify(**options, level=lowest).reject_below is not None
+    assert re.search(r"error_among_accepted is 0\.\d+ if answers below 0\.\d+ are rejected on 300", result.reason)
+    lowest = float(result.reason.rpartition(" is about ")[2])
+    assert certify(**options, level=1.1 * lowest).reject_below is not None
+    assert certify(**options, level=0.8 * lowest).reject_below is None
 
 
 # What is promised

@@ -300,9 +300,10 @@ class _Task:
         bound = loss.low + scale * found.bound(losses) if len(losses) else 0.0
         if threshold is None:
             lowest = bound if self.at_safe_end is None else self.at_safe_end
+            near = "about " if loss.among else ""  # the numbers of samples that are tried depend on the level
             reason = (
                 f"no threshold is certified: {loss.name} is {estimate:.4g} {self._called(place)} on {self.n} samples, "
-                f"and the lowest level that can be certified is {_rounded_up(lowest)}"
+                f"and the lowest level that can be certified is {near}{_rounded_up(lowest)}"
             )
             estimate = bound = None
         elif not np.ndim(threshold):
@@ -401,7 +402,7 @@ def _among(task: _Task) -> _Candidates:
     each = [task.losses_at(threshold) for threshold in thresholds]
     p_values = np.array([min(1.0, SHARES * task.p_of(losses)) if len(losses) else 1.0 for losses in each])  # (H,)
     certified, bound = p_values <= 1 - task.confidence, task.upper(SHARES)
-    best = 0 if certified.any() else int(np.argmin([bound(losses) if len(losses) else 1.0 for losses in each]))
+    best = 0 if certified.any() else int(np.argmin([bound(losses) if len(losses) else np.inf for losses in each]))
     return _Candidates(thresholds, p_values, certified, bound, best)
 
 
