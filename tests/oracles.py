@@ -195,3 +195,41 @@ def window_accuracy(confidence, correct, window, query):
         common[level] = Fraction(sum(right), len(right))
     nearest = sorted(confidence, key=lambda c: (abs(c - query), -c))[:window]
     return sum(common[c] for c in nearest) / len(nearest)
+
+
+def rejecting(estimates, signals, prediction, threshold, reject_below, abstain_below, fallback=None):
+    """Return the exit and the answer of each sample, which is −1 if it is rejected. Thresholds are shared."""
+    exits, answered = answers(signals, prediction, threshold, fallback)
+    for n, row in enumerate(estimates):
+        nowhere = fallback is not None and meets_nowhere(signals[n], threshold)
+        if not (row[fallback[n] if nowhere else exits[n]] >= reject_below) or reject_below == math.inf:
+            answered[n] = -1
+        for i in range(exits[n]):
+            if row[i] < abstain_below or abstain_below == math.inf:
+                exits[n], answered[n] = i, -1
+                break
+    return exits, answered
+
+
+def selective_points(estimates, losses):
+    """Return (ρ, number accepted, sum of their losses) for every different estimate, from the highest on."""
+    points = []
+    for rho in sorted({min(float(e), sys.float_info.max) for e in estimates}, reverse=True):
+        inside = [Fraction(loss) for e, loss in zip(estimates, losses) if e >= rho]
+        points.append((rho, len(inside), sum(inside)))
+    return points
+
+
+def aurc(estimates, losses):
+    """Return the mean over samples of the risk of all answers that are at least as sure (arXiv 1805.08206)."""
+    total = Fraction(0)
+    for own in estimates:
+        inside = [Fraction(loss) for e, loss in zip(estimates, losses) if e >= own]
+        total += sum(inside) / len(inside)
+    return float(total / len(estimates))
+
+
+def lowest_aurc(losses):
+    """Return the AURC of the order in which the lowest losses come first, one after another."""
+    ordered = sorted(map(Fraction, losses))
+    return float(sum(sum(ordered[:k]) / k for k in range(1, len(ordered) + 1)) / len(ordered))

@@ -28,6 +28,7 @@ from offramp.models.wrapping import Staged
 from offramp.runtime import Bundle, EarlyExit, export_bundle, load, write_single_file
 from offramp.runtime.inputs import read_inputs
 from offramp.runtime.manifest import Combined, read_manifest
+from offramp.runtime.messages import responses
 from test_encoder import config_of
 
 torch.set_num_threads(1)
@@ -180,6 +181,31 @@ def test_one_file_is_for_one_policy(images, tmp_path):
     export_bundle(tmp_path / "b", Staged([nn.Flatten()], [nn.Linear(64, 4)]), make_policy("patience"), 1, GREY)
     with pytest.raises(ValueError, match="policy 'patience'; expected confidence with max_softmax"):
         write_single_file(tmp_path / "b", tmp_path / "whole.onnx")
+
+
+def test_rejected_answers(tmp_path):
+    """They are −1, without a class in JSON and in tables. The file for single samples cannot say so."""
+    torch.manual_seed(0)
+    model = Staged([nn.Flatten(), nn.Linear(64, 8)], [nn.Linear(64, 2), nn.Linear(8, 2)])
+    folder = tmp_path / "bundle"
+    x = np.random.default_rng(0).normal(size=(9, 1, 8, 8)).astype(np.float32)
+    sure = np.sort(EarlyExit(model, make_policy("confidence"), np.inf)(torch.from_numpy(x)).confidence)
+    below = float(sure[3:5].mean())
+    export_bundle(folder, model, make_policy("confidence"), np.inf, GREY, names=("no", "yes"), reject_below=below)
+    assert read_manifest(folder).reject_below == below
+    answers = load(folder)(x)
+    assert ((answers.prediction == -1) == (answers.confidence < below)).all()
+    assert (answers.prediction == -1).sum() == 4
+    for response in responses(answers, ("no", "yes")):
+        assert (response["class"] is None) == (response["prediction"] == -1)
+    np.save(tmp_path / "x.npy", x)
+    cli(["run", str(folder), str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.csv")], standalone_mode=False)
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert (table["class"].isna() == (table["prediction"] == -1)).all()
+    with pytest.raises(ValueError, match=r"bundle: rejects answers below .*; expected one without rejection"):
+        write_single_file(folder, tmp_path / "whole.onnx")
+    with pytest.raises(ValueError, match="reject_below: expected one number, not NaN"):
+        EarlyExit(model, make_policy("confidence"), 0.5, reject_below=np.nan)
 
 
 # Cascades

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import binom, binomtest
 
 import oracles
-from offramp import ExitRecord, certify, choose_threshold, evaluate, load_policies, make_policy
+from offramp import ExitRecord, certify, choose_threshold, decide, evaluate, load_policies, make_policy
 from offramp.certification.certifying import METHODS
 from offramp.certification.losses import RISKS
 from offramp.certification.pvalues import P_VALUES, upper_bound
@@ -258,9 +258,10 @@ def test_naive_is_the_choice_without_a_guarantee(record, level):
 def test_qualities_of_0_and_1_are_classes():
     record, _ = Pool(0).draw(200, 0)
     scores = ExitRecord.from_scores(record.correct.astype(float), record.confidence(), record.cost)
-    for risk in ("error", "gap", "error_among_exited"):
+    for risk in ("error", "gap", "error_among_exited", "error_among_accepted"):
         one, other = (certify(make_policy("confidence"), r, risk, 0.2) for r in (record, scores))
-        assert (one.threshold, one.bound, one.cost) == (other.threshold, other.bound, other.cost)
+        for what in ("threshold", "reject_below", "bound", "cost"):
+            assert getattr(one, what) == getattr(other, what)
 
 
 def test_ucb_is_ltt_by_betting():
@@ -340,6 +341,45 @@ def test_error_among_exited_by_hand():
     assert wrong.reason == "only the full model is certified, by definition: its error_among_exited is 0"
 
 
+def test_error_among_accepted_by_hand():
+    """Answers below 0.4 are wrong. δ is given, and the threshold for rejection is certified."""
+    sure = np.arange(2000) / 2000
+    right = np.stack([sure > 0.4, sure > 0.3], 1)
+    record, policy = record_of(right.astype(int), sure), make_policy("confidence")
+    for threshold, limit, cost in ((-np.inf, 0.4, 1), (np.inf, 0.3, 2), ([0.0], 0.4, 1)):
+        result = certify(policy, record, "error_among_accepted", 0.1, threshold=threshold)
+        assert len(result.thresholds) == 20
+        for rho, p in zip(result.thresholds, result.p_values):
+            accepted = sure >= rho
+            assert p == pytest.approx(min(1, 20 * binom.cdf((accepted & (sure <= limit)).sum(), accepted.sum(), 0.1)))
+        np.testing.assert_array_equal(result.valid, result.thresholds[result.p_values <= 0.1])
+        assert result.reject_below == result.valid[-1]
+        accepted = sure >= result.reject_below
+        assert (result.coverage, result.cost) == (accepted.mean(), cost)
+        np.testing.assert_array_equal(result.threshold, threshold)
+        assert result.estimate == pytest.approx((accepted & (sure <= limit)).sum() / accepted.sum())
+        assert result.bound <= 0.1
+        assert (decide(policy, record, [threshold], reject_below=result.reject_below)[1][0] == -1).mean() == (
+            1 - result.coverage
+        )
+        naive = certify(policy, record, "error_among_accepted", 0.1, method="naive", threshold=threshold)
+        assert naive.coverage >= result.coverage
+    wrong = certify(policy, record_of(np.zeros((2000, 2), int)), "error_among_accepted", 0.1)
+    assert (wrong.threshold, wrong.reject_below, wrong.coverage) == (None, None, None)
+    assert wrong.reason.endswith("and the lowest level that can be certified is about 1")
+
+
+def test_the_lowest_level_of_rejection_can_be_certified():
+    record = record_of(np.arange(300)[:, None] % 10 > 0, np.arange(300) / 300)  # one in ten errs, however sure
+    options = {"policy": make_policy("confidence"), "validation": record, "risk": "error_among_accepted"}
+    result = certify(**options, level=0.08)
+    assert result.reject_below is None
+    assert re.search(r"error_among_accepted is 0\.\d+ if answers below 0\.\d+ are rejected on 300", result.reason)
+    lowest = float(result.reason.rpartition(" is about ")[2])
+    assert certify(**options, level=1.1 * lowest).reject_below is not None
+    assert certify(**options, level=0.8 * lowest).reject_below is None
+
+
 # What is promised
 
 
@@ -371,6 +411,11 @@ class Pool:
         wrong = ~self.right[np.arange(len(exits)), exits]
         if name == "error":
             return wrong.mean()
+        if name == "error_among_accepted":  # the threshold is ρ, and δ is FIXED
+            exits = policy.exits(self.whole, FIXED)
+            rows = np.arange(len(exits))
+            accepted = policy.estimate(self.whole)[rows, exits] >= threshold
+            return (~self.right[rows, exits])[accepted].mean()
         if name == "gap":
             return wrong.mean() - (~self.right[:, -1]).mean()
         if name == "disagreement":
@@ -382,6 +427,7 @@ class Pool:
 
 
 DRAWS = 300
+FIXED = 0.85  # δ, if a threshold for rejection is certified
 
 
 def violations(risk, level, confidence, method, n=400, budget=None, draws=DRAWS, **options):
@@ -390,7 +436,10 @@ def violations(risk, level, confidence, method, n=400, budget=None, draws=DRAWS,
     risks = []
     for seed in range(draws):
         record, _ = pool.draw(n, seed)
-        threshold = certify(policy, record, risk, level, confidence, method, budget=budget, **options).threshold
+        if risk == "error_among_accepted":
+            options["threshold"] = FIXED
+        result = certify(policy, record, risk, level, confidence, method, budget=budget, **options)
+        threshold = result.reject_below if risk == "error_among_accepted" else result.threshold
         risks.append(np.nan if threshold is None else pool.risk(policy, threshold, risk, budget))
     risks = np.array(risks)
     return (risks > level).sum(), np.nanmean(risks), np.isfinite(risks).mean()
@@ -409,6 +458,7 @@ def too_often(count, confidence, draws=DRAWS):
         ("gap", 0.08, "ltt", None),
         ("disagreement", 0.1, "ltt", None),
         ("error_among_exited", 0.2, "ltt", None),
+        ("error_among_accepted", 0.17, "ltt", None),
         ("cost", 3.0, "ltt", None),
         ("over_budget", 0.2, "ltt", 3),
     ],
@@ -489,6 +539,17 @@ EACH = ExitRecord.from_outputs(np.zeros((99, 2), int), None, np.zeros(99, int), 
             "99 samples are too few to certify error at level 0.01 with confidence 0.9; at least 230 are",
         ),
         ({"risk": "error_among_exited", "level": 0.01}, "99 samples are too few .* at least 528 are needed"),
+        ({"risk": "error_among_accepted", "level": 0.01}, "99 samples are too few .* at least 528 are needed"),
+        ({"threshold": 0.5}, "threshold is for the risk error_among_accepted; of other risks, it is the result"),
+        (
+            {"risk": "error_among_accepted", "method": "holm", "thresholds": [[1]]},
+            "error_among_accepted certifies a threshold for rejection, and not thresholds per exit; expected ltt, ucb",
+        ),
+        (
+            {"risk": "error_among_accepted", "threshold": [0.1, 0.2], "level": 0.2},
+            "threshold: expected a number or 1 of",
+        ),
+        ({"method": "crc", "risk": "error_among_accepted"}, "which error_among_accepted does not promise; use ltt"),
         ({"risk": "loss"}, "risk is 'loss'; expected one of error, gap, .*, or an array of losses"),
         ({"method": "rcps"}, "method is 'rcps'; expected one of ltt, ucb, crc, holm, naive"),
         ({"p_value": "t"}, "p_value is 't'; expected one of binomial, hoeffding_bentkus, wsr"),
@@ -592,6 +653,21 @@ def test_certify_command(offramp):
     assert pd.read_csv("h.csv").threshold_2.tolist() == [0.9]
 
 
+def test_certified_rejection(offramp):
+    promise = "--risk error_among_accepted --level 0.2 --threshold 0.8"
+    said = offramp(f"certify validation --policy pcee {promise} --out c.csv --policies-out p")
+    fitting, rest = split_record(ExitRecord.load("validation"), 0.5)
+    policy = make_policy("pcee").fit(fitting)
+    result = certify(policy, rest, "error_among_accepted", 0.2, threshold=0.8)
+    row = pd.read_csv("c.csv").iloc[0]
+    assert (row.threshold, row.reject_below, row.coverage) == (0.8, result.reject_below, result.coverage)
+    assert f"pcee: threshold 0.8, reject below {result.reject_below:.6g}, coverage {result.coverage:.4g}, " in said
+    offramp(f"evaluate --policies p --test test --thresholds 0.8 --reject-below {result.reject_below!r} --out e.csv")
+    expected = evaluate(policy, ExitRecord.load("test"), [0.8], reject_below=result.reject_below)
+    columns = ["threshold", "coverage", "accuracy", "cost"]
+    np.testing.assert_array_equal(pd.read_csv("e.csv")[columns], expected[columns])
+
+
 def test_certified_thresholds_in_evaluate(offramp):
     offramp("evaluate --policy pcee --validation validation --test test --risk gap --level 0.03 --out e.csv")
     fitting, rest = split_record(ExitRecord.load("validation"), 0.5)
@@ -615,6 +691,13 @@ def test_certified_thresholds_in_evaluate(offramp):
         ("certify validation --policy pcee --level 0.001", "pcee: certify: 750 samples are too few"),
         ("evaluate --policy pcee --test test --level 0.1 --out e.csv", "--level needs --validation"),
         ("evaluate --policy pcee --test test --risk gap --out e.csv", "--risk needs --level"),
+        (
+            "evaluate --policy pcee --validation validation --test test --level 0.1 --risk error_among_accepted "
+            "--out e.csv",
+            "--risk error_among_accepted certifies a threshold for rejection: expected `offramp certify`, and "
+            "--reject-below here",
+        ),
+        ("certify validation --policy pcee --threshold 0.5", "threshold is for the risk error_among_accepted"),
         ("export test --policies test --confidence 0.9 --out b", "--confidence needs --level"),
         (
             "evaluate --policy pcee --validation validation --test test --level 0.1 --thresholds 1 --out e.csv",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from offramp.calibration import reliability_diagram
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.matched import at_equal
+from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting
 from offramp.comparison.sensitivity import sensitivity as measure
@@ -87,6 +89,9 @@ def study(records, tmp_path_factory):
     ]
     table = measure(runs, variants, np.arange(0, 1.01, 0.05), 2, Bootstrap.draw(150, 100, 0))
     write_table(table, folder / "sensitivity.parquet")
+    names = ("confidence", "pcee")
+    fitted = [replace(run, policies={name: make_policy(name).fit(run.validation) for name in names}) for run in runs]
+    write_table(rejection(fitted, Bootstrap.draw(150, 100, 0)), folder / "rejection.parquet")
     records["msdnet-large", 0, "test"].save(folder / "test.safetensors")
     return folder
 
@@ -95,7 +100,7 @@ def inputs(name, study):
     patterns = {
         **dict.fromkeys(("error-cost", "quality-cost", "control"), "[ce]*.parquet"),
         "reliability": "bins-msdnet-large-*",
-        **{"sensitivity": "sensitivity.parquet"},
+        **{"sensitivity": "sensitivity.parquet", "risk-coverage": "rejection.parquet"},
     }
     return sorted(study.glob(patterns.get(name, "test.safetensors")), reverse=True)
 

@@ -113,6 +113,28 @@ def test_answers_are_those_of_the_record(system, fast, name, options):
         check(fast(x), policy, record, threshold)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("confidence", {}), ("patience", {}), ("pcee", {"bins": 5, "no_exit": "most_confident"})]
+)
+def test_rejected_answers_are_those_of_the_record(system, name, options):
+    model, x, record, validation = system
+    policy = make_policy(name, **options).fit(validation)
+    shares = []
+    for threshold in thresholds_of(policy, record):
+        exits = policy.exits(record, threshold)
+        values = np.unique(policy.estimate(record)[np.arange(SAMPLES), exits].round(5))
+        reject_below = values[len(values) // 2 - 1 :][:2].mean()  # between two estimates, or the only one
+        fast = EarlyExit(model, policy, threshold, reject_below=reject_below, cost=record.cost)
+        expected = decide(policy, record, [threshold], reject_below=reject_below)[1][0]
+        answers = fast(x)
+        same = answers.exit == exits  # all but those whose signal is as good as equal to the threshold
+        assert same.mean() > 0.7
+        near = np.abs(policy.estimate(record) - reject_below).min(axis=1) < TOLERANCE
+        np.testing.assert_array_equal(answers.prediction[same & ~near], expected[same & ~near])
+        shares.append((expected == -1)[same & ~near].mean() if (same & ~near).any() else 0)
+    assert name == "pcee" or any(0 < share < 1 for share in shares)  # whose estimates may all be equal
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_batches_and_their_order_do_not_matter(system, size):
     model, x, record, _ = system

@@ -11,6 +11,7 @@ from offramp._registry import find
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
+from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting, sensitivity
 from offramp.evaluation.exits import exit_table
@@ -69,6 +70,7 @@ def study(runs, tmp_path_factory):
     write_table(pairs(runs, [tuple(SYSTEMS)], bootstrap), folder / "pairs.parquet")
     grid = np.arange(0.5, 1, 0.05)
     write_table(control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
+    write_table(rejection(runs, bootstrap), folder / "rejection.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)
@@ -83,6 +85,7 @@ def inputs(name, study):
     if name in ("exits", "calibration"):
         return exits if name == "exits" else [*exits, study / "control.parquet"]
     kinds = {"claims": ["control", "pairs"], "equal-cost": ["pairs"], "equal-accuracy": ["pairs"]}
+    kinds |= {"coverage": ["rejection"]}
     return [study / f"{kind}.parquet" for kind in kinds.get(name, [name])]
 
 

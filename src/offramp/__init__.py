@@ -2,7 +2,7 @@
 
 from offramp.cascades import cascade, router
 from offramp.certification import Certificate, certify
-from offramp.evaluation import choose_threshold, decide, evaluate, frontier
+from offramp.evaluation import choose_rejection, choose_threshold, decide, evaluate, frontier, risk_coverage
 from offramp.policies import NotFittedError, Policy, load_policies, make_policy, save_policies
 from offramp.records import ExitOutputs, ExitRecord
 
@@ -14,12 +14,14 @@ __all__ = [
     "Policy",
     "cascade",
     "certify",
+    "choose_rejection",
     "choose_threshold",
     "decide",
     "evaluate",
     "frontier",
     "load_policies",
     "make_policy",
+    "risk_coverage",
     "router",
     "save_policies",
 ]

@@ -31,13 +31,14 @@ rule compare:
     input:
         records=RECORDS_OF_SYSTEMS,
         policies=of_runs(rules.calibrate.output.policies),
-        code=sources("comparison.claims", "comparison.matched"),
+        code=sources("comparison.claims", "comparison.matched", "comparison.rejection"),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
         control=f"{ROOT}/evaluate/control.parquet",
         speedup=f"{ROOT}/evaluate/speedup.parquet",
         duels=f"{ROOT}/evaluate/duels.parquet",
+        rejection=f"{ROOT}/evaluate/rejection.parquet",
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -53,7 +54,8 @@ rule compare:
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
-        " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels} 2>&1 | tee {log}"
+        " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels}"
+        " --rejection-out {output.rejection} 2>&1 | tee {log}"
 
 
 # The sensitivity study varies one factor at a time. Each option is FACTOR/SETTING=POLICY:options.

@@ -24,7 +24,7 @@ SETTINGS = {
     "duels": STUDY["duels"],
     "variants": list(STUDY["search"].get("variants", ["the first", "default ones"]))[1:],  # compared with the first
     "baseline": STUDY["comparison"].get("baseline"),
-    **{content: content in contents_of(STUDY) for content in ("quality", "prediction")},
+    **{content: content in contents_of(STUDY) for content in ("quality", "prediction", "max_softmax")},
     "layers": not STUDY["routers"],
 }
 SHOWN = {"figure": shown_here(FIGURES), "table": shown_here(TABLES)}

@@ -12,11 +12,11 @@ from offramp.certification.losses import Loss, loss_of
 from offramp.certification.pvalues import P_VALUES, needed_samples, upper_bound
 from offramp.evaluation.curves import reached_signal
 from offramp.policies import Policy
-from offramp.policies.base import first_exit
+from offramp.policies.base import answering_exits, at_exits, checked_threshold, first_exit
 from offramp.records import ExitRecord
 from offramp.records.origin import samples_of, shared_samples, warn_of_test
 
-SHARES = 20  # numbers of exited samples that are tried for a risk among those that exit
+SHARES = 20  # numbers of samples that are tried for a risk among those that exit, or whose answers are accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +26,19 @@ class Certificate:
     Attributes
     ----------
     threshold : float, ndarray of shape (L − 1,), or None
-        The cheapest certified threshold δ (for costs, the one that spends most). None if there is none.
+        The cheapest certified threshold δ (for costs, the one that spends most). None if there is none. For the risk
+        error_among_accepted, this is the given δ, and `reject_below` is the threshold that is certified.
+    reject_below : float or None
+        For error_among_accepted: the certified threshold ρ with the highest coverage. None for all other risks, and if
+        there is none.
     valid : ndarray of shape (V,) or (V, L − 1)
         All certified thresholds, in the order in which they were tested, from the safe end on. The guarantee holds for
-        all of them at once.
+        all of them at once. For error_among_accepted, they are values of ρ, and in all other cases values of δ.
     thresholds : ndarray of shape (T,) or (T, L − 1)
         All thresholds that were tested, in this order.
     p_values : ndarray of shape (T,), or None
-        Their p-values, adjusted for the number of hypotheses where these have no order (`method="holm"`, and the risk
-        error_among_exited). None for `method="crc"`, which has none.
+        Their p-values, adjusted for the number of hypotheses where these have no order (`method="holm"`, and the risks
+        error_among_exited and error_among_accepted). None for `method="crc"`, which has none.
     bound : float or None
         Upper confidence bound of the risk at `threshold`, for this threshold alone. Of "crc", the bound of the
         expectation. What is guaranteed for the chosen threshold is `level`.
@@ -42,6 +46,8 @@ class Certificate:
         Mean loss at `threshold` on the validation samples.
     cost : float or None
         Average cost at `threshold` on the validation samples.
+    coverage : float or None
+        For error_among_accepted: share of the validation samples whose answers are accepted. None for all other risks.
     reason : str or None
         Why there is no threshold, or only the safe end. None otherwise.
     risk, level, confidence, method
@@ -51,12 +57,14 @@ class Certificate:
     """
 
     threshold: float | np.ndarray | None
+    reject_below: float | None
     valid: np.ndarray
     thresholds: np.ndarray
     p_values: np.ndarray | None
     bound: float | None
     estimate: float | None
     cost: float | None
+    coverage: float | None
     reason: str | None
     risk: str
     level: float
@@ -77,6 +85,7 @@ def certify(
     budget: float | None = None,
     bounds: tuple[float, float] | None = None,
     thresholds=None,
+    threshold: float | np.ndarray | None = None,
 ) -> Certificate:
     """Choose the cheapest threshold whose risk is at most a level, with a guarantee.
 
@@ -92,11 +101,13 @@ def certify(
         Must be fitted if it learns from data.
     validation : ExitRecord
         Samples on which the policy was not fitted. Labels are needed for errors only.
-    risk : {"error", "gap", "disagreement", "error_among_exited", "cost", "over_budget"} or ndarray of shape (N, L)
+    risk : str, or ndarray of shape (N, L)
         error: 1 minus the accuracy (or mean quality). gap: the error minus that of the last exit, from −1 to 1.
         disagreement: share of answers that differ from those of the last exit. error_among_exited: error of the samples
-        that leave before the last exit. cost: average cost, in the unit of the record. over_budget: probability that a
-        sample costs more than `budget`. An array is the loss of each sample if it leaves at each exit.
+        that leave before the last exit. error_among_accepted: error of the answers that are not rejected; δ is given
+        (`threshold`), and what is certified is ρ, for `decide(…, reject_below=ρ)`. cost: average cost, in the unit of
+        the record. over_budget: probability that a sample costs more than `budget`. An array is the loss of each sample
+        if it leaves at each exit.
     level : float
         Highest acceptable risk.
     confidence : float
@@ -115,6 +126,8 @@ def certify(
         Lowest and highest possible loss of an array, by default 0 and 1, or of a cost that differs between samples.
     thresholds : array-like of shape (G, L − 1), optional
         For "holm": thresholds per exit that were chosen without these samples.
+    threshold : float or ndarray of shape (L − 1,), optional
+        For error_among_accepted: threshold δ that was chosen without these samples. The default is +∞, the full model.
 
     Returns
     -------
@@ -159,6 +172,14 @@ def certify(
             if method == "holm"
             else f"certify: thresholds are for the method holm; {method} tests all shared thresholds"
         )
+    among_accepted = isinstance(risk, str) and risk == "error_among_accepted"
+    if threshold is not None and not among_accepted:
+        raise ValueError("certify: threshold is for the risk error_among_accepted; of other risks, it is the result")
+    if among_accepted and method == "holm":
+        raise ValueError(
+            "certify: error_among_accepted certifies a threshold for rejection, and not thresholds per exit; expected "
+            "ltt, ucb or naive"
+        )
     warn_of_test(validation, "certifying a threshold")
     if policy.fitted_samples and (same := shared_samples(samples_of(validation), policy.fitted_samples)):
         warnings.warn(
@@ -174,7 +195,8 @@ def certify(
     p_value = p_value or ("binomial" if loss.binary and method != "ucb" else "wsr")
     if p_value == "binomial" and not loss.binary:
         raise ValueError(f"certify: binomial p-values need losses of 0 and 1; {loss.name} has others (p_value=…)")
-    task = _Task(policy, validation, loss, float(level), float(confidence), P_VALUES[p_value])
+    delta = np.inf if threshold is None else threshold
+    task = _Task(policy, validation, loss, float(level), float(confidence), P_VALUES[p_value], delta)
     found = METHODS[method](task) if thresholds is None else METHODS[method](task, thresholds)
     about = {"risk": loss.name, "level": float(level), "confidence": float(confidence), "method": method}
     return task.certificate(found, **about)
@@ -196,20 +218,29 @@ class _Candidates:
 
 
 class _Task:
-    """A policy on a record, with a loss and a level."""
+    """A policy on a record, with a loss and a level. `delta` is the threshold δ if one for rejection is certified."""
 
-    def __init__(self, policy: Policy, record: ExitRecord, loss: Loss, level: float, confidence: float, p_value):
+    def __init__(self, policy: Policy, record: ExitRecord, loss: Loss, level: float, confidence: float, p_value, delta):
         self.policy, self.record, self.loss = policy, record, loss
         self.risk_level, self.confidence, self.p_value = level, confidence, p_value
         self.level = loss.scaled(level)
         self.n = record.n_samples
-        self.reached, fallback = reached_signal(policy, record)  # (N, K), (N,) or None
         values = loss.scaled(loss.values)  # (N, L)
+        self.early = record.n_exits - 1  # samples that have passed fewer exits than this have left early
+        if loss.among == "accepted":
+            # Rejection is like one more exit: what is accepted leaves before it
+            self.delta, self.early, fallback = checked_threshold(delta, record.n_exits), 1, None
+            (self.leave_at,), answering = answering_exits(policy, record, [self.delta])  # (N,), (1, N)
+            estimate = at_exits(policy.estimate(record), answering).T  # (N, 1)
+            self.reached = np.minimum(estimate, np.finfo(np.float64).max)  # (N, 1)
+            values = np.repeat(at_exits(values, answering).T, 2, axis=1)  # (N, 2)
+        else:
+            self.reached, fallback = reached_signal(policy, record)  # (N, K), (N,) or None
         if fallback is not None:  # one more column, for samples that have passed all exits
             last = values[:, -1:] if loss.upward else np.take_along_axis(values, fallback[:, None], axis=1)
             values = np.hstack([values, last])
         self.states = values  # (N, K + 1): loss of a sample that has passed 0, … K exits
-        self.at_safe_end = None if fallback is not None and not loss.among_exited else loss.at_safe_end
+        self.at_safe_end = None if fallback is not None and not loss.among else loss.at_safe_end
 
     def check_samples(self, hypotheses: int = 1) -> None:
         """Raise ValueError if even the best losses do not certify the level, with a correction for many hypotheses."""
@@ -243,10 +274,10 @@ class _Task:
         return (self.reached < threshold).sum(axis=1)
 
     def losses_at(self, threshold) -> np.ndarray:
-        """Return the losses (n,) at a threshold, on the scale from 0 to 1, of all samples or of those that exit."""
+        """Return the losses (n,) at a threshold, on the scale from 0 to 1, of the samples that they are about."""
         passed = self.exits_at(threshold)
         losses = self.states[np.arange(self.n), passed]  # (N,)
-        return losses[passed < self.record.n_exits - 1] if self.loss.among_exited else losses
+        return losses[passed < self.early] if self.loss.among else losses
 
     def certificate(self, found: _Candidates, **about: Any) -> Certificate:
         """Return the result for the last certified threshold, or with the reason why there is none."""
@@ -269,25 +300,31 @@ class _Task:
         bound = loss.low + scale * found.bound(losses) if len(losses) else 0.0
         if threshold is None:
             lowest = bound if self.at_safe_end is None else self.at_safe_end
+            near = "about " if loss.among else ""  # the numbers of samples that are tried depend on the level
             reason = (
                 f"no threshold is certified: {loss.name} is {estimate:.4g} {self._called(place)} on {self.n} samples, "
-                f"and the lowest level that can be certified is {_rounded_up(lowest)}"
+                f"and the lowest level that can be certified is {near}{_rounded_up(lowest)}"
             )
             estimate = bound = None
         elif not np.ndim(threshold):
             threshold = float(threshold)
-        cost = None
-        if threshold is not None:
+        cost = coverage = reject_below = None
+        if threshold is not None and loss.among == "accepted":
+            threshold, reject_below = self.delta if self.delta.ndim else float(self.delta), threshold
+            cost, coverage = float(self.record.cost_of(self.leave_at).mean()), len(losses) / self.n
+        elif threshold is not None:
             exits = np.minimum(self.exits_at(threshold), self.record.n_exits - 1)
             cost = float(self.record.cost_of(exits).mean())
         return Certificate(
             threshold=threshold,
+            reject_below=reject_below,
             valid=valid,
             thresholds=found.thresholds,
             p_values=found.p_values,
             bound=bound,
             estimate=estimate,
             cost=cost,
+            coverage=coverage,
             reason=reason,
             n_samples=self.n,
             **about,
@@ -299,6 +336,8 @@ class _Task:
         return rows[costs.argmax() if self.loss.upward else costs.argmin()]
 
     def _called(self, threshold) -> str:
+        if self.loss.among == "accepted":
+            return f"if answers below {threshold:g} are rejected"
         if np.ndim(threshold):
             return f"at {', '.join(f'{value:g}' for value in threshold)}"
         return {np.inf: "for the full model", -np.inf: "for the first exit"}.get(threshold, f"at {threshold:g}")
@@ -338,30 +377,33 @@ def _until_first(failure: np.ndarray) -> np.ndarray:
 
 def _sequence(task: _Task) -> _Candidates:
     """Test thresholds from the safe end on, until the first failure."""
-    if task.loss.among_exited:
-        return _among_exited(task)
+    if task.loss.among:
+        return _among(task)
     task.check_samples()
     walk = _Walk(task)
     p_values = task.p_value(task.states, walk.total, task.n, task.level)  # (T,)
     return _Candidates(walk.thresholds, p_values, _until_first(p_values > 1 - task.confidence), task.upper())
 
 
-def _among_exited(task: _Task) -> _Candidates:
-    """Test thresholds at which a given number of samples leave, corrected for how many numbers are tried.
+def _among(task: _Task) -> _Candidates:
+    """Test thresholds at which a given number of samples leave, or are accepted, corrected for how many are tried.
 
     Near the full model, hardly any sample leaves, so a sequence from there would fail at once. And a sequence that
     starts where enough samples leave would start at a place found in the data. Given the (m + 1)-th highest signal,
-    however, the samples above it are independent draws of those that exceed it. So each test is valid by itself.
+    however, the samples above it are independent draws of those that exceed it. So each test is valid by itself. For
+    accepted answers, this is SGR (Geifman and El-Yaniv 2017), except that the numbers are fixed and not searched.
     """
     task.check_samples(SHARES)
     least = needed_samples(task.p_value, 0.0, task.level, 1 - (1 - task.confidence) / SHARES)
     numbers = np.geomspace(least, task.n, SHARES).round().astype(int)  # (H,)
-    surest = task.reached[:, : task.record.n_exits - 1].max(axis=1, initial=-np.inf)  # (N,)
+    surest = task.reached[:, : task.early].max(axis=1, initial=-np.inf)  # (N,)
     ranked = np.append(np.sort(surest)[::-1], -np.inf)  # (N + 1,)
     thresholds = np.nextafter(ranked[numbers], np.inf)  # (H,): samples above this value leave
     each = [task.losses_at(threshold) for threshold in thresholds]
     p_values = np.array([min(1.0, SHARES * task.p_of(losses)) if len(losses) else 1.0 for losses in each])  # (H,)
-    return _Candidates(thresholds, p_values, p_values <= 1 - task.confidence, task.upper(SHARES))
+    certified, bound = p_values <= 1 - task.confidence, task.upper(SHARES)
+    best = 0 if certified.any() else int(np.argmin([bound(losses) if len(losses) else np.inf for losses in each]))
+    return _Candidates(thresholds, p_values, certified, bound, best)
 
 
 def _holm(task: _Task, rows) -> _Candidates:
@@ -384,8 +426,8 @@ def _holm(task: _Task, rows) -> _Candidates:
 def _crc(task: _Task) -> _Candidates:
     """Bound the expected loss of one more sample, for losses that never rise towards the safe end."""
     steps = np.diff(task.states, axis=1) * (-1 if task.loss.upward else 1)  # (N, K): change towards the safe end
-    if task.loss.among_exited or (steps > 0).any():
-        where = "" if task.loss.among_exited else f"; it rises in sample {np.argwhere(steps > 0)[0, 0]}"
+    if task.loss.among or (steps > 0).any():
+        where = "" if task.loss.among else f"; it rises in sample {np.argwhere(steps > 0)[0, 0]}"
         raise ValueError(
             f"certify: crc needs a loss that never rises towards the safe end, which {task.loss.name} does not "
             f"promise{where}; use ltt or ucb, or give as risk the largest loss of an exit and all later ones"
@@ -403,10 +445,11 @@ def _crc(task: _Task) -> _Candidates:
 
 def _naive(task: _Task) -> _Candidates:
     """Take the mean loss of the samples for the risk. The p-values are those of each threshold alone."""
-    if task.loss.among_exited:
-        tests = _among_exited(task)
-        means = np.array([x.mean() if len(x) else 0.0 for x in map(task.losses_at, tests.thresholds)])  # (H,)
-        return _Candidates(tests.thresholds, tests.p_values, means <= task.level, np.mean)
+    if task.loss.among:
+        tests = _among(task)
+        of_none = 0.0 if task.loss.among == "exited" else 1.0
+        means = np.array([x.mean() if len(x) else of_none for x in map(task.losses_at, tests.thresholds)])  # (H,)
+        return _Candidates(tests.thresholds, tests.p_values, means <= task.level, np.mean, int(means.argmin()))
     walk = _Walk(task)
     means = walk.total(task.states) / task.n  # (T,)
     p_values = task.p_value(task.states, walk.total, task.n, task.level)

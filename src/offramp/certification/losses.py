@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,8 +24,9 @@ class Loss:
         Lowest loss that can be expected of all samples, from which the number of samples that are needed follows.
     upward : bool
         Whether the safe end is the first exit (δ = −∞), as for costs, and not the full model (δ = +∞).
-    among_exited : bool
-        Whether the mean is over the samples that leave before the last exit.
+    among : {"exited", "accepted"}, optional
+        The mean is over the samples that leave before the last exit, or over those whose answers are accepted. By
+        default, it is over all samples.
     at_safe_end : float or None
         The risk at the safe end, if it is known without samples.
     """
@@ -35,7 +37,7 @@ class Loss:
     high: float = 1.0
     best: float = 0.0
     upward: bool = False
-    among_exited: bool = False
+    among: Literal["exited", "accepted"] | None = None
     at_safe_end: float | None = None
 
     @property
@@ -70,7 +72,11 @@ def _disagreement(policy: Policy, record: ExitRecord, budget) -> Loss:
 
 def _error_among_exited(policy: Policy, record: ExitRecord, budget) -> Loss:
     # if nobody leaves, nobody errs
-    return Loss(name="error_among_exited", values=_errors(policy, record), among_exited=True, at_safe_end=0.0)
+    return Loss(name="error_among_exited", values=_errors(policy, record), among="exited", at_safe_end=0.0)
+
+
+def _error_among_accepted(policy: Policy, record: ExitRecord, budget) -> Loss:
+    return Loss(name="error_among_accepted", values=_errors(policy, record), among="accepted")
 
 
 def _cost(policy: Policy, record: ExitRecord, budget) -> Loss:
@@ -93,6 +99,7 @@ RISKS: dict[str, Callable[[Policy, ExitRecord, float | None], Loss]] = {
     "gap": _gap,
     "disagreement": _disagreement,
     "error_among_exited": _error_among_exited,
+    "error_among_accepted": _error_among_accepted,
     "cost": _cost,
     "over_budget": _over_budget,
 }

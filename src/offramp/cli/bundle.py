@@ -1,5 +1,6 @@
 """The commands `offramp export`, `offramp run` and `offramp serve`, for models without torch."""
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from offramp.cli.options import (
     RISK,
     SETTINGS,
     TABLE,
-    Grid,
+    Threshold,
     Verb,
     certified,
     check_promise,
@@ -28,16 +29,6 @@ from offramp.records import ExitRecord
 from offramp.runtime.manifest import Combined
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class Threshold(click.ParamType):
-    """δ, or δ,δ,…: one per exit except the last."""
-
-    name = "δ or δ,δ,…"
-
-    def convert(self, value, param, ctx):
-        values = Grid().convert(value, param, ctx)
-        return float(values[0]) if len(values) == 1 and isinstance(value, str) and "," not in value else values
 
 
 class Regroup(click.ParamType):
@@ -70,6 +61,13 @@ class Regroup(click.ParamType):
 @click.option("--accuracy", type=float, help="Choose the threshold for this accuracy on --validation.")
 @click.option("--cost", type=float, help="Choose the threshold for this average cost on --validation.")
 @click.option(
+    "--reject-below",
+    type=float,
+    default=-math.inf,
+    help="Threshold for rejection: answers that the policy estimates to be right with less than this get the "
+    "prediction -1. By default, all answers are accepted.",
+)
+@click.option(
     "--level",
     type=float,
     help="Certify the threshold with this --risk on --validation, on whose samples the policy was not fitted.",
@@ -83,7 +81,9 @@ class Regroup(click.ParamType):
     "cascade. If the policies were fitted on a part of it, the threshold is chosen on the rest.",
 )
 @click.option("--out", type=FOLDER, required=True, help="Output: the bundle, a folder.")
-def export(weights, policies, label, threshold, accuracy, cost, level, risk, confidence, validation, out) -> None:
+def export(
+    weights, policies, label, threshold, accuracy, cost, reject_below, level, risk, confidence, validation, out
+) -> None:
     """Export a trained model with a policy and a threshold, to run it without torch.
 
     WEIGHTS are files from `offramp train`: one model, or the models of a cascade, cheaper models first. The bundle
@@ -156,9 +156,11 @@ def export(weights, policies, label, threshold, accuracy, cost, level, risk, con
         names=datasets[0].names,
         sources=[{key: each[key] for key in kept if key in each} for each in made],
         combined=combined,
+        reject_below=reject_below,
         run=run,
     )
-    click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}")
+    rejects = "" if reject_below == -math.inf else f", rejects below {reject_below:g}"
+    click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}{rejects}")
 
 
 @click.command(cls=Verb)
@@ -188,9 +190,9 @@ def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
       a .txt file with one text per line
       a .csv or .tsv file with the columns of the dataset (two for pairs of texts)
 
-    The columns of the output are sample (file name, row from 0, or line), prediction, class (if the names of the
-    classes are known), exit (from 1), signal, confidence (max softmax of the exit) and cost. Texts that are too long
-    are truncated as in training.
+    The columns of the output are sample (file name, row from 0, or line), prediction (-1 if the answer is rejected),
+    class (if the names of the classes are known), exit (from 1), signal, confidence (max softmax of the exit) and cost.
+    Texts that are too long are truncated as in training.
 
     \b
     For example:
@@ -218,7 +220,7 @@ def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
     table = pd.DataFrame({"sample": raw.names, **found})
     table["exit"] += 1
     if model.manifest.names:
-        table.insert(2, "class", np.array(model.manifest.names)[table["prediction"]])
+        table.insert(2, "class", np.array([*model.manifest.names, ""])[table["prediction"]])
     write_table(table, out)
 
 

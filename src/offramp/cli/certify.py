@@ -13,6 +13,7 @@ from offramp.cli.options import (
     TABLE,
     Grid,
     PolicySpec,
+    Threshold,
     Verb,
     about,
     certified,
@@ -87,6 +88,11 @@ from offramp.records.splitting import Holdout
     help="One threshold per exit except the last, chosen without these samples, for --method holm. Repeat this option "
     "for all candidates.",
 )
+@click.option(
+    "--threshold",
+    type=Threshold(),
+    help="Threshold δ, chosen without these samples, for --risk error_among_accepted. Default: inf, the full model.",
+)
 @click.option("--out", type=TABLE, help="Output: one row per policy with its threshold, .parquet or .csv.")
 @click.option("--policies-out", type=OUT, help="Output: the policies that were fitted (--policy), .safetensors.")
 def certify(
@@ -103,6 +109,7 @@ def certify(
     budget,
     bounds,
     rows,
+    threshold,
     out,
     policies_out,
 ) -> None:
@@ -119,6 +126,8 @@ def certify(
       gap                  how much more often the policy errs than the last exit
       disagreement         the share of answers that differ from those of the last exit (needs no labels)
       error_among_exited   the share of wrong answers among the samples that leave early
+      error_among_accepted the share of wrong answers among those that are not rejected. δ is given (--threshold), and
+                           the threshold ρ is certified, below which answers are rejected
       cost                 the average cost (needs no labels)
       over_budget          the share of samples that cost more than --budget (needs no labels)
 
@@ -146,7 +155,7 @@ def certify(
             holdout = Holdout.of_run(fit_share, record.metadata) if seed is None else Holdout(fit_share, seed)
             fitting, record = holdout.parts(record)
             fitted = {label: policy.fit(fitting) for label, policy in fitted.items()}
-    options = {"method": method, "p_value": p_value, "budget": budget, "bounds": bounds}
+    options = {"method": method, "p_value": p_value, "budget": budget, "bounds": bounds, "threshold": threshold}
     if rows:
         if len({len(row) for row in rows}) > 1:
             raise click.UsageError(
@@ -172,6 +181,8 @@ def _described(result: Certificate) -> str:
 
     values = ",".join(f"{value:.6g}" for value in np.atleast_1d(result.threshold))
     note = f" ({result.reason})" if result.reason else ""
+    if result.reject_below is not None:
+        values += f", reject below {result.reject_below:.6g}, coverage {result.coverage:.4g}"
     return f"threshold {values}, average cost {result.cost:.6g}, {result.risk} {result.estimate:.4g}{note}"
 
 
@@ -183,5 +194,6 @@ def _row(result: Certificate) -> dict:
     if result.thresholds.ndim == 2:
         names = [f"threshold_{i + 1}" for i in range(result.thresholds.shape[1])]
     values = np.full(len(names), np.nan) if result.threshold is None else np.atleast_1d(result.threshold)
-    shown = ["risk", "level", "confidence", "method", "n_samples", "estimate", "bound", "cost", "reason"]
+    rejection = ["reject_below", "coverage"] if result.risk == "error_among_accepted" else []
+    shown = [*rejection, "risk", "level", "confidence", "method", "n_samples", "estimate", "bound", "cost", "reason"]
     return dict(zip(names, values)) | {name: getattr(result, name) for name in shown}

@@ -1,5 +1,6 @@
 """The commands `offramp evaluate`, `compare`, `sensitivity` and `search`, which report results on test data."""
 
+import math
 import warnings
 
 import click
@@ -18,6 +19,7 @@ from offramp.cli.options import (
     LabelledGrid,
     PolicySpec,
     Spec,
+    Threshold,
     VariantSpec,
     Verb,
     about,
@@ -86,6 +88,20 @@ from offramp.records.splitting import Holdout
 @RISK
 @CONFIDENCE
 @click.option(
+    "--reject-below",
+    type=float,
+    default=-math.inf,
+    help="Reject answers that are estimated to be right with less than this (max softmax, if the policy estimates no "
+    "accuracy). --out then has the coverage, and the accuracy of the accepted answers.",
+)
+@click.option(
+    "--abstain-below",
+    type=Threshold(),
+    default="-inf",
+    help="Reject samples at once that stay at an exit with an estimate below this: later exits do not run. One number, "
+    "or one per exit except the last.",
+)
+@click.option(
     "--bins",
     type=click.IntRange(1),
     default=15,
@@ -100,7 +116,21 @@ from offramp.records.splitting import Holdout
     help="Output: one row per exit with accuracy, metric, cost, agreement with the exit before, calibration error.",
 )
 def evaluate(
-    specs, policies, validation, test, grids, rows, level, risk, confidence, bins, out, frontier, exits
+    specs,
+    policies,
+    validation,
+    test,
+    grids,
+    rows,
+    level,
+    risk,
+    confidence,
+    reject_below,
+    abstain_below,
+    bins,
+    out,
+    frontier,
+    exits,
 ) -> None:
     """Evaluate policies on a test record, over a grid of thresholds δ.
 
@@ -115,6 +145,8 @@ def evaluate(
       offramp evaluate --policy confidence --test test.safetensors --per-exit 0.9,0.8 --out points.csv
       offramp evaluate --policy pcee --validation validation.safetensors --test test.safetensors \\
           --risk gap --level 0.02 --out point.csv
+      offramp evaluate --policies policies.safetensors --test test.safetensors --thresholds 0.9 --reject-below 0.6 \\
+          --out rejecting.csv
     """
     import pandas as pd
 
@@ -167,13 +199,15 @@ def evaluate(
         tables = [function(label, policy).assign(policy=label) for label, policy in fitted.items()]
         return about(record, test, pd.concat(tables, ignore_index=True))
 
+    rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+
     def curve(label: str, policy: Policy) -> pd.DataFrame:
         if own := [row for of, row in rows if of in (None, label)]:
-            return pd.concat([evaluate_policy(policy, record, [row]) for row in own], ignore_index=True)
+            return pd.concat([evaluate_policy(policy, record, [row], **rejection) for row in own], ignore_index=True)
         grid = of_label.get(label, of_label.get(None))
         if grid is None:
-            return evaluate_policy(policy, record, default_thresholds(policy, held_out))
-        points = evaluate_policy(policy, record, grid)
+            return evaluate_policy(policy, record, default_thresholds(policy, held_out), **rejection)
+        points = evaluate_policy(policy, record, grid, **rejection)
         if points["threshold"].nunique() > 1 and len(points.drop(columns="threshold").drop_duplicates()) == 1:
             signal = policy.signal(record)
             warnings.warn(
@@ -239,6 +273,9 @@ def evaluate(
     help="Output: speed-up of every policy at matched accuracy, with one threshold for all exits or one per exit.",
 )
 @click.option("--duels-out", type=TABLE, help="Output: each --duel, at matched accuracy and at matched cost.")
+@click.option(
+    "--rejection-out", type=TABLE, help="Output: accuracy of the accepted answers of every policy against coverage."
+)
 def compare(
     files,
     targets,
@@ -253,6 +290,7 @@ def compare(
     control_out,
     speedup_out,
     duels_out,
+    rejection_out,
 ) -> None:
     """Compare the runs of a study. Results are means over seeds, with 95 % intervals.
 
@@ -268,6 +306,7 @@ def compare(
     """
     from offramp.comparison import claims, matched
     from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.rejection import rejection
     from offramp.comparison.runs import load_runs
 
     if chosen_duels and not duels_out:
@@ -285,6 +324,8 @@ def compare(
             tables[speedup_out] = matched.speedup(matches, bootstrap)
         if duels_out:
             tables[duels_out] = matched.duels(matches, chosen_duels, bootstrap)
+    if rejection_out:
+        tables[rejection_out] = rejection(runs, bootstrap)
     write_all({path: with_metric(table, runs[0].test) for path, table in tables.items()})
 
 

@@ -6,11 +6,11 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, report, stream, timing, train
+from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, reject, report, stream, timing, train
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
-    *(calibrate.calibrate, calibrate.policies, certify.certify),
+    *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     stream.stream,
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
@@ -36,6 +36,7 @@ def cli() -> None:
       cascade, router                  combine the records of several models
       calibrate, evaluate              fit policies on validation data, and evaluate them on test data
       certify                          choose thresholds with a guarantee
+      reject                           choose thresholds for exits and for rejection together
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
       resplit                          repeat the search on other random splits
       stream                           learn while the policy is used, and watch for a shift

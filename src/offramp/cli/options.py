@@ -164,6 +164,16 @@ class Grid(click.ParamType):
             self.fail(f"{value!r}: expected START:STOP:STEP (a rise) or numbers with commas", param, ctx)
 
 
+class Threshold(click.ParamType):
+    """δ, or δ,δ,…: one per exit except the last."""
+
+    name = "δ or δ,δ,…"
+
+    def convert(self, value, param, ctx):
+        values = Grid().convert(value, param, ctx)
+        return float(values[0]) if len(values) == 1 and isinstance(value, str) and "," not in value else values
+
+
 RESAMPLES = click.option(
     "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
 )
@@ -200,6 +210,11 @@ def check_promise(level: float | None) -> None:
     for name in ("risk", "confidence"):
         if level is None and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} needs --level, the highest acceptable risk")
+    if context.params["risk"] == "error_among_accepted":
+        raise click.UsageError(
+            "--risk error_among_accepted certifies a threshold for rejection: expected `offramp certify`, and "
+            "--reject-below here"
+        )
 
 
 def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confidence, **options) -> "Certificate":

@@ -9,15 +9,20 @@ from offramp.evaluation.curves import (
     outcomes,
     threshold_on,
 )
+from offramp.evaluation.rejection import Rejection, RiskCoverage, choose_rejection, risk_coverage
 from offramp.policies.base import decide
 
 __all__ = [
+    "Rejection",
+    "RiskCoverage",
     "accuracy_without_loss",
+    "choose_rejection",
     "choose_threshold",
     "decide",
     "default_thresholds",
     "evaluate",
     "frontier",
     "outcomes",
+    "risk_coverage",
     "threshold_on",
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.policies.base import Policy, answering_exits, at_exits
+from offramp.policies.base import Policy, answering_exits, at_exits, rejections
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
 from offramp.records.origin import warn_of_test
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
+def evaluate(
+    policy: Policy,
+    record: ExitRecord,
+    thresholds,
+    *,
+    reject_below: float = -np.inf,
+    abstain_below: float | np.ndarray = -np.inf,
+) -> "pd.DataFrame":
     """Evaluate a fitted policy on a record at any number of thresholds, in one pass over the samples.
 
     Parameters
@@ -23,6 +30,8 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     record : ExitRecord
     thresholds : array-like of shape (T,) or (T, L − 1)
         Thresholds δ, shared by all exits, in any order. ±∞ are allowed. Or rows with one threshold per exit.
+    reject_below, abstain_below
+        Thresholds for rejection, as for `decide`.
 
     Returns
     -------
@@ -30,7 +39,9 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
         One row per threshold, in the given order: threshold, accuracy (the mean quality, if answers have a quality),
         cost (mean over samples, in the unit of the record), exit_1 … exit_L (share of samples that leave at each exit).
         Also f1 or matthews, if this is the metric in the metadata of the record. With thresholds per exit, the columns
-        threshold_1, … are in place of threshold.
+        threshold_1, … are in place of threshold. With rejection, there is also coverage (the share of accepted
+        answers); accuracy and metric are those of the accepted answers (NaN if there are none), and the cost is that of
+        all samples.
 
     Raises
     ------
@@ -42,27 +53,41 @@ def evaluate(policy: Policy, record: ExitRecord, thresholds) -> "pd.DataFrame":
     default_thresholds : Thresholds that fit the range of the signal.
     """
     record.needed_correct("evaluate")
-    if np.ndim(thresholds) == 2:
-        return _per_exit(policy, record, np.asarray(thresholds, np.float64))
-    thresholds = _checked(thresholds)  # (T,)
+    per_exit = np.ndim(thresholds) == 2
+    thresholds = np.asarray(thresholds, np.float64) if per_exit else _checked(thresholds)  # (T,) or (T, L − 1)
+    if per_exit or np.any(np.append(abstain_below, reject_below) != -np.inf):
+        return _one_by_one(policy, record, thresholds, reject_below, abstain_below)
     ascending, place = np.unique(thresholds, return_inverse=True)  # (U,), (T,)
     reached, fallback = reached_signal(policy, record)
     level = np.searchsorted(ascending, reached, side="right")  # (N, K)
     return _points(policy, record, ascending, level, fallback, place)
 
 
-def _per_exit(policy: Policy, record: ExitRecord, thresholds: np.ndarray) -> "pd.DataFrame":
-    """Evaluate rows of thresholds per exit (T, L − 1)."""
+def _one_by_one(
+    policy: Policy, record: ExitRecord, thresholds: np.ndarray, reject_below, abstain_below
+) -> "pd.DataFrame":
+    """Evaluate thresholds (T,) or rows of thresholds per exit (T, L − 1), with or without rejection."""
     import pandas as pd
 
-    exits, _ = answering_exits(policy, record, list(thresholds))  # (T, N)
-    columns = {f"threshold_{i + 1}": values for i, values in enumerate(thresholds.T)}
-    columns["accuracy"] = at_exits(policy.correct(record), exits).mean(axis=1)
+    exits, answering = answering_exits(policy, record, list(thresholds))  # (T, N) each
+    exits, rejected = rejections(policy, record, exits, answering, reject_below, abstain_below)
+    accepted = (~rejected).sum(axis=1)  # (T,)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        """Mean of values (T, N) over the accepted answers, (T,)."""
+        sums = np.where(rejected, 0.0, values).sum(axis=1)
+        return np.divide(sums, accepted, out=np.full(len(sums), np.nan), where=accepted > 0)
+
+    per_exit = {f"threshold_{i + 1}": values for i, values in enumerate(thresholds.T)}
+    columns = {"threshold": thresholds} if thresholds.ndim == 1 else per_exit
+    if np.any(np.append(abstain_below, reject_below) != -np.inf):
+        columns["coverage"] = accepted / record.n_samples
+    columns["accuracy"] = mean(at_exits(policy.correct(record), answering))
     columns["cost"] = record.cost_of(exits).mean(axis=1)
     columns |= {f"exit_{i + 1}": (exits == i).mean(axis=1) for i in range(record.n_exits)}
     if record.metric in METRICS:
-        parts = terms(at_exits(policy.prediction(record), exits), record.labels)  # (T, N) each
-        columns[record.metric] = METRICS[record.metric](*(part.mean(axis=1) for part in parts))
+        parts = terms(at_exits(policy.prediction(record), answering), record.labels)  # (T, N) each
+        columns[record.metric] = METRICS[record.metric](*map(mean, parts))
     return pd.DataFrame(columns)
 
 

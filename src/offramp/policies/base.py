@@ -19,6 +19,7 @@ from offramp.records.metrics import whole
 from offramp.records.origin import differences, origin, samples_of, warn_of_test
 
 BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
+REJECTED = -1  # the answer of a sample that is rejected
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -60,15 +61,22 @@ def first_exit(signal: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     return stops.argmax(axis=1)
 
 
-def checked_threshold(threshold: float | np.ndarray, n_exits: int) -> np.ndarray:
+def checked_threshold(threshold: float | np.ndarray, n_exits: int, what: str = "threshold") -> np.ndarray:
     """Return a threshold as an array of shape () or (L − 1,). Raises ValueError if it is NaN or has another shape."""
     threshold = np.asarray(threshold, np.float64)
     if threshold.shape not in ((), (n_exits - 1,)) or np.isnan(threshold).any():
         raise ValueError(
-            f"threshold: expected a number or {n_exits - 1} of them (one per exit except the last), none NaN; "
+            f"{what}: expected a number or {n_exits - 1} of them (one per exit except the last), none NaN; "
             f"got {threshold.tolist()}"
         )
     return threshold
+
+
+def checked_rejection(reject_below: float) -> float:
+    """Return ρ, below which answers are rejected. Raises ValueError if it is not one number, or NaN."""
+    if np.ndim(reject_below) or np.isnan(reject_below):
+        raise ValueError(f"reject_below: expected one number, not NaN; got {np.asarray(reject_below).tolist()}")
+    return float(reject_below)
 
 
 class Policy:
@@ -295,7 +303,14 @@ class Policy:
         """
         return first_exit(self.signal(record), threshold)
 
-    def predict(self, record: ExitRecord, threshold: float | np.ndarray) -> np.ndarray:
+    def predict(
+        self,
+        record: ExitRecord,
+        threshold: float | np.ndarray,
+        *,
+        reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
+    ) -> np.ndarray:
         """Predict the class, or give the answer, of each sample, with the exit at which it leaves.
 
         In contrast, `prediction` returns the predictions of all exits. The exits are those of `exits`, with one
@@ -308,22 +323,44 @@ class Policy:
             Labels are not used, and may be missing.
         threshold : float or ndarray of shape (L − 1,)
             Threshold δ, shared by all exits or one per exit, as in `exits`.
+        reject_below, abstain_below
+            As for `decide`.
 
         Returns
         -------
         ndarray of shape (N,), int64 or str
-            Classes, or their names if the record has names.
+            Classes, or their names if the record has names. Rejected samples have −1, or the empty text.
 
         Raises
         ------
         NotFittedError
             If the policy learns from data and was not fitted.
         ValueError
-            If the threshold is NaN or has another shape, or if the record is not compatible with the policy or has no
+            If a threshold is NaN or has another shape, or if the record is not compatible with the policy or has no
             predictions.
         """
-        answers = decide(self, record, [threshold])[1][0]  # (N,)
-        return answers if record.names is None else np.array(record.names)[answers]
+        options = {"reject_below": reject_below, "abstain_below": abstain_below}
+        answers = decide(self, record, [threshold], **options)[1][0]  # (N,)
+        return answers if record.names is None else np.array([*record.names, ""])[answers]
+
+    def estimate(self, record: ExitRecord) -> np.ndarray:
+        """Estimate the probability that each answer is right, by which answers are rejected.
+
+        This is the signal, if it is an estimated accuracy (`claims_accuracy`). Otherwise, it is max softmax of the
+        exit.
+
+        Returns
+        -------
+        ndarray of shape (N, L), float64
+
+        Raises
+        ------
+        NotFittedError
+            If the policy learns from data and was not fitted.
+        ValueError
+            If the record is not compatible with the policy, or has no max softmax.
+        """
+        return self.signal(record) if self.claims_accuracy else record.confidence().astype(np.float64)
 
     def prediction(self, record: ExitRecord) -> np.ndarray:
         """Return the prediction of each exit, (N, L).
@@ -583,7 +620,14 @@ class Policy:
                 raise ValueError(f"the system has {number} {what}, but {self.name} was fitted on {fitted}")
 
 
-def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def decide(
+    policy: Policy,
+    record: ExitRecord,
+    thresholds: Sequence,
+    *,
+    reject_below: float = -np.inf,
+    abstain_below: float | np.ndarray = -np.inf,
+) -> tuple[np.ndarray, np.ndarray]:
     """Compute the exit and the prediction of each sample, for several thresholds.
 
     Parameters
@@ -595,11 +639,17 @@ def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np
     thresholds : sequence of T numbers or ndarrays of shape (L − 1,)
         Thresholds δ. A number is shared by all exits, and an array has one value per exit. The `fallback` of the policy
         is used with shared thresholds only.
+    reject_below : float
+        Threshold ρ. An answer whose `Policy.estimate` is below ρ is rejected: it becomes −1. The sample has paid for
+        all exits up to the one where it leaves. With −∞, all answers are accepted, and with +∞, none.
+    abstain_below : float or ndarray of shape (L − 1,)
+        Threshold for early abstention, shared by all exits or one per exit except the last. A sample that does not
+        leave at an exit, and whose estimate there is below this threshold, is rejected at once: later exits do not run.
 
     Returns
     -------
     exits, answers : ndarray of shape (T, N), int64
-        Exits, counted from 0, and predicted classes (or answers) by number.
+        Exits, counted from 0, and predicted classes (or answers) by number; −1 for rejected samples.
 
     Raises
     ------
@@ -610,7 +660,28 @@ def decide(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np
         predictions.
     """
     exits, answering = answering_exits(policy, record, thresholds)  # (T, N) each
-    return exits, at_exits(policy.prediction(record), answering)
+    answers = at_exits(policy.prediction(record), answering)  # (T, N)
+    exits, rejected = rejections(policy, record, exits, answering, reject_below, abstain_below)
+    return exits, np.where(rejected, REJECTED, answers)
+
+
+def rejections(
+    policy: Policy, record: ExitRecord, exits: np.ndarray, answering: np.ndarray, reject_below, abstain_below
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exits with early abstention and whether each sample is rejected (bool), (T, N) each, as for `decide`.
+
+    `exits` and `answering` are those of `answering_exits`.
+    """
+    reject_below = checked_rejection(reject_below)
+    abstain_below = checked_threshold(abstain_below, record.n_exits, "abstain_below")  # () or (L − 1,)
+    if reject_below == -np.inf and (abstain_below == -np.inf).all():
+        return exits, np.zeros(exits.shape, bool)
+    estimate = policy.estimate(record)  # (N, L)
+    abstains = np.ones(estimate.shape, bool)  # (N, L): at the last exit, the sample leaves in any case
+    abstains[:, :-1] = ~reaches(estimate[:, :-1], abstain_below)
+    first = abstains.argmax(axis=1)  # (N,)
+    rejected = (first < exits) | ~reaches(at_exits(estimate, answering), reject_below)  # (T, N)
+    return np.minimum(exits, first), rejected
 
 
 def answering_exits(policy: Policy, record: ExitRecord, thresholds: Sequence) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,10 @@ class Stream:
     fallback_prediction : ndarray of shape (n,), int64
         Predictions for samples that have reached a shared threshold at no exit up to the latest one: those of the
         `fallback` of the policy, or otherwise `prediction`. None before the first step.
+    estimate : ndarray of shape (n,), float64
+        Estimates of `Policy.estimate` for `prediction`. None before the first step, and if there is no max softmax.
+    fallback_estimate : ndarray of shape (n,), float64
+        The same for `fallback_prediction`.
     past : dict of str to ndarray of shape (n, …), or to tuples of such
         What the policy needs of the earlier exits. `keep` selects samples in all of them.
     """
@@ -41,6 +45,8 @@ class Stream:
         self.exit = -1
         self.prediction: np.ndarray | None = None
         self.fallback_prediction: np.ndarray | None = None
+        self.estimate: np.ndarray | None = None
+        self.fallback_estimate: np.ndarray | None = None
         self.past: dict[str, Any] = {}
         self._rank: np.ndarray | None = None  # (n,): highest rank among the exits up to the latest
 
@@ -92,11 +98,17 @@ class Stream:
             raise ValueError(f"{policy.name}: the signal has shape {signal.shape}; expected ({self.n},)")
         if np.isnan(signal).any():
             raise ValueError(f"{policy.name}: the signal has NaN; expected numbers")
+        if policy.claims_accuracy:
+            self.estimate = signal
+        elif "max_softmax" in outputs.confidence:
+            self.estimate = outputs.measure("max_softmax").astype(np.float64)
         rank = policy._rank(outputs, signal)
         if rank is None or self._rank is None or self.prediction is None:
-            self.fallback_prediction = self.prediction
+            self.fallback_prediction, self.fallback_estimate = self.prediction, self.estimate
         else:  # the latest exit in case of ties
-            self.fallback_prediction = np.where(rank >= self._rank, self.prediction, self.fallback_prediction)
+            latest = rank >= self._rank  # (n,)
+            self.fallback_prediction = np.where(latest, self.prediction, self.fallback_prediction)
+            self.fallback_estimate = np.where(latest, self.estimate, self.fallback_estimate)
             rank = np.maximum(rank, self._rank)
         self._rank = rank
         return signal
@@ -129,10 +141,9 @@ class Stream:
                 f"got {places.dtype} {np.array2string(places, threshold=8, separator=', ').replace(chr(10), '')}"
             )
         self.n = len(places)
-        self.prediction, self.fallback_prediction, self._rank = (
-            None if values is None else values[places]
-            for values in (self.prediction, self.fallback_prediction, self._rank)
-        )
+        for name in ("prediction", "fallback_prediction", "estimate", "fallback_estimate", "_rank"):
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values[places])
         self.past = {
             name: tuple(each[places] for each in values) if isinstance(values, tuple) else values[places]
             for name, values in self.past.items()

@@ -132,6 +132,7 @@ FIGURES = _catalogue(
     _figure("control", "curve", "exits", needs=("baseline",)),
     _figure("speedup", "curve", "exits", needs=("layers",)),
     _figure("exit-histogram", "speedup"),
+    _figure("risk-coverage", "rejection", needs=("max_softmax",)),
     _figure("agreement", "exits", needs=("prediction",)),
     _figure("reliability", "reliability", options=("exits",)),
     _figure("overconfidence", "record"),
@@ -156,6 +157,7 @@ TABLES = _catalogue(
     _table("control", "control"),
     _table("calibration", "control", "exits"),
     _table("targets", "targets"),
+    _table("coverage", "rejection", needs=("max_softmax",)),
     _table("exits", "exits"),
     _table("sensitivity", "sensitivity"),
     _table("reductions", "reductions", source="tables.reductions:REDUCTIONS"),
@@ -180,9 +182,9 @@ def shown(
     files : collection of str
         Kinds of files that the study creates.
     settings : mapping
-        Settings of the study (pairs, duels, exits, variants, baseline), and whether its records contain qualities
-        and predictions. Empty ones count as missing. `layers` is whether the exits are layers of a model, of which
-        all up to the chosen one run, and not the models of a router.
+        Settings of the study (pairs, duels, exits, variants, baseline), and whether its records contain qualities,
+        predictions and max softmax. Empty ones count as missing. `layers` is whether the exits are layers of a model,
+        of which all up to the chosen one run, and not the models of a router.
     policies : iterable of str
         Registered names of its policies.
 

@@ -15,6 +15,7 @@ from offramp._io.writing import write_text
 from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
+from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run, with_unit
 from offramp.evaluation import (
     accuracy_without_loss,
@@ -170,6 +171,7 @@ def judge(
             "baseline": _claiming(policies),
             "quality": test.quality is not None,
             "prediction": test.prediction is not None,
+            "max_softmax": "max_softmax" in test.measures,
             "layers": not test.is_router,
         }
         pages = _write_entries(files, its, policies, out)
@@ -322,6 +324,7 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
             at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap), run.test
         ),
         "speedup": matched.speedup(everything, bootstrap),
+        "rejection": with_metric(rejection([run], bootstrap), run.test),
     }
     if "max_softmax" in run.choosing.measures:
         tables["reliability"] = said_of(reliability_table(run.choosing, BINS))

@@ -14,7 +14,7 @@ from offramp.reports.page import read_json
 KEYS = (
     *("dataset", "claim", "part", "small", "large", "system", "policy", "rival", "baseline", "match", "choice", "drop"),
     *("target", "exit", "factor", "setting", "variant", "kind", "front", "low", "high", "mean", "scored_on", "model"),
-    *("goal", "seed", "number"),
+    *("goal", "seed", "number", "coverage"),
 )
 VERDICT = "verdict"
 OF_THE_MACHINE = ("seconds", "times")  # tables of measured times, which are not compared

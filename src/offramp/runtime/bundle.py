@@ -68,11 +68,12 @@ class Bundle(Stages):
         threshold,
         regroup: str | int = "measured",
     ) -> None:
+        below = -np.inf if manifest.reject_below is None else manifest.reject_below
         exits = [len(model.stages) for model in manifest.models]
         combined = None
         if manifest.combined != Combined():
             combined = partial(Combination, exits=exits, **asdict(manifest.combined))
-        super().__init__(sum(exits), policy, threshold, regroup, combined)
+        super().__init__(sum(exits), policy, threshold, regroup, combined, below)
         self.manifest, self.sessions, self.folder = manifest, sessions, Path(folder)
         self.preparations = [model.preparation for model in manifest.models]
         self.places = [(k, stage) for k, model in enumerate(manifest.models) for stage in model.stages]

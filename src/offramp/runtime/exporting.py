@@ -39,6 +39,7 @@ def export_bundle(
     names: Sequence[str] = (),
     sources: Sequence[Mapping[str, Any]] | None = None,
     combined: Combined | None = None,
+    reject_below: float = -np.inf,
     run: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a model, or the models of a cascade, with a policy and a threshold.
@@ -65,6 +66,8 @@ def export_bundle(
         Where each model came from. JSON values.
     combined : Combined, optional
         Ensemble and temperatures of a cascade.
+    reject_below : float
+        Threshold ρ, below which answers are rejected, as for `EarlyExit`.
     run : mapping, optional
         Metadata of the validation record on which the policy was fitted.
 
@@ -115,6 +118,7 @@ def export_bundle(
             models=tuple(made),
             files={file.name: sha256(file) for file in sorted(partial.iterdir())},
             combined=combined or Combined(),
+            reject_below=None if reject_below == -np.inf else float(reject_below),
         ).write(partial)
         load(partial)  # raises an error if the policy or the threshold does not suit the models
     return folder

@@ -10,7 +10,7 @@ import numpy as np
 
 from offramp.cascades.building import Combination
 from offramp.policies import Policy
-from offramp.policies.base import checked_threshold, reaches
+from offramp.policies.base import REJECTED, checked_rejection, checked_threshold, reaches
 from offramp.records import ExitOutputs
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 
@@ -24,7 +24,8 @@ class Answers:
     Attributes
     ----------
     prediction : ndarray of shape (B,), int64
-        Predicted classes. These are the predictions of the policy, which combines several exits for some policies.
+        Predicted classes, or −1 for rejected samples. These are the predictions of the policy, which combines several
+        exits for some policies.
     exit : ndarray of shape (B,), int64
         Exit at which each sample left, counted from 0.
     signal : ndarray of shape (B,), float64
@@ -67,6 +68,8 @@ class Stages(ABC):
         Number of exits L.
     policy : Policy
     threshold : ndarray of shape () or (L − 1,)
+    reject_below : float
+        Threshold ρ: answers whose `Policy.estimate` is below ρ are rejected.
     regroup : str or int
         As for `regrouping.regrouping`.
     combination : callable or None
@@ -82,13 +85,14 @@ class Stages(ABC):
         threshold,
         regroup: str | int,
         combination: Callable[[], Combination] | None = None,
+        reject_below: float = -np.inf,
     ) -> None:
         policy.start(0, n_exits)
         regrouping(regroup, None)
         if combination is not None:
             combination()  # raises its errors here
         self.n_exits, self.policy, self.regroup, self.combination = n_exits, policy, regroup, combination
-        self.threshold = checked_threshold(threshold, n_exits)
+        self.threshold, self.reject_below = checked_threshold(threshold, n_exits), checked_rejection(reject_below)
         self.times: Times | None = None
 
     @abstractmethod
@@ -191,7 +195,7 @@ class Decisions:
     def __init__(self, stages: Stages, size: int) -> None:
         if size == 0:
             raise ValueError("expected at least one sample")
-        self.threshold = stages.threshold
+        self.threshold, self.reject_below = stages.threshold, stages.reject_below
         self.combination = None if stages.combination is None else stages.combination()
         self.deltas = np.broadcast_to(self.threshold, stages.n_exits - 1)  # (L − 1,)
         self.stream = stages.policy.start(size, stages.n_exits)
@@ -216,17 +220,21 @@ class Decisions:
         there, stream, combination = self.there, self.stream, self.combination
         outputs = ExitOutputs.of(raw, similarity) if combination is None else combination.step(raw)
         signals = stream.step(outputs)  # (n,)
+        prediction, estimate = stream.prediction, stream.estimate  # (n,) each
         i, last = stream.exit, stream.is_last
         leaves = np.ones(len(there), bool) if last else reaches(signals, self.deltas[i])  # (n,)
+        if last and np.ndim(self.threshold) == 0:  # as in `policies.base.decide`
+            nowhere = ~reaches(signals, self.threshold)  # (n,)
+            prediction = np.where(nowhere, stream.fallback_prediction, prediction)
+            estimate = np.where(nowhere, stream.fallback_estimate, estimate)
         left = there[leaves]
         self.exit[left], self.signal[left] = i, signals[leaves]
-        self.prediction[left], self.confidence[left] = stream.prediction[leaves], outputs.measure("max_softmax")[leaves]
+        self.confidence[left] = outputs.measure("max_softmax")[leaves]
+        rejected = ~reaches(estimate[leaves], self.reject_below)
+        self.prediction[left] = np.where(rejected, REJECTED, prediction[leaves])
         if not self.logits.size:
             self.logits = np.empty((len(self.exit), raw.shape[1]), np.float32)
         self.logits[left] = (raw if outputs.logits is None else outputs.logits)[leaves]
-        if last and np.ndim(self.threshold) == 0:  # as in `policies.base.decide`
-            nowhere = ~reaches(signals, self.threshold)  # (n,)
-            self.prediction[there[nowhere]] = stream.fallback_prediction[nowhere]
         stay = np.flatnonzero(~leaves)  # (k,)
         if len(left) and len(stay):
             stream.keep(stay)

@@ -82,6 +82,8 @@ class Manifest:
         Label of the policy in its file.
     threshold : float or tuple of float
         Threshold δ, shared by all exits or one per exit except the last.
+    reject_below : float or None
+        Threshold ρ, below which answers are rejected. None: all answers are accepted.
     models : tuple of Model
     files : dict
         sha256 of every other file.
@@ -100,6 +102,7 @@ class Manifest:
     models: tuple[Model, ...]
     files: dict
     combined: Combined = field(default_factory=Combined)
+    reject_below: float | None = None
     format: str = FORMAT
 
     @property

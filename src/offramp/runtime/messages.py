@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
+from offramp.policies.base import REJECTED
 from offramp.runtime.bundle import Bundle, Prepared
 from offramp.runtime.loop import Answers
 from offramp.runtime.manifest import Manifest
@@ -148,7 +149,7 @@ def prepared(bundle: Bundle, samples: Sequence[Sample]) -> Prepared:
 
 
 def responses(answers: Answers, names: Sequence[str]) -> list[dict]:
-    """Return the response to each request of a batch, as JSON values.
+    """Return the response to each request of a batch, as JSON values. The class of a rejected sample is None.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def responses(answers: Answers, names: Sequence[str]) -> list[dict]:
     made = []
     columns = (answers.prediction, answers.exit, answers.signal, answers.confidence, answers.cost)
     for prediction, exit_, signal, confidence, cost in zip(*(column.tolist() for column in columns)):
-        named = {"class": names[prediction]} if names else {}
+        named = {"class": None if prediction == REJECTED else names[prediction]} if names else {}
         signal = signal if math.isfinite(signal) else None  # JSON has no infinity
         made.append(
             {"prediction": prediction, **named, "exit": exit_ + 1}

@@ -32,6 +32,8 @@ class EarlyExit(Stages):
         A fitted policy, or one that does not learn from data. All but `Oracle`.
     threshold : float or array-like of shape (L − 1,)
         Threshold δ, shared by all exits or one per exit.
+    reject_below : float
+        Threshold ρ. Answers whose `Policy.estimate` is below ρ are rejected: their prediction is −1.
     regroup : {"measured", "always", "never"} or int
         When the samples that have left are removed from the batch. "measured": when it saves time according to the
         times that `profile` measured; before that, always. "never": the whole batch is computed until all samples have
@@ -49,7 +51,7 @@ class EarlyExit(Stages):
     NotFittedError
         If the policy learns from data and was not fitted.
     ValueError
-        If an option is unknown, if the threshold is NaN or has another shape, or if the policy does not suit the model.
+        If an option is unknown, if a threshold is NaN or has another shape, or if the policy does not suit the model.
 
     Examples
     --------
@@ -69,10 +71,11 @@ class EarlyExit(Stages):
         policy: Policy,
         threshold,
         *,
+        reject_below: float = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> None:
-        super().__init__(model.n_exits, policy, threshold, regroup)
+        super().__init__(model.n_exits, policy, threshold, regroup, reject_below=reject_below)
         self.model = model.eval()
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
         self._cost = None if cost is None else np.asarray(cost, np.float64)
@@ -92,6 +95,7 @@ class EarlyExit(Stages):
         confidence: str = "own",
         weights: Sequence[float] | None = None,
         temperatures: Sequence[Sequence[float]] | None = None,
+        reject_below: float = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> "EarlyExit":
@@ -101,7 +105,7 @@ class EarlyExit(Stages):
         ----------
         models : sequence of Module
             Cheaper models first. Each is a `MultiExitModel`, or any module that returns logits (B, C).
-        policy, threshold, regroup, cost
+        policy, threshold, reject_below, regroup, cost
             As for the class. The exits are those of all models.
         preparations : sequence of callable, optional
             A function for each model from the input (B, …) to the input of the model, or None.
@@ -119,7 +123,7 @@ class EarlyExit(Stages):
             As for the class, or if the models, preparations, weights or temperatures do not match.
         """
         model = CascadeModel(models, preparations)
-        made = cls(model, policy, threshold, regroup=regroup, cost=cost)
+        made = cls(model, policy, threshold, reject_below=reject_below, regroup=regroup, cost=cost)
         if ensemble is not None or temperatures is not None:
             exits = [each.n_exits for each in model.models]
             made.combination = partial(Combination, ensemble, exits, weights, confidence, temperatures)

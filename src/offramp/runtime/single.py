@@ -26,7 +26,7 @@ def write_single_file(bundle: str | os.PathLike, path: str | os.PathLike) -> Non
     Raises
     ------
     ValueError
-        If the bundle is not valid, or has another policy or several models.
+        If the bundle is not valid, has another policy or several models, or rejects answers.
     """
     import onnx
     from onnx import TensorProto, compose, helper, numpy_helper
@@ -35,6 +35,8 @@ def write_single_file(bundle: str | os.PathLike, path: str | os.PathLike) -> Non
     policy, manifest = model.policy, model.manifest
     if (policy.name, getattr(policy, "score", None), policy.learns) != ("confidence", "max_softmax", False):
         raise ValueError(f"{bundle}: policy {manifest.policy!r}; expected confidence with max_softmax, no temperatures")
+    if manifest.reject_below is not None:
+        raise ValueError(f"{bundle}: rejects answers below {manifest.reject_below:g}; expected one without rejection")
     if len(manifest.models) > 1:
         raise ValueError(f"{bundle}: {len(manifest.models)} models; expected one")
     stages, last = manifest.models[0].stages, model.n_exits - 1
