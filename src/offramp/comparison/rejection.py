@@ -52,8 +52,8 @@ def _of_policy(group: Sequence[Run], label: str, softmax: Policy | None, bootstr
     costs, own, others, excesses = [], [], [], []
     for run in group:
         policy = run.policies[label]
-        points = frontier(policy, run.validation)
-        threshold = threshold_on(points, accuracy=accuracy_without_loss(run.validation))
+        points = frontier(policy, run.choosing)
+        threshold = threshold_on(points, accuracy=accuracy_without_loss(run.choosing))
         answers, exits = ranking(policy, run.test, threshold)
         costs.append(bootstrap.shares(run.test.cost_of(exits), run.test))
         own.append(_resampled(answers, bootstrap))
