@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_fields(record):
     assert record.correct.dtype == bool
     assert (record.labels.dtype, record.index.dtype, record.cost.dtype) == (np.int64, np.int64, np.float64)
     assert repr(record) == "<ExitRecord 6 samples × 2 exits dataset=digits split=test system=5 seed=5>"
+
+
+def test_logits_that_are_probabilities_are_warned_of():
+    """Softmax is taken of logits, so confidences would be those of other probabilities."""
+    probability = np.array([[[0.1, 0.9]], [[0.8, 0.2]]])
+    with pytest.warns(UserWarning, match="these seem to be probabilities"):
+        ExitRecord(probability, [0, 1], [1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExitRecord(np.log(probability), [0, 1], [1])
+        ExitRecord(probability + 0.1, [0, 1], [1])
 
 
 def test_larger_is_surer_for_every_measure():

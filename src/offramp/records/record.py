@@ -1,6 +1,7 @@
 """The exit record: answers, confidences and costs of a multi-exit system for each sample."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from numbers import Integral
@@ -89,6 +90,13 @@ class ExitRecord:
             raise ValueError(
                 f"logits: expected floats of shape (samples, exits, classes), none of them 0; "
                 f"got {logits.dtype} {logits.shape}"
+            )
+        first = logits[:100]  # (≤ 100, L, C), enough to see what they are
+        if first.min() >= 0 and np.allclose(first.sum(axis=2), 1, atol=1e-3):
+            warnings.warn(
+                "logits: all values are at least 0 and sum to 1, so these seem to be probabilities, of which softmax "
+                "would be taken again; expected logits, for example the logarithms of these probabilities",
+                stacklevel=2,
             )
         prediction, *measured = confidences(logits)
         metadata = dict(metadata or {})
