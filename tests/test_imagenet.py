@@ -247,6 +247,7 @@ def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
         "times": {},
     }
     study["report"] |= {"oracle": "both", "reliability": "both"}
+    study["calibration"]["fit_share"] = 1  # too few to hold some out
     checkout.write(study)
     checkout.run_here("records")
     folder = checkout.folder / "artifacts/tiny/records"
