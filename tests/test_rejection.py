@@ -344,7 +344,7 @@ def test_table_and_figure(compared, tmp_path):
             "better" if low > 0 else "worse" if high < 0 else "undecided"
             for low, high in zip(of_isotonic[f"{gain}_low"], of_isotonic[f"{gain}_high"])
         ]
-        assert text[column].tolist() == ["", expected[0], "", "", expected[1], ""]
+        assert text[column].tolist() == ["–", expected[0], "–", "–", expected[1], "–"]
         assert of_isotonic[name].tolist() == expected
     cells = text["Accuracy at 90 % (%)"][text["Policy"] == "isotonic"]
     assert [cell.split()[0] for cell in cells] == [f"{100 * accuracy:.1f}" for accuracy in of_isotonic["accuracy"]]

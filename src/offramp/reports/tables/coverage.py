@@ -36,7 +36,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
 
 def _verdicts(table: pd.DataFrame, gain: str) -> np.ndarray:
     sides = [table[f"{gain}_low"] > 0, table[f"{gain}_high"] < 0, table[gain].isna()]
-    return np.select(sides, ["better", "worse", ""], "undecided")
+    return np.select(sides, ["better", "worse", "–"], "undecided")  # "" would be missing in the .csv
 
 
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
