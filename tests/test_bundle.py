@@ -561,7 +561,7 @@ def study(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("label", ["pcee", "sure"])
+@pytest.mark.parametrize("label", ["pcee", pytest.param("sure", marks=pytest.mark.nightly)])
 def test_from_weights_to_answers(study, label, tmp_path):
     validation, record = (ExitRecord.load(study / split) for split in ("validation", "test"))
     policy = load_policies(study / "policies")[0][label]
@@ -611,6 +611,7 @@ def test_a_cascade_from_weights_to_answers(study, tmp_path):
     assert (table["prediction"] != answers).mean() < 0.01
 
 
+@pytest.mark.nightly
 def test_a_chosen_cascade_from_weights_to_answers(study, tmp_path):
     """The settings of a cascade have its policy, thresholds, ensemble and temperatures."""
     validation, test = (ExitRecord.load(study / split) for split in ("validation", "test"))
