@@ -472,7 +472,7 @@ def test_a_damaged_file_is_refused_or_changes_nothing(study, offramp, name, line
             assert outputs() == {}
         else:
             assert outputs() == undamaged
-    assert refused > len(CUTS)
+    assert refused >= len(CUTS)
 
 
 @pytest.mark.parametrize("train", ["", "--train 100"])

@@ -100,7 +100,8 @@ def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, St
             header = json.loads(file.read(length))
         strings = header.pop("__metadata__", {})
         checksums = json.loads(strings.pop("checksums", "{}"))
-        if checksums and checksums[HEADER] != _header_checksum(header, strings):
+        renamed = not checksums and any(f'"{HEADER}": ' in text for text in strings.values())
+        if renamed or (checksums and checksums[HEADER] != _header_checksum(header, strings)):
             raise ValueError("its header is damaged")
         metadata = _from_strings(strings)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
