@@ -44,7 +44,11 @@ def slurm():
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons want root")
     settings = Path("/etc/slurm/slurm.conf")
-    if settings.exists() and LOOPBACK.name in settings.read_text() and subprocess.run(["pgrep", "slurmctld"]).returncode:
+    if (
+        settings.exists()
+        and LOOPBACK.name in settings.read_text()
+        and subprocess.run(["pgrep", "slurmctld"]).returncode
+    ):
         subprocess.run([LOOPBACK, "down"], check=True)  # left by tests that were killed
     if settings.exists():
         pytest.skip(f"this machine has a Slurm of its own: {settings}")
