@@ -49,7 +49,7 @@ rule compare:
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
         duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["duels"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels")),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels", "level")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
@@ -178,6 +178,32 @@ rule times:
 TIMES = expand(rules.times.output[0], system=STUDY["times"].get("systems", []), seed=STUDY["seeds"][0])
 
 
+# What becomes of the promises of each policy if the inputs are corrupted
+rule shift:
+    input:
+        records=of_runs(
+            expand(RECORD, split=["validation", "test"], allow_missing=True), STUDY["shifts"].get("systems", [])
+        ),
+        corrupted=SHIFTED,
+        policies=of_runs(rules.calibrate.output.policies, STUDY["shifts"].get("systems", [])),
+        code=sources("comparison.shift"),
+    output:
+        f"{ROOT}/evaluate/shift.parquet",
+    log:
+        f"{LOGS}/shift.log",
+    benchmark:
+        f"{BENCHMARKS}/shift.tsv"
+    resources:
+        **needs("shift", mem_mb=6000, runtime=60),
+    params:
+        targets=flags(target=STUDY["comparison"]["targets"]),
+        level=flags(**{key: value for key, value in STUDY["comparison"].items() if key in ("level", "resamples")}),
+        calibration=flags(**STUDY["calibration"]),
+    shell:
+        "offramp shift {input.records} {input.corrupted} {input.policies} {params.targets} {params.level}"
+        " {params.calibration} --out {output} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
@@ -186,3 +212,4 @@ rule curves:
         rules.search.output if STUDY["search"] else [],
         rules.resplit.output if STUDY["search"].get("splits") else [],
         TIMES,
+        rules.shift.output if SHIFTED else [],

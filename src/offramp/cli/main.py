@@ -6,12 +6,13 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, report, timing, train
+from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, report, shift, timing, train
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
+    shift.shift,
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
@@ -37,6 +38,7 @@ def cli() -> None:
       certify                          choose thresholds with a guarantee
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
       resplit                          repeat the search on other random splits
+      shift                            measure what becomes of promises if the inputs are corrupted
       figure, table, summary, report   show the results
 
     \b
