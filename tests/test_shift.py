@@ -217,7 +217,8 @@ def test_tables(name, table, tmp_path):
     text = (tmp_path / f"{name}.md").read_text()
     row = row_of(table, 5, "pcee", "direct")
     if name == "shift-claim":
-        assert "It holds in 1 of 1 cases" in text
+        assert "It holds in 1 of 2 cases, does not hold in 1" in text
+        assert "Does not hold: net, noise 1 (PCEE)." in text
         assert f"control error {100 * row['error']:.1f} points, rise +{100 * row['rise']:.1f} [" in text
     else:
         clean = row_of(table, 0, "pcee", "direct")

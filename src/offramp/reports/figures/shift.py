@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from offramp.reports.figures import style
 from offramp.reports.labels import system_name
@@ -23,11 +24,12 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     """Promises on corrupted test data.
 
     All thresholds were fixed on clean validation data, and severity 0 is the clean test data. From top to bottom: the
-    control error (distance between accuracy and target) if the threshold is the target accuracy, which for the full
-    model is that of its own accuracy (dotted); the gap (error minus that of the last exit) at certified thresholds,
-    with the certified level (dashed); the calibration error of the signal, mean over exits; and the speed-up (cost of
-    the full model divided by the mean cost) at the cheapest thresholds that reach the targets on validation data. All
-    are means over the target accuracies and seeds. Bands are 95 % bootstrap intervals over test samples and seeds.
+    control error (distance between accuracy and target) if the threshold is the target accuracy, and shaded, the
+    distance between the accuracy of the full model and the target; the gap (error minus that of the last exit) at
+    certified thresholds, with the certified level (dashed); the calibration error of the signal, mean over exits; and
+    the speed-up (cost of the full model divided by the mean cost) at the cheapest thresholds that reach the targets on
+    validation data. All are means over the target accuracies and seeds. Bands are 95 % bootstrap intervals over test
+    samples and seeds.
 
     Parameters
     ----------
@@ -57,12 +59,14 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
             if k == 0:
                 ax.set_title(f"{system_name(system)}\n{corruption.replace('-', ' ')}")
                 full = its.drop_duplicates("severity")
-                ax.plot(full["severity"], 100 * full["full_error"], color=style.GREY, linestyle=":", zorder=1)
+                ax.fill_between(full["severity"], 100 * full["full_error"], color=style.PALE, linewidth=0, zorder=0)
             for level in its["level"].dropna().unique():
                 ax.axhline(100 * level, color=style.BLACK, linewidth=0.7, linestyle=style.DASHED, zorder=1)
+            if number == "speedup":
+                style.log_scale(ax.yaxis)
             ax.set(xlabel="Severity" if k == len(_ROWS) - 1 else "", ylabel=ax.get_ylabel())
             ax.set_xticks(sorted(table["severity"].unique()))
-    handles = [*style.entries(styles), style.entry("full model", style.GREY, linestyle=":")]
+    handles = [*style.entries(styles), Patch(color=style.PALE, label="full model")]
     handles.append(style.entry("certified level", linewidth=0.7, linestyle=style.DASHED))
     style.legend_below(figure, handles, {1: 2, 2: 2, 3: 3}.get(len(columns), 6))
     return figure

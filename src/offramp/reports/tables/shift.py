@@ -25,14 +25,9 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     return sort(table, ["system", "corruption", "severity", "choice"])
 
 
-def highest(numbers: pd.DataFrame) -> int:
-    """Return the highest severity."""
-    return numbers["severity"].max()
-
-
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     keys = ["system", "corruption", "policy"]
-    clean, worst = (numbers[numbers["severity"] == severity] for severity in (0, highest(numbers)))
+    clean, worst = (numbers[numbers["severity"] == severity] for severity in (0, numbers["severity"].max()))
     rows = sort(worst[worst["choice"] == "validation"], keys[:2])
 
     def moved(name: str, choice: str, scale: float, digits: int) -> list[str]:
