@@ -178,14 +178,50 @@ rule times:
 TIMES = expand(rules.times.output[0], system=STUDY["times"].get("systems", []), seed=STUDY["seeds"][0])
 
 
+# The answers of models to corrupted test samples
+rule shifted:
+    input:
+        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
+        splits=rules.data.output,
+        code=lambda wildcards: model_code(wildcards.system, "recording", "datasets.corruptions"),
+    output:
+        f"{ROOT}/evaluate/{{system}}-s{{seed}}/test-{{corruption}}-{{severity}}.safetensors",
+    log:
+        f"{LOGS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.log",
+    benchmark:
+        f"{BENCHMARKS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.tsv"
+    wildcard_constraints:
+        system=one_of(TRAINED),
+        corruption=one_of(CORRUPTIONS),
+        severity="[1-5]",
+    threads: 1
+    resources:
+        **needs("record", mem_mb=4000, runtime=30),
+    params:
+        workers=lambda wildcards: training_of(STUDY, wildcards.system).get("workers", 0),
+    shell:
+        "offramp record {input.weights} --splits {input.splits} --corruption {wildcards.corruption}:{wildcards.severity}"
+        " --test {output} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
+
+
+SHIFTS = STUDY["shifts"]
+SHIFTED = of_runs(
+    expand(
+        rules.shifted.output[0],
+        corruption=SHIFTS.get("kinds", []),
+        severity=SHIFTS.get("severities", []),
+        allow_missing=True,
+    ),
+    SHIFTS.get("systems", []),
+)
+
+
 # What becomes of the promises of each policy if the inputs are corrupted
 rule shift:
     input:
-        records=of_runs(
-            expand(RECORD, split=["validation", "test"], allow_missing=True), STUDY["shifts"].get("systems", [])
-        ),
+        records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SHIFTS.get("systems", [])),
         corrupted=SHIFTED,
-        policies=of_runs(rules.calibrate.output.policies, STUDY["shifts"].get("systems", [])),
+        policies=of_runs(rules.calibrate.output.policies, SHIFTS.get("systems", [])),
         code=sources("comparison.shift"),
     output:
         f"{ROOT}/evaluate/shift.parquet",

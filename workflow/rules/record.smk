@@ -73,47 +73,10 @@ rule cascade:
         "offramp {params.verb} {input.records} --system {wildcards.system} --out {output} 2>&1 | tee {log}"
 
 
-# The test samples with corrupted inputs
-rule shifted:
-    input:
-        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
-        splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system, "recording", "datasets.corruptions"),
-    output:
-        f"{ROOT}/records/{{system}}-s{{seed}}/test-{{corruption}}-{{severity}}.safetensors",
-    log:
-        f"{LOGS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.log",
-    benchmark:
-        f"{BENCHMARKS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.tsv"
-    wildcard_constraints:
-        system=one_of(TRAINED),
-        corruption=one_of(CORRUPTIONS),
-        severity="[1-5]",
-    threads: 1
-    resources:
-        **needs("record", mem_mb=4000, runtime=30),
-    params:
-        workers=lambda wildcards: training_of(STUDY, wildcards.system).get("workers", 0),
-    shell:
-        "offramp record {input.weights} --splits {input.splits} --corruption {wildcards.corruption}:{wildcards.severity}"
-        " --test {output} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
-
-
 RECORD = rules.cascade.output[0]
-SHIFTS = STUDY["shifts"]
-SHIFTED = of_runs(
-    expand(
-        rules.shifted.output[0],
-        corruption=SHIFTS.get("kinds", []),
-        severity=SHIFTS.get("severities", []),
-        allow_missing=True,
-    ),
-    SHIFTS.get("systems", []),
-)
 
 
 rule records:
     input:
         of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *COMPOSED]),
         of_runs(rules.seconds.output[0], TIMED),
-        SHIFTED,
