@@ -62,6 +62,7 @@ TINY = {
     },
     "search": {},
     "times": {},
+    "shifts": {},
     "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
 }  # fmt: skip
 
@@ -84,6 +85,7 @@ WHOLE = {
         "variants": {"max-softmax": {}, "margin": {"measure": "margin"}, "geometric": {"ensemble": "geometric"}},
     },
     "times": {"systems": ["net-small"], "batch_sizes": [1, 8]},
+    "shifts": {"systems": ["net-small"], "kinds": ["noise"], "severities": [1, 5]},
     "report": {**TINY["report"], "oracle": "three"},
 }
 

@@ -245,6 +245,7 @@ def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
         "cascades": {"both": ["small", "large"]},
         "training": {"epochs": 0, "workers": 0},
         "times": {},
+        "shifts": {},
     }
     study["report"] |= {"oracle": "both", "reliability": "both"}
     study["calibration"]["fit_share"] = 1  # too few to hold some out

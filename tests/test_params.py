@@ -76,7 +76,12 @@ def test_the_top_level(key, value):
     check_refused(params, key)
 
 
+SHIFTS = {"systems": ["vit"], "kinds": ["noise"], "severities": [1]}
 MISTAKES = {
+    # shifts
+    "shifted system": (("shifts", SHIFTS | {"systems": ["resnet"]}), ("shifts.systems", "'resnet'", "vit")),
+    "shifted kind": (("shifts", SHIFTS | {"kinds": ["fog"]}), ("shifts.kinds", "'fog'", "noise, blur")),
+    "severity": (("shifts", SHIFTS | {"severities": [6]}), ("shifts.severities", "6")),
     # unknown keys
     "study": (("epochs", 3), ("'epochs'", "expected")),
     "splits": (("splits", "valid", 3), ("splits", "'valid'", "validation")),

@@ -22,9 +22,10 @@ from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
-# Except the tables in the tests of speed-up, public models, cascade reports, stored outputs and timing
+# Except the tables in the tests of speed-up, public models, cascade reports, stored outputs, timing and shift
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
 _APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds", "resplits", "times"]
+_APART += ["shift", "shift-claim"]
 WRITTEN = [name for name in TABLES if name not in _APART]
 
 
@@ -361,7 +362,7 @@ def test_names_in_print():
 
 def test_unknown_names_and_options_list_the_known(study, tmp_path):
     files = [study / "control.parquet"]
-    known = "claims, beem-claims, cascade-claims, duels, speedup, times, per-exit, equal-cost"
+    known = "claims, beem-claims, cascade-claims, shift-claim, duels, speedup, times, per-exit, equal-cost"
     with pytest.raises(ValueError, match=f"unknown table 'contrl': expected one of {known}"):
         find(TABLES, "table", "contrl")
     with pytest.raises(ValueError, match="table control: unknown option 'policies': expected none"):

@@ -36,6 +36,7 @@ def test_ends_with_a_report_of_everything(finished):
         "overconfidence-three",
         "oracle-heatmap-three",
         "sensitivity",
+        "shift",
         "cascades-front",
         "cascade-relation",
         "cascade-reduction",
@@ -47,7 +48,7 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
-    tables += ["seconds", "times", "coverage"]
+    tables += ["seconds", "times", "coverage", "shift", "shift-claim"]
     assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
         assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))

@@ -62,12 +62,17 @@ def reliability_diagram(
     else:
         edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
         edges = edges if len(edges) > 1 else np.array([edges[0], edges[0]])
-    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)  # (N,)
+    place = bin_of(confidence, edges)  # (N,)
     count, total, right = (
         np.bincount(place, weights, minlength=len(edges) - 1) for weights in (None, confidence, correct)
     )
     with np.errstate(invalid="ignore"):
         return ReliabilityDiagram(edges, count, total / count, right / count)
+
+
+def bin_of(confidence: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the bins (…) of confidences (…) between edges (M + 1,), as in a `ReliabilityDiagram`."""
+    return np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def record(
     *,
     system: str,
     seed: int,
+    corruption=None,
     parameters: Mapping[str, Any] | None = None,
     batch_size: int = 256,
     threads: int = 1,
@@ -92,6 +94,8 @@ def record(
         Name of the model in the study, for example "msdnet-large".
     seed : int
         Seed that the model was trained with.
+    corruption : Corruption, optional
+        Of the inputs, before their preparation (see `datasets.corruptions`).
     parameters : mapping, optional
         Parameters of the training, as returned by `load_weights`. They are stored in the record.
     batch_size : int
@@ -104,9 +108,15 @@ def record(
         Contains logits (N, L, C), float32, and the indices of the samples in their source pool. The cost is in MACs;
         for texts, it is stored per sample, at the length of the text without padding. For models whose layers have the
         same width, the record also contains the cosine similarity between the state of each exit and the previous one.
+        The metadata state the corruption, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the split has no samples, or if the corruption is for other inputs.
     """
     device = torch.device(device or default_device())
-    samples = dataset.samples(splits, split)
+    samples = dataset.samples(splits, split, corruption=corruption)
     portable = (parameters or {}).get("training", {}).get("portable", False)
     with portable_kernels(portable):  # before anything is computed: counting the costs does
         cost, parameters_needed = _costs(model, dataset, samples)
@@ -144,6 +154,7 @@ def record(
             "unit": "MAC",
             "exit_parameters": parameters_needed.tolist(),
             "parameters": dict(parameters or {}),
+            **({} if corruption is None else {"corruption": asdict(corruption)}),
         },
         similarity=None if similarity is None else similarity.numpy(),
     )

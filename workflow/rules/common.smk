@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from offramp.datasets import DATASETS
+from offramp.datasets.corruptions import CORRUPTIONS
 from offramp.models import MODELS, STORED
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown

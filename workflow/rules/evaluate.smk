@@ -50,7 +50,7 @@ rule compare:
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
         duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["duels"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels")),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels", "level")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
@@ -180,6 +180,68 @@ rule times:
 TIMES = expand(rules.times.output[0], system=STUDY["times"].get("systems", []), seed=STUDY["seeds"][0])
 
 
+# The answers of models to corrupted test samples
+rule shifted:
+    input:
+        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
+        splits=rules.data.output,
+        code=lambda wildcards: model_code(wildcards.system, "recording", "datasets.corruptions"),
+    output:
+        f"{ROOT}/evaluate/{{system}}-s{{seed}}/test-{{corruption}}-{{severity}}.safetensors",
+    log:
+        f"{LOGS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.log",
+    benchmark:
+        f"{BENCHMARKS}/shifted/{{system}}-s{{seed}}-{{corruption}}-{{severity}}.tsv"
+    wildcard_constraints:
+        system=one_of(TRAINED),
+        corruption=one_of(CORRUPTIONS),
+        severity="[1-5]",
+    threads: 1
+    resources:
+        **needs("record", mem_mb=4000, runtime=30),
+    params:
+        workers=lambda wildcards: training_of(STUDY, wildcards.system).get("workers", 0),
+    shell:
+        "offramp record {input.weights} --splits {input.splits} --corruption {wildcards.corruption}:{wildcards.severity}"
+        " --test {output} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
+
+
+SHIFTS = STUDY["shifts"]
+SHIFTED = of_runs(
+    expand(
+        rules.shifted.output[0],
+        corruption=SHIFTS.get("kinds", []),
+        severity=SHIFTS.get("severities", []),
+        allow_missing=True,
+    ),
+    SHIFTS.get("systems", []),
+)
+
+
+# What becomes of the promises of each policy if the inputs are corrupted
+rule shift:
+    input:
+        records=of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), SHIFTS.get("systems", [])),
+        corrupted=SHIFTED,
+        policies=of_runs(rules.calibrate.output.policies, SHIFTS.get("systems", [])),
+        code=sources("comparison.shift"),
+    output:
+        f"{ROOT}/evaluate/shift.parquet",
+    log:
+        f"{LOGS}/shift.log",
+    benchmark:
+        f"{BENCHMARKS}/shift.tsv"
+    resources:
+        **needs("shift", mem_mb=6000, runtime=60),
+    params:
+        targets=flags(target=STUDY["comparison"]["targets"]),
+        level=flags(**{key: value for key, value in STUDY["comparison"].items() if key in ("level", "resamples")}),
+        bins=flags(bins=STUDY["calibration"]["bins"]),
+    shell:
+        "offramp shift {input.records} {input.corrupted} {input.policies} {params.targets} {params.level}"
+        " {params.bins} --out {output} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
@@ -188,3 +250,4 @@ rule curves:
         rules.search.output if STUDY["search"] else [],
         rules.resplit.output if STUDY["search"].get("splits") else [],
         TIMES,
+        rules.shift.output if SHIFTED else [],

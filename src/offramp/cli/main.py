@@ -6,13 +6,27 @@ import warnings
 import click
 
 from offramp import __version__
-from offramp.cli import bundle, calibrate, certify, data, evaluate, plan, record, reject, report, stream, timing, train
+from offramp.cli import (
+    bundle,
+    calibrate,
+    certify,
+    data,
+    evaluate,
+    plan,
+    record,
+    reject,
+    report,
+    shift,
+    stream,
+    timing,
+    train,
+)
 
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
-    stream.stream,
+    *(stream.stream, shift.shift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
@@ -40,6 +54,7 @@ def cli() -> None:
       compare, sensitivity, search     compare runs, settings and cascades, with intervals
       resplit                          repeat the search on other random splits
       stream                           learn while the policy is used, and watch for a shift
+      shift                            measure what becomes of promises if the inputs are corrupted
       figure, table, summary, report   show the results
 
     \b

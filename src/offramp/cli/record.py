@@ -9,11 +9,27 @@ import numpy as np
 
 from offramp._io.tables import write_table
 from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, load_settings
+from offramp.datasets.corruptions import CORRUPTIONS, Corruption
 from offramp.models import STORED
 from offramp.records.importing import import_outputs
 from offramp.records.importing.roles import ROLES, option
 from offramp.records.importing.source import title
 from offramp.records.splitting import split_record
+
+
+class CorruptionSpec(click.ParamType):
+    """KIND:SEVERITY, a corruption of the inputs."""
+
+    name = "KIND:SEVERITY"
+
+    def convert(self, value, param, ctx):
+        kind, _, severity = value.partition(":")
+        if not severity.isdecimal():
+            self.fail(f"{value!r}: expected KIND:SEVERITY, for example noise:3", param, ctx)
+        try:
+            return Corruption(kind, int(severity))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(cls=Verb)
@@ -41,13 +57,25 @@ from offramp.records.splitting import split_record
     ".parquet or .csv.",
 )
 @click.option(
+    "--corruption",
+    type=CorruptionSpec(),
+    help="Corrupt the inputs of the test samples, before their preparation. The severity is 1 to 5. "
+    + "; ".join(
+        f"{inputs.capitalize()}: {', '.join(kind for kind, its in CORRUPTIONS.items() if its.inputs == inputs)}"
+        for inputs in ("images", "texts")
+    )
+    + ".",
+)
+@click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Number of samples per batch."
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Number of processes that prepare batches."
 )
-def record(weights, dataset, model, system, splits, validation, test, seconds, batch_size, threads, workers) -> None:
+def record(
+    weights, dataset, model, system, splits, validation, test, seconds, corruption, batch_size, threads, workers
+) -> None:
     """Run a model on the validation and test samples, and write its exit records.
 
     The model is either one that `offramp train` trained (WEIGHTS), or a pretrained classifier of timm or Hugging Face
@@ -62,11 +90,19 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
           --splits splits.csv --validation validation.safetensors --test test.safetensors
       offramp record --dataset cifar100_outputs --model outputs:file=lenet-5-cifar-100.npz,macs=659280 \\
           --splits splits.csv --validation validation.safetensors --test test.safetensors
+
+    \b
+    What the model answers if the test samples are corrupted (`offramp shift` compares such records):
+      offramp record weights.safetensors --splits splits.csv --corruption noise:3 --test test-noise-3.safetensors
     """
     from offramp.datasets.splits import load_splits
 
     if (weights is None) == (model is None) or (model is None) != (dataset is None):
         raise click.UsageError("expected either WEIGHTS, or both --dataset and --model")
+    if corruption is not None and (validation or seconds or not test):
+        raise click.UsageError("--corruption is for --test alone: thresholds are chosen on clean validation samples")
+    if corruption is not None and weights is None and model[0] == STORED:
+        raise click.UsageError("--corruption needs a model that runs; stored outputs have no inputs")
     if weights is None and model[0] == STORED:
         from offramp.stored import stored_outputs
 
@@ -95,6 +131,7 @@ def record(weights, dataset, model, system, splits, validation, test, seconds, b
                 split,
                 system=made["system"],
                 seed=made["seed"],
+                corruption=corruption,
                 parameters=made,
                 batch_size=batch_size,
                 threads=threads,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,18 +46,46 @@ class Dataset(Labelled, ABC):
         """Length of each input, (B,) int64, or None if all inputs have the same size."""
         return None
 
-    def samples(self, splits: pd.DataFrame, split: str, *, augment: bool = False) -> "Samples":
-        """Return the inputs and labels of one split, in the order of its rows.
+    @abstractmethod
+    def corrupted(self, corruption, pool: str) -> "Dataset":
+        """Return the same dataset with corrupted inputs in one pool.
+
+        Parameters
+        ----------
+        corruption : Corruption
+            See `datasets.corruptions`, which this module does not import: models do not depend on it.
+        pool : str
 
         Raises
         ------
         ValueError
-            If the table has no rows for this split.
+            If the corruption is for other inputs, or if the dataset cannot be corrupted.
+        """
+
+    def samples(self, splits: pd.DataFrame, split: str, *, augment: bool = False, corruption=None) -> "Samples":
+        """Return the inputs and labels of one split, in the order of its rows.
+
+        Parameters
+        ----------
+        splits : DataFrame
+            From `make_splits`.
+        split : str
+        augment : bool
+            As for `inputs`.
+        corruption : Corruption, optional
+            Of the inputs, before their preparation.
+
+        Raises
+        ------
+        ValueError
+            If the table has no rows for this split, or if the inputs cannot be corrupted in this way.
         """
         rows = splits[splits["split"] == split]
         if rows.empty:
             raise ValueError(f"no {split!r} samples in the splits: only {', '.join(splits['split'].unique())}")
-        return Samples(self, rows["pool"].iloc[0], rows["index"].to_numpy(), augment)
+        pool = rows["pool"].iloc[0]
+        dataset = self if corruption is None else self.corrupted(corruption, pool)
+        return Samples(dataset, pool, rows["index"].to_numpy(), augment)
 
 
 class Samples(torch.utils.data.Dataset):
@@ -99,13 +127,29 @@ class ImageDataset(Dataset):
     ----------
     image_shape : tuple of int
         Shape (C, H, W) of the model input.
+    highest : int
+        Value of a white pixel.
+    corruption : Corruption, optional
+        Of all images, unless they are augmented.
     """
 
     image_shape: tuple[int, int, int]
+    highest: int = 255
+    corruption: Any = None
 
     @property
     def input_options(self) -> dict[str, Any]:
         return {"image_shape": self.image_shape}
+
+    def corrupted(self, corruption, pool: str) -> "ImageDataset":
+        corruption.check("images")
+        return replace(self, corruption=corruption)
+
+    def prepared(self, pixels: np.ndarray, index: np.ndarray) -> torch.Tensor:
+        """Return the model inputs (B, C, H, W) of stored pixels (B, C, H, W), which are corrupted first, if asked."""
+        if self.corruption is not None:
+            pixels = self.corruption.images(pixels, index, self.highest)
+        return torch.from_numpy(self.preparation(pixels))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +178,7 @@ class InMemoryDataset(ImageDataset):
         pixels = self.pixels[pool][torch.from_numpy(index)]  # (B, C, H, W)
         if augment:
             pixels = shift_and_flip(pixels, self.shift, self.flip)
-        return torch.from_numpy(self.preparation(pixels.numpy()))
+        return self.prepared(pixels.numpy(), index)
 
     @property
     def preparation(self) -> ImagePreparation:
@@ -168,7 +212,7 @@ class Vocabulary:
 class TextDataset(Dataset):
     """Labelled texts. Inputs are token ids (B, T), int64, padded on the right to the longest text of the batch.
 
-    There is no augmentation.
+    There is no augmentation. `text.Texts` also knows the texts themselves.
 
     Parameters
     ----------
@@ -203,6 +247,9 @@ class TextDataset(Dataset):
     def inputs(self, pool: str, index: np.ndarray, *, augment: bool) -> torch.Tensor:
         starts, lengths = self.offsets[pool][index], self.lengths(pool, index)
         return torch.from_numpy(padded(self.tokens[pool], starts, lengths, self.vocabulary.pad))
+
+    def corrupted(self, corruption, pool: str) -> "TextDataset":
+        raise ValueError(f"{self.name}: only token ids are known; a corruption needs the texts")
 
     def lengths(self, pool: str, index: np.ndarray) -> np.ndarray:
         offsets = self.offsets[pool]

@@ -24,6 +24,7 @@ def load_digits(shift: int = 1) -> InMemoryDataset:
         name="digits",
         classes=10,
         image_shape=(1, 8, 8),
+        highest=16,
         labels={"all": labels},
         pixels={"all": torch.from_numpy(pixels)[:, None]},
         mean=(8.0,),

@@ -43,7 +43,7 @@ class ImageFolder(ImageDataset):
         if augment:
             steps = _augmentation(prepare)
             return torch.stack([steps(read_image(path)) for path in paths])  # (B, 3, H, W)
-        return torch.from_numpy(prepare(np.stack([prepare.read(os.fsdecode(path)) for path in paths])))
+        return self.prepared(np.stack([prepare.read(os.fsdecode(path)) for path in paths]), index)
 
 
 def _augmentation(prepare: ImagePreparation):

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,30 @@ from offramp.datasets.base import TextDataset, Vocabulary
 from offramp.datasets.pretrained import one_line, source_of
 
 BATCH = 4096  # texts tokenized at once; lists of ids need much more memory than the resulting arrays
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Texts(TextDataset):
+    """Labelled texts that can be corrupted, because the texts are known.
+
+    Parameters
+    ----------
+    texts : sequence of mappings of str to sequence of str
+        For each column of the texts: the texts of each pool.
+    """
+
+    texts: Sequence[Mapping[str, Sequence[str]]] = field(repr=False)
+
+    def corrupted(self, corruption, pool: str) -> "Texts":
+        corruption.check("texts")
+        columns = [
+            [corruption.text(text, i, k) for i, text in enumerate(column[pool])] for k, column in enumerate(self.texts)
+        ]
+        texts, pairs = [*columns, None][:2]
+        its = self.vocabulary
+        label = f"{self.name} {pool}, corrupted"
+        _, tokens, offsets = tokenize(texts, pairs, its.tokenizer, its.max_tokens, label=label)
+        return replace(self, tokens={pool: tokens}, offsets={pool: offsets})
 
 
 def text_dataset(
@@ -25,14 +50,14 @@ def text_dataset(
     columns: tuple[str, ...] = ("text",),
     names: tuple[str, ...] = (),
     metric: Literal["accuracy", "f1", "matthews"] = "accuracy",
-) -> TextDataset:
+) -> Texts:
     """Build a dataset from the texts, or pairs of texts, of each pool. See `tokenize` for truncation."""
     tokens, offsets = {}, {}
     for pool in texts:
         vocabulary, tokens[pool], offsets[pool] = tokenize(
             texts[pool], pairs and pairs[pool], tokenizer, max_tokens, label=f"{name} {pool}"
         )
-    return TextDataset(
+    return Texts(
         name=name,
         classes=classes,
         labels=labels,
@@ -42,6 +67,7 @@ def text_dataset(
         vocabulary=vocabulary,
         tokens=tokens,
         offsets=offsets,
+        texts=[texts] if pairs is None else [texts, pairs],
     )
 
 

@@ -28,6 +28,7 @@ KINDS = {
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
     "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
+    "shift": ({"system", "corruption", "severity", "policy", "choice", "gap", "speedup"}, "shift --out"),
     "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
     "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
     "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
@@ -53,7 +54,7 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "sensitivity", "seconds", "times", "models", "relations", "choices", "reductions", "replacements",
+            "sensitivity", "seconds", "times", "shift", "models", "relations", "choices", "reductions", "replacements",
             "measures", "resplits"}
 
     Returns

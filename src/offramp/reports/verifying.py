@@ -12,9 +12,9 @@ from offramp.reports.page import read_json
 
 # Columns that identify a row. All other columns are numbers, or text that is derived from numbers
 KEYS = (
-    *("dataset", "claim", "part", "small", "large", "system", "policy", "rival", "baseline", "match", "choice", "drop"),
-    *("target", "exit", "factor", "setting", "variant", "kind", "front", "low", "high", "mean", "scored_on", "model"),
-    *("goal", "seed", "number", "coverage"),
+    *("dataset", "claim", "part", "small", "large", "system", "corruption", "severity", "policy", "rival", "baseline"),
+    *("match", "choice", "drop", "target", "exit", "factor", "setting", "variant", "kind", "front", "low", "high"),
+    *("mean", "scored_on", "model", "goal", "seed", "number", "coverage"),
 )
 VERDICT = "verdict"
 OF_THE_MACHINE = ("seconds", "times")  # tables of measured times, which are not compared

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.datasets import DATASETS, OUTPUTS, RECORDED
+from offramp.datasets.corruptions import CORRUPTIONS
 from offramp.models import MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 from offramp.records.splitting import Holdout
@@ -232,6 +233,12 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
     named = [("comparison.pairs", system) for pair in study["comparison"]["pairs"] for system in pair]
     named += [("times.systems", system) for system in study["times"].get("systems", [])]
     named += [(f"report.{key}", study["report"][key]) for key in ("oracle", "reliability") if study["report"]]
+    for system in study["shifts"].get("systems", []):
+        if stored or system not in models or system not in systems:
+            runs = ", ".join(name for name in models if name in systems and not stored) or "none, as no such model runs"
+            yield f"shifts.systems names {system!r}: expected models of several exits that run: {runs}"
+    if unknown := [kind for kind in study["shifts"].get("kinds", []) if kind not in CORRUPTIONS]:
+        yield f"shifts.kinds names {unknown[0]!r}: expected some of {', '.join(CORRUPTIONS)}"
     for where, system in named:
         if system not in systems:
             yield f"{where} names {system!r}: expected one of {', '.join(systems)}"

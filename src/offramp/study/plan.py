@@ -45,7 +45,7 @@ from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
-STEPS += ["times", "report"]
+STEPS += ["times", "shift", "report"]
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
@@ -55,8 +55,16 @@ ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches a
 # longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant, and for `resplit` a sample,
 # variant, split and kind of cost.
 FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
-FIXED |= {"search": 10.0, "resplit": 10.0}
-A_CELL = {"calibrate": 1e-7, "evaluate": 7e-7, "compare": 1e-5, "sensitivity": 2e-6, "search": 3e-4, "resplit": 8e-5}
+FIXED |= {"search": 10.0, "resplit": 10.0, "shift": 5.0}
+A_CELL = {
+    "calibrate": 1e-7,
+    "evaluate": 7e-7,
+    "compare": 1e-5,
+    "sensitivity": 2e-6,
+    "search": 3e-4,
+    "resplit": 8e-5,
+    "shift": 1e-5,
+}
 FRONTIER = 7  # bytes per cell
 # Of `times`: samples, passes over them for each policy, and CPU-seconds of one decision
 TIMED, PASSES, DECISION = 96, 5, 3e-4
@@ -90,7 +98,7 @@ class Job:
 
     @property
     def step(self) -> str:
-        return "record" if self.rule == "seconds" else self.rule if self.rule in STEPS else "report"
+        return "record" if self.rule in ("seconds", "shifted") else self.rule if self.rule in STEPS else "report"
 
 
 class Estimate(NamedTuple):
@@ -527,6 +535,11 @@ def estimator(
                 costs = 3 if any("timm" in options for options in study["models"].values()) else 1
                 return light(step, held_out * variants * len(study["seeds"]) * study["search"]["splits"] * costs)
 
+            case "shift":
+                its = study["shifts"]
+                tests = 1 + len(its["kinds"]) * len(its["severities"])
+                n = cells(sizes.test, *len(study["seeds"]) * its["systems"])
+                return light(step, n * tests * study["comparison"]["resamples"] / 2000)
             case "times":
                 passes = TIMED * PASSES * len(study["times"]["batch_sizes"]) * len(policies_of(study, system))
                 parts = [probes[stage] for stage in stages(system)]

@@ -1,0 +1,54 @@
+"""The command `offramp shift`, which measures promises on corrupted data."""
+
+import click
+
+from offramp._io.tables import write_table
+from offramp.cli.options import BOOTSTRAP_SEED, CONFIDENCE, EXISTING, RESAMPLES, TABLE, Verb
+from offramp.records.metrics import with_metric
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--target",
+    "targets",
+    type=float,
+    multiple=True,
+    required=True,
+    help="Target accuracy. Repeat this option for several.",
+)
+@click.option(
+    "--level",
+    type=float,
+    default=0.02,
+    show_default=True,
+    help="Certified gap: highest acceptable error, minus that of the last exit.",
+)
+@CONFIDENCE
+@click.option(
+    "--bins", type=click.IntRange(1), default=15, show_default=True, help="Number of bins of the calibration error."
+)
+@RESAMPLES
+@BOOTSTRAP_SEED
+@click.option("--out", type=TABLE, required=True, help="Output: one row per corruption and policy, .parquet or .csv.")
+def shift(files, targets, level, confidence, bins, resamples, seed, out) -> None:
+    """Measure what becomes of the promises of policies if the test samples are corrupted.
+
+    FILES are the validation and test records of runs, the files of policies that were fitted on them, and records of
+    corrupted test samples from `offramp record --corruption`, the same corruptions for all runs. Their order does not
+    matter. Thresholds are chosen, stated or certified on clean validation data; models and policies stay the same.
+    Results are means over seeds, with 95 % intervals. Severity 0 are the clean test samples.
+
+    \b
+    For example:
+      offramp record weights.safetensors --splits splits.csv --corruption noise:3 --test test-noise-3.safetensors
+      offramp shift validation.safetensors test.safetensors policies.safetensors test-noise-3.safetensors \\
+          --target 0.9 --out shift.csv
+    """
+    from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.shift import load_shifted_runs, under_shift
+
+    runs, corrupted = load_shifted_runs(files)
+    bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
+    table = under_shift(runs, corrupted, targets, bootstrap, level=level, confidence=confidence, bins=bins)
+    write_table(with_metric(table, runs[0].test), out)
