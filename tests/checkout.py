@@ -86,6 +86,7 @@ WHOLE = {
     },
     "times": {"systems": ["net-small"], "batch_sizes": [1, 8]},
     "shifts": {"systems": ["net-small"], "kinds": ["noise"], "severities": [1, 5]},
+    "comparison": {**TINY["comparison"], "level": 0.1},
     "report": {**TINY["report"], "oracle": "three"},
 }
 
