@@ -103,6 +103,7 @@ def said(done):
 MADE = (
     "artifacts/tiny/evaluate/targets.parquet",
     "artifacts/tiny/evaluate/reductions.parquet",
+    "artifacts/tiny/evaluate/shift.parquet",
     "reports/tiny/curves/net-small-s0.parquet",
     "reports/tiny/figures/control.png",
     "reports/tiny/tables/control.csv",
