@@ -81,3 +81,14 @@ def run(monkeypatch, capsys):
         return code, out, err + last
 
     return call
+
+
+@pytest.fixture
+def said(run):
+    """Return a function that runs `offramp LINE` as `run`, and returns its output, or its exit code and error."""
+
+    def call(line):
+        code, out, err = run(line)
+        return f"{code} {err}" if code else out
+
+    return call

@@ -20,7 +20,7 @@ from offramp import ExitRecord, certify, choose_threshold, decide, evaluate, loa
 from offramp.certification.certifying import METHODS
 from offramp.certification.losses import RISKS
 from offramp.certification.pvalues import P_VALUES, upper_bound
-from offramp.cli import cli, main
+from offramp.cli import cli
 from offramp.cli.options import load_fitted
 from offramp.records.splitting import split_record
 from strategies import given_signal, quick, records, signals, without_labels
@@ -613,23 +613,13 @@ def test_the_lowest_level_can_be_certified():
 
 
 @pytest.fixture
-def offramp(tmp_path, monkeypatch, capsys):
+def offramp(tmp_path, monkeypatch, said):
     """Run a command in a folder with two records, and return what it printed, or its error."""
     monkeypatch.chdir(tmp_path)
     pool = Pool(0)
     for split, rows in (("validation", slice(0, 1500)), ("test", slice(1500, 3000))):
         pool.record(np.arange(3000)[rows], split=split, dataset="d", system="s", seed=0, unit="MAC").save(split)
-
-    def call(line):
-        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
-        try:
-            main()
-        except SystemExit as stop:
-            if stop.code:
-                return f"{stop.code} {capsys.readouterr().err}"
-        return capsys.readouterr().out
-
-    return call
+    return said
 
 
 def test_certify_command(offramp):

@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from hypothesis.extra.numpy import arrays
 import oracles
 from offramp import ExitRecord, choose_rejection, choose_threshold, decide, evaluate, make_policy, risk_coverage
 from offramp._io.tables import write_table
-from offramp.cli import main
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
@@ -390,22 +388,12 @@ def test_without_max_softmax(runs):
 
 
 @pytest.fixture
-def offramp(tmp_path, monkeypatch, capsys):
+def offramp(tmp_path, monkeypatch, said):
     """Run a command in a folder with two records, and return what it printed, or its error."""
     monkeypatch.chdir(tmp_path)
     for split in ("validation", "test"):
         made("s", 0, split, 400).save(split)
-
-    def call(line):
-        monkeypatch.setattr(sys, "argv", ["offramp", *line.split()])
-        try:
-            main()
-        except SystemExit as stop:
-            if stop.code:
-                return f"{stop.code} {capsys.readouterr().err}"
-        return capsys.readouterr().out
-
-    return call
+    return said
 
 
 def test_reject_command(offramp):

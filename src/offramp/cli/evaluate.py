@@ -15,6 +15,7 @@ from offramp.cli.options import (
     RISK,
     SETTINGS,
     TABLE,
+    TARGETS,
     Grid,
     LabelledGrid,
     PolicySpec,
@@ -227,14 +228,7 @@ def evaluate(
 
 @click.command(cls=Verb)
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option(
-    "--target",
-    "targets",
-    type=float,
-    multiple=True,
-    required=True,
-    help="Target accuracy. Repeat this option for several.",
-)
+@TARGETS
 @click.option(
     "--pair", "chosen_pairs", nargs=2, multiple=True, help="SMALL LARGE: two systems to compare. Repeat this option."
 )

@@ -174,6 +174,14 @@ class Threshold(click.ParamType):
         return float(values[0]) if len(values) == 1 and isinstance(value, str) and "," not in value else values
 
 
+TARGETS = click.option(
+    "--target",
+    "targets",
+    type=float,
+    multiple=True,
+    required=True,
+    help="Target accuracy. Repeat this option for several.",
+)
 RESAMPLES = click.option(
     "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
 )

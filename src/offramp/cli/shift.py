@@ -3,20 +3,13 @@
 import click
 
 from offramp._io.tables import write_table
-from offramp.cli.options import BOOTSTRAP_SEED, CONFIDENCE, EXISTING, RESAMPLES, TABLE, Verb
+from offramp.cli.options import BOOTSTRAP_SEED, CONFIDENCE, EXISTING, RESAMPLES, TABLE, TARGETS, Verb
 from offramp.records.metrics import with_metric
 
 
 @click.command(cls=Verb)
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
-@click.option(
-    "--target",
-    "targets",
-    type=float,
-    multiple=True,
-    required=True,
-    help="Target accuracy. Repeat this option for several.",
-)
+@TARGETS
 @click.option(
     "--level",
     type=float,

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from offramp.comparison.cascades import Variant, reduction_tables
 from offramp.comparison.runs import Run
 from offramp.records import ExitRecord
+from offramp.records.joining import concatenated
 from offramp.records.splitting import strata, stratified_order
 
 
@@ -91,13 +92,7 @@ def joined(run: Run) -> ExitRecord:
             f"{run.system}: position {both[0]} is a validation and a test sample, so they are from different pools; "
             "expected one pool that was split at random"
         )
-    first, second = parts
-    with_logits = first.has_logits and second.has_logits
-    return first.replace(
-        **{name: np.concatenate([values, second.by_sample[name]]) for name, values in first.by_sample.items()},
-        confidence={name: np.concatenate([part.measure(name) for part in parts]) for name in first.measures},  # (N, L)
-        logits=(lambda: np.concatenate([first.logits, second.logits])) if with_logits else None,
-    )
+    return concatenated(parts)
 
 
 def with_seconds(record: ExitRecord, seconds: Mapping[str, float], device: str) -> ExitRecord:

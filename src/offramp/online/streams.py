@@ -7,7 +7,7 @@ import numpy as np
 
 from offramp.online.online import Online
 from offramp.records import ExitRecord
-from offramp.records.joining import same_samples
+from offramp.records.joining import concatenated, same_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,28 +213,5 @@ def drift(records: Mapping[float, ExitRecord], *, shares: Sequence[float] | None
     if not all(map(len, parts)):
         raise ValueError(f"drift: {len(first)} samples are too few for {len(parts)} severities with these shares")
     lengths = [[float(severity), len(rows)] for severity, rows in zip(records, parts)]
-    return concatenated([its.take(rows) for its, rows in zip(joined, parts)], first.metadata | {"drift": lengths})
-
-
-def concatenated(records: Sequence[ExitRecord], metadata: Mapping) -> ExitRecord:
-    """Return the samples of several records, one after another. They must be of one system."""
-    first = records[0]
-
-    def joined(values) -> np.ndarray | None:
-        values = list(values)
-        return None if values[0] is None else np.concatenate(values)
-
-    costs = [its.cost if its.sample_cost is None else its.sample_cost for its in records]
-    if any(cost.ndim == 2 or not np.array_equal(cost, costs[0]) for cost in costs):
-        costs = [np.broadcast_to(cost, (len(its), its.n_exits)) for cost, its in zip(costs, records)]
-    return ExitRecord.from_outputs(
-        joined(its.prediction for its in records),
-        {measure: np.concatenate([its.measure(measure) for its in records]) for measure in first.measures},
-        joined(its.labels for its in records),
-        costs[0] if costs[0].ndim == 1 else np.concatenate(costs),
-        np.concatenate([its.index for its in records]),
-        metadata,
-        logits=(lambda: np.concatenate([its.logits for its in records])) if first.has_logits else None,
-        quality=joined(its.quality for its in records),
-        features=joined(its.features for its in records),
-    )
+    stream = concatenated([its.take(rows) for its, rows in zip(joined, parts)])
+    return stream.replace(metadata=first.metadata | {"drift": lengths})

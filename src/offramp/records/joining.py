@@ -64,6 +64,25 @@ def same_samples(records: Sequence[ExitRecord], names: Sequence[str], who: str) 
     return joined
 
 
+def concatenated(records: Sequence[ExitRecord]) -> ExitRecord:
+    """Return the samples of records of one system, one after another, with the metadata of the first record.
+
+    Costs are stored per sample where the records have different ones.
+    """
+    first = records[0]
+    fields = {name: np.concatenate([its.by_sample[name] for its in records]) for name in first.by_sample}
+    costs = [its.costs for its in records]  # (L,) or (N, L) each
+    shared = all(np.array_equal(cost, first.cost) for cost in costs)
+    rows = [np.broadcast_to(cost, (len(its), its.n_exits)) for cost, its in zip(costs, records)]
+    return first.replace(
+        **fields | {"cost": first.cost if shared else np.concatenate(rows)},
+        confidence={name: np.concatenate([its.measure(name) for its in records]) for name in first.measures},  # (N, L)
+        logits=(lambda: np.concatenate([its.logits for its in records]))
+        if all(its.has_logits for its in records)
+        else None,
+    )
+
+
 def _same_classes(records: Sequence[ExitRecord], names: Sequence[str], who: str) -> list[ExitRecord]:
     classes = [record.metadata.get("names") for record in records]
     if all(its == classes[0] for its in classes):
