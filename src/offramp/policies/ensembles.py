@@ -220,7 +220,7 @@ def _winner(scores: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _fit_votes(votes: np.ndarray, first: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Fit the weights (2 k,) of votes (n, k, 2 k)."""
-    n, k, d = votes.shape
+    n, _, d = votes.shape
     target = right * first  # (n, k)
     mass = np.maximum(target.sum(axis=1), 1.0)  # (n,): several answers can be right if answers have a quality
     penalty, centre = PENALTY / n, np.append(np.zeros(d - 1), 1.0)

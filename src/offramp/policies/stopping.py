@@ -26,43 +26,44 @@ OWN = -1  # in place of a number of knots: the estimate that the answer is right
 class Stopping(Policy):
     """Exit once going on, and then stopping as well as possible, is not worth its price (optimal stopping).
 
-    For a price λ of the cost of the full model, the value of exit i for a sample x is
+    For a price λ of the cost of the full model, the value of exit i for a sample is
 
-        V_i(x) = max(P(right at i | x_i), E[V_{i+1}(x) | x_i] − λ · (c_{i+1} − c_i) / c_L),    V_L(x) = P(right at L | x_L),
+        V_i(x_i) = max(P(right at i | x_i), E[V_{i+1}(x_{i+1}) | x_i] − λ · (c_{i+1} − c_i) / c_L),
 
-    where x_i is what the exits up to i show. The signal is −λ_i, where λ_i is the price at which both terms are equal. It
-    is an index, as that of Gittins: the highest ratio of the expected gain in accuracy to the expected additional cost,
+    and V_L(x_L) = P(right at L | x_L), where x_i is what the exits up to i show. The signal is −λ_i, where λ_i is the
+    price at which both terms are equal. It is an index, as that of Gittins: the highest ratio of the expected gain in
+    accuracy to the expected additional cost,
 
-        λ_i(x) = max over λ of E[right at τ − right at i | x_i] / E[(c_τ − c_i) / c_L | x_i],
+        λ_i(x_i) = max over λ of E[right at τ − right at i | x_i] / E[(c_τ − c_i) / c_L | x_i],
 
     where τ is the first exit j > i with λ_j ≤ λ. With δ = −λ, the first exit whose signal is at least δ is the optimal
-    one for the price λ. `LearnedDeferral` compares with single later exits, whatever is seen until then, and does not
-    change the answer. It remains as the rule of its papers.
+    one for the price λ. `LearnedDeferral` compares with single later exits, as if nothing were seen until then, and
+    uses the answer of the exit. It remains as the rule of its papers.
 
     **Fit.** Exits are taken from the last to the first. Both expectations are ridge regressions on the features of exit
-    i, for `RULES` values of λ: quantiles of the prices of the later exits, and −∞ (the full model). Prices of validation
-    samples are predicted by regressions that were fitted on the other folds, so that later exits are as good on
-    them as on new samples. The penalty is chosen on held-out folds. All of this is our choice.
+    i, for `RULES` values of λ (quantiles of the prices of the later exits) and for the full model. The prices of
+    validation samples are predicted by regressions that were fitted on the other folds, so that later exits are as good
+    on them as on new samples. The penalty is chosen on held-out folds. All of this is our choice.
 
-    **Features.** The log-odds of max softmax, margin and mean token margin, and the logarithm of the entropy, of those
-    that the record contains; whether the exit agrees with the one before it, for how long it has, the highest and the
+    **Features.** The log-odds of max softmax, margin and mean token margin, and the logarithm of the entropy, as far as
+    the record contains them; whether the exit agrees with the one before it, and for how long; the highest and the
     latest max softmax before it; the similarity of hidden states; and the probability of the ensemble.
 
     **Choice.** With few samples, a simpler signal is better. Compared are features without and with linear splines of 5
-    knots, the estimated probability that the answer is right minus 1 (the signal of a sample whose last exit is always
-    right), and the answers of the exits and of the ensemble. The accuracies at nine mean costs are averaged, on held-out
-    folds. The candidate with the highest difference to max softmax, minus its standard error, is used, or max
-    softmax if no such difference is above 0, and for fewer than 100 samples.
+    knots, the estimated probability that the answer is right minus 1 (the signal if the last exit is always right), and
+    the answers of the exits and of the ensemble. The accuracies at nine mean costs are averaged, on held-out folds. The
+    candidate with the highest difference to max softmax, minus its standard error, is used, or max softmax if no such
+    difference is above 0, and for fewer than 100 samples.
 
-    Gradient-boosted trees, and the predicted class as a feature, were no better on any record that was tried
-    (docs/results.md).
+    Gradient-boosted trees, and the predicted class as a feature, were no better on any record that was tried (see
+    docs/results.md).
 
     Parameters
     ----------
     answer : {"ensemble", "exit"}
         Who answers. "ensemble": the running ensemble of the exits so far, if the choice above is for it: that of
-        `offramp.policies.ensembles.Geometric` for records with logits and labels, and `Votes` for others. "exit": always
-        the exit itself.
+        `offramp.policies.ensembles.Geometric` for records with logits and labels, and `Votes` for others. "exit":
+        always the exit itself.
     target : {"label", "final"}
         "label": the answer is right, or its quality. "final": it agrees with the last exit, which needs no labels; the
         exits then answer themselves.
