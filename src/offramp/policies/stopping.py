@@ -19,6 +19,7 @@ RULES = 8  # thresholds on the prices of later exits that are tried, besides tha
 KNOTS = (0, 5)  # numbers of knots per feature that are tried
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 BUDGETS = 9  # mean costs at which candidates are compared
+CAUTION = 0.5  # standard errors by which a candidate must be better than max softmax
 OWN = -1  # in place of a number of knots: the estimate that the answer is right is the signal
 
 
@@ -52,8 +53,8 @@ class Stopping(Policy):
     **Choice.** With few samples, a simpler signal is better. Compared are features without and with linear splines of 5
     knots, the estimated probability that the answer is right minus 1 (the signal if the last exit is always right), and
     the answers of the exits and of the ensemble. The accuracies at nine mean costs are averaged, on held-out folds. The
-    candidate with the highest difference to max softmax, minus its standard error, is used, or max softmax if no such
-    difference is above 0, and for fewer than 100 samples.
+    candidate with the highest difference to max softmax, minus half its standard error, is used, or max softmax if no
+    such difference is above 0, and for fewer than 100 samples.
 
     Gradient-boosted trees, and the predicted class as a feature, were no better on any record that was tried (see
     docs/results.md).
@@ -124,7 +125,7 @@ class Stopping(Policy):
                 candidates[knots] = _backward(features, rights, cost, folds, knots)
             for knots, (signal, fitted) in candidates.items():
                 gain = _reached(signal, rights, cost) - baseline  # (N,)
-                surely = gain.mean() - gain.std() / np.sqrt(len(gain))
+                surely = gain.mean() - CAUTION * gain.std() / np.sqrt(len(gain))
                 if surely > least:
                     code = np.array([(None, Geometric, Votes).index(kind)])
                     least, best = surely, {"ensemble": code, "knots": np.array([knots]), **of_ensemble, **fitted}
