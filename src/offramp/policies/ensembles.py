@@ -1,6 +1,6 @@
 """Running ensembles: one answer of an exit and all earlier ones, from their logits or from votes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from offramp.records import ExitOutputs, ExitRecord
 PENALTY = 10.0  # samples: weight of the penalty, on the distance from weights of 0 and 1 for the latest exit
 CLASS_PENALTY = 5.0  # samples that are added to each class, for the bias
 SAMPLES = 10_000  # at most; a few weights need no more
-NUMBERS = 2_000_000  # logits of an exit that are used, unless there are fewer than …
-FEWEST = 2_000  # … samples
+NUMBERS = 1_000_000  # logits of an exit that are used, unless there are fewer than …
+FEWEST = 1_000  # … samples
 
 
 def below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -25,12 +25,17 @@ def below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return (wide - wide[np.arange(len(wide)), prediction][..., None]).astype(np.float32, copy=False)
 
 
-def weighted(stream: Stream, member: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Add a member (n, C) to those of the stream, and return their sum (n, C), weighted by `weights` (L,)."""
-    from offramp._kernels.ztw import weighted_sum  # imported here, because importing Numba takes time
-
+def with_member(stream: Stream, member: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Add a member (n, C) to those of the stream, and return all of them."""
     members = stream.past["members"] = (*stream.past.get("members", ()), member)
-    return weighted_sum(weights.astype(np.float32), members)
+    return members
+
+
+def weighted_sum(weights: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarray:
+    """Return Σ_j weights[j] · members[j], float32 (n, C), for weights (L,) and at most L members (n, C)."""
+    from offramp._kernels import ztw  # imported here, because importing Numba takes time
+
+    return ztw.weighted_sum(weights.astype(np.float32), members)
 
 
 class Geometric:
@@ -71,25 +76,30 @@ class Geometric:
         for i in range(record.n_exits):
             members[i] = below_top(record.logits[:, i], record.prediction[:, i])
             start = np.append(start, 0.1 if i else 1.0)
-            few = members[: i + 1, sample].astype(np.float64)  # (k, m, C)
+            few = members[: i + 1].take(sample, axis=1).astype(np.float64)  # (k, m, C)
             weights, bias = _fit_geometric(few, labels[sample], start, rounds=2)
             is_right, probability = np.empty((2, n))  # (N,) each
             for fold in range(folds.max() + 1):
-                others = folds[sample] != fold  # (m,)
-                parts = _fit_geometric(few[:, others], labels[sample][others], weights, rounds=1)
+                others = np.flatnonzero(folds[sample] != fold)
+                parts = _fit_geometric(few.take(others, axis=1), labels[sample[others]], weights, rounds=1)
                 here = folds == fold  # (N,)
-                answer = _softmax(np.tensordot(parts[0], members[: i + 1, here], 1) + parts[1])  # (n, C)
-                is_right[here] = answer.argmax(axis=1) == labels[here]
-                probability[here] = answer.max(axis=1)
+                answer = _answer([member[here] for member in members[: i + 1]], *parts)
+                is_right[here] = answer.prediction == labels[here]
+                probability[here] = answer.score()
             start = weights
             yield {"weights": weights, "bias": bias}, is_right, probability
 
     @staticmethod
     def step(state: dict[str, np.ndarray], outputs: ExitOutputs, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
         """Return the answers (n,), int64, and their probabilities (n,)."""
-        together = weighted(stream, below_top(outputs.logits, outputs.prediction), state["weights"])  # (n, C)
-        answer = ExitOutputs.of(together + state["bias"].astype(np.float32))
+        answer = _answer(
+            with_member(stream, below_top(outputs.logits, outputs.prediction)), state["weights"], state["bias"]
+        )
         return answer.prediction, answer.score()
+
+
+def _answer(members: Sequence[np.ndarray], weights: np.ndarray, bias: np.ndarray) -> ExitOutputs:
+    return ExitOutputs.of(weighted_sum(weights, members) + bias.astype(np.float32))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.policies.ensembles import below_top, weighted
+from offramp.policies.ensembles import below_top, weighted_sum, with_member
 from offramp.policies.newton import Derivatives, minimise
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
@@ -61,7 +61,7 @@ class ZTW(Policy):
         member = below_top(outputs.logits, outputs.prediction)  # (n, C)
         if self.ensemble == "arithmetic":
             member = softmax(member, axis=-1)
-        together = weighted(stream, member, self.state["weights"][stream.exit])  # (n, C)
+        together = weighted_sum(self.state["weights"][stream.exit], with_member(stream, member))  # (n, C)
         if self.ensemble == "arithmetic":
             stream.prediction = together.argmax(axis=-1)
             return _of_class(together, stream.prediction)
