@@ -17,6 +17,7 @@ from offramp.policies.deferral import Agreement, LearnedDeferral, Router
 from offramp.policies.patience import FPABEE, Patience, PatientConfident
 from offramp.policies.pcee import PCEE, PCEEWS, Isotonic
 from offramp.policies.reference import Oracle, Random
+from offramp.policies.stopping import Stopping
 from offramp.policies.ztw import ZTW
 from offramp.records.origin import origin
 
@@ -25,7 +26,7 @@ POLICIES: dict[str, type[Policy]] = {
     for policy in (
         *(Oracle, Confidence, Random, PCEE, PCEEWS, Isotonic, Budget),
         *(BEEMC, BEEMA, Patience, PatientConfident, FPABEE, NormalizedEntropy, ZTW, HiddenSimilarity),
-        *(Agreement, LearnedDeferral, Router),
+        *(Agreement, LearnedDeferral, Router, Stopping),
     )
 }
 FORMAT = "offramp-policies/1"

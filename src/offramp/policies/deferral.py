@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.policies.newton import minimise
+from offramp.policies.regression import fit_logistic
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import SCORES
@@ -206,41 +206,6 @@ def _least_gain(weights: np.ndarray, x: np.ndarray, cost: np.ndarray) -> np.ndar
     chance = expit((weights[:, :, None] * x).sum(axis=1))  # (L − i + 1, n): P_i … P_L
     price = (cost[1:] - cost[0]) / cost[-1]  # (L − i,)
     return -((chance[1:] - chance[0]) / price[:, None]).max(axis=0)
-
-
-def fit_logistic(x: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
-    """Fit the penalised logistic regression of `LearnedDeferral`.
-
-    Parameters
-    ----------
-    x : ndarray of shape (K, N)
-        Features. The last row contains ones; its weight is the bias.
-    right : ndarray of shape (N,), bool or float64
-        Whether each prediction is correct, or the quality of each answer, from 0 to 1.
-    penalty : float
-        Weight of the penalty. Must be above 0.
-
-    Returns
-    -------
-    ndarray of shape (K,)
-        Weights.
-    """
-    from scipy.special import expit
-
-    right = right * 1.0
-    centre = np.zeros(len(x))
-    centre[-1] = np.log((right.sum() + 0.5) / ((1 - right).sum() + 0.5))
-
-    def derivatives(at):
-        # Without BLAS, whose rounding depends on the number of samples
-        z = np.einsum("k,kn->n", at, x)  # (N,)
-        chance, away = expit(z), at - centre
-        loss = np.logaddexp(0, z).sum() - (right * z).sum() + penalty / 2 * np.sum(away**2)
-        gradient = np.einsum("kn,n->k", x, chance - right) + penalty * away
-        hessian = np.einsum("kn,ln->kl", x * (chance * (1 - chance)), x) + penalty * np.eye(len(x))
-        return loss, gradient, hessian
-
-    return minimise(derivatives, centre)
 
 
 def _shown(outputs: ExitOutputs, before: np.ndarray | None, used: np.ndarray) -> np.ndarray:

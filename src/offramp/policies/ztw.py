@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.policies.base import Policy
+from offramp.policies.ensembles import below_top, weighted_sum, with_member
 from offramp.policies.newton import Derivatives, minimise
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
@@ -57,13 +58,10 @@ class ZTW(Policy):
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         from scipy.special import softmax
 
-        from offramp._kernels.ztw import weighted_sum  # imported here, because importing Numba takes time
-
-        member = _below_top(outputs.logits, outputs.prediction)  # (n, C)
+        member = below_top(outputs.logits, outputs.prediction)  # (n, C)
         if self.ensemble == "arithmetic":
             member = softmax(member, axis=-1)
-        members = stream.past["members"] = (*stream.past.get("members", ()), member)
-        together = weighted_sum(self.state["weights"][stream.exit].astype(np.float32), members)  # (n, C)
+        together = weighted_sum(self.state["weights"][stream.exit], with_member(stream, member))  # (n, C)
         if self.ensemble == "arithmetic":
             stream.prediction = together.argmax(axis=-1)
             return _of_class(together, stream.prediction)
@@ -76,15 +74,6 @@ def _of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return values[np.arange(len(values)), classes]  # (n, C), (n,) → (n,)
 
 
-def _below_top(logits: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return logits (n, C) minus those of the predicted classes, float32.
-
-    They differ from ln p by one constant per sample and exit, which has no effect on the ensembles.
-    """
-    wide = logits.astype(np.float32) if logits.dtype == np.float16 else logits
-    return (wide - _of_class(wide, prediction)[..., None]).astype(np.float32, copy=False)
-
-
 def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     from offramp._kernels.ztw import TILE, geometric_derivatives  # imported here, because importing Numba takes time
 
@@ -92,7 +81,7 @@ def _fit_geometric(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarra
     members = np.zeros((-(-n_samples // TILE), n_exits, n_classes, TILE), np.float32)
     for t, tile in enumerate(members):
         rows = slice(t * TILE, (t + 1) * TILE)
-        below = _below_top(logits[rows].reshape(-1, n_classes), prediction[rows].reshape(-1))  # (n · L, C)
+        below = below_top(logits[rows].reshape(-1, n_classes), prediction[rows].reshape(-1))  # (n · L, C)
         tile[:, :, : len(labels[rows])] = below.reshape(-1, n_exits, n_classes).transpose(1, 2, 0)
     weights, bias = np.zeros((n_exits, n_exits)), np.zeros((n_exits, n_classes))
 
@@ -118,7 +107,7 @@ def _fit_arithmetic(logits: np.ndarray, prediction: np.ndarray, labels: np.ndarr
     n_samples, n_exits, _ = logits.shape
     of_label = np.empty((n_exits, n_samples))  # (L, N): probability of the label at each exit
     for j in range(n_exits):
-        of_label[j] = _of_class(softmax(_below_top(logits[:, j], prediction[:, j]), axis=-1), labels)
+        of_label[j] = _of_class(softmax(below_top(logits[:, j], prediction[:, j]), axis=-1), labels)
     of_label = np.maximum(of_label, np.finfo(np.float32).tiny)
     weights = np.zeros((n_exits, n_exits))
 

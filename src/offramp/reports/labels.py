@@ -22,6 +22,7 @@ _POLICIES = {
     "patient-confident": "patient and confident",
     "f-pabee": "F-PABEE",
     "ztw": "ZTW",
+    "stopping": "optimal stopping",
     "hidden-similarity": "hidden similarity",
     "beem-c": "BEEM-C",
     "beem-a": "BEEM-A",
