@@ -6,6 +6,9 @@ from itertools import cycle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from offramp import ExitRecord, NotFittedError, cascade, decide, make_policy
@@ -14,7 +17,9 @@ from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
 from offramp.runtime import EarlyExit
+from offramp.runtime.loop import Stages
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
+from strategies import quick
 from test_models import DIGITS, STAGED, blocks_of, small
 from test_policies import EVERY
 
@@ -121,15 +126,18 @@ def test_rejected_answers_are_those_of_the_record(system, name, options):
     policy = make_policy(name, **options).fit(validation)
     shares = []
     for threshold in thresholds_of(policy, record):
-        exits = policy.exits(record, threshold)
-        values = np.unique(policy.estimate(record)[np.arange(SAMPLES), exits].round(5))
+        estimates = policy.estimate(record)  # (N, L)
+        values = np.unique(estimates[np.arange(SAMPLES), policy.exits(record, threshold)].round(5))
         reject_below = values[len(values) // 2 - 1 :][:2].mean()  # between two estimates, or the only one
-        fast = EarlyExit(model, policy, threshold, reject_below=reject_below, cost=record.cost)
-        expected = decide(policy, record, [threshold], reject_below=reject_below)[1][0]
+        values = np.unique(estimates[:, :-1].round(5))
+        abstain_below = values[len(values) // 4 :][:2].mean()
+        below = {"reject_below": reject_below, "abstain_below": abstain_below}
+        fast = EarlyExit(model, policy, threshold, cost=record.cost, **below)
+        (exits,), (expected,) = decide(policy, record, [threshold], **below)
         answers = fast(x)
         same = answers.exit == exits  # all but those whose signal is as good as equal to the threshold
         assert same.mean() > 0.7
-        near = np.abs(policy.estimate(record) - reject_below).min(axis=1) < TOLERANCE
+        near = (np.abs(estimates[..., None] - [*below.values()]) < TOLERANCE).any(axis=(1, 2))
         np.testing.assert_array_equal(answers.prediction[same & ~near], expected[same & ~near])
         shares.append((expected == -1)[same & ~near].mean() if (same & ~near).any() else 0)
     assert name == "pcee" or any(0 < share < 1 for share in shares)  # whose estimates may all be equal
@@ -186,6 +194,56 @@ def test_what_has_left_is_not_computed(system):
     assert [i for i, _ in shapes_that_ran(model, fast, x)[1]] == [0]  # no later stage
     fast.threshold, fast.regroup = np.array(threshold), "never"
     assert {shape[0] for _, shape in shapes_that_ran(model, fast, x)[1]} == {SAMPLES}
+
+
+class Recorded(Stages):
+    """A model that answers with the logits of a record, whose samples it is given by their positions."""
+
+    def __init__(self, record, policy, threshold, **options):
+        super().__init__(record.n_exits, policy, threshold, "always", **options)
+        self.record, self.ran = record, []  # number of samples at each exit
+
+    def start(self, x):
+        return _Replay(self, x)
+
+    def cost(self, x):
+        return self.record.cost
+
+
+class _Replay:
+    def __init__(self, model, rows):
+        self.model, self.rows, self.exit = model, rows, -1
+
+    def step(self):
+        self.exit += 1
+        self.model.ran.append(len(self.rows))
+        return self.model.record.logits[self.rows, self.exit], None
+
+    def keep(self, rows):
+        self.rows = self.rows[rows]
+
+    select = keep
+
+
+@quick
+@given(st.data(), st.sampled_from(["confidence", "pcee", "patience", "beem-a"]))
+def test_rejection_and_early_abstention_are_those_of_the_record(data, name):
+    n, l, c = (data.draw(st.integers(*bounds)) for bounds in ((1, 9), (1, 4), (2, 3)))
+    logits = data.draw(arrays(np.float32, (n, l, c), elements=st.integers(-3, 3).map(float)))
+    record = ExitRecord(logits, data.draw(arrays(np.int64, n, elements=st.integers(0, c - 1))), np.arange(1.0, l + 1))
+    policy = make_policy(name).fit(record)
+    values = [-np.inf, np.inf, 0.4, 0.9, *policy.estimate(record).ravel().tolist(), *policy.signal(record).ravel()]
+    value = st.sampled_from(values)
+    delta = data.draw(value | arrays(np.float64, l - 1, elements=value))
+    eta = data.draw(value | arrays(np.float64, l - 1, elements=value))
+    below = {"reject_below": data.draw(value), "abstain_below": eta}
+    model = Recorded(record, policy, delta, **below)
+    answers = model(np.arange(n))
+    (exits,), (predicted,) = decide(policy, record, [delta], **below)
+    np.testing.assert_array_equal(answers.exit, exits)
+    np.testing.assert_array_equal(answers.prediction, predicted)
+    np.testing.assert_array_equal(answers.cost, record.cost[exits])
+    assert model.ran == [int((exits >= i).sum()) for i in range(exits.max() + 1)]  # the others did not run
 
 
 # Models of users

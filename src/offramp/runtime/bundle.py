@@ -68,12 +68,13 @@ class Bundle(Stages):
         threshold,
         regroup: str | int = "measured",
     ) -> None:
-        below = -np.inf if manifest.reject_below is None else manifest.reject_below
         exits = [len(model.stages) for model in manifest.models]
         combined = None
         if manifest.combined != Combined():
             combined = partial(Combination, exits=exits, **asdict(manifest.combined))
-        super().__init__(sum(exits), policy, threshold, regroup, combined, below)
+        below = {name: getattr(manifest, name) for name in ("reject_below", "abstain_below")}
+        given = {name: value for name, value in below.items() if value is not None}
+        super().__init__(sum(exits), policy, threshold, regroup, combined, **given)
         self.manifest, self.sessions, self.folder = manifest, sessions, Path(folder)
         self.preparations = [model.preparation for model in manifest.models]
         self.places = [(k, stage) for k, model in enumerate(manifest.models) for stage in model.stages]

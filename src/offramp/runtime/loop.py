@@ -70,6 +70,8 @@ class Stages(ABC):
     threshold : ndarray of shape () or (L − 1,)
     reject_below : float
         Threshold ρ: answers whose `Policy.estimate` is below ρ are rejected.
+    abstain_below : ndarray of shape () or (L − 1,)
+        Samples that stay at an exit with an estimate below this are rejected at once: later stages do not run.
     regroup : str or int
         As for `regrouping.regrouping`.
     combination : callable or None
@@ -86,6 +88,7 @@ class Stages(ABC):
         regroup: str | int,
         combination: Callable[[], Combination] | None = None,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
     ) -> None:
         policy.start(0, n_exits)
         regrouping(regroup, None)
@@ -93,6 +96,7 @@ class Stages(ABC):
             combination()  # raises its errors here
         self.n_exits, self.policy, self.regroup, self.combination = n_exits, policy, regroup, combination
         self.threshold, self.reject_below = checked_threshold(threshold, n_exits), checked_rejection(reject_below)
+        self.abstain_below = checked_threshold(abstain_below, n_exits, "abstain_below")
         self.times: Times | None = None
 
     @abstractmethod
@@ -198,6 +202,7 @@ class Decisions:
         self.threshold, self.reject_below = stages.threshold, stages.reject_below
         self.combination = None if stages.combination is None else stages.combination()
         self.deltas = np.broadcast_to(self.threshold, stages.n_exits - 1)  # (L − 1,)
+        self.abstain_below = np.broadcast_to(stages.abstain_below, stages.n_exits - 1)  # (L − 1,)
         self.stream = stages.policy.start(size, stages.n_exits)
         self.there = np.arange(size)  # (n,): samples that have not left
         self.prediction, self.exit = np.empty(size, np.int64), np.empty(size, np.int64)  # (B,)
@@ -223,6 +228,10 @@ class Decisions:
         prediction, estimate = stream.prediction, stream.estimate  # (n,) each
         i, last = stream.exit, stream.is_last
         leaves = np.ones(len(there), bool) if last else reaches(signals, self.deltas[i])  # (n,)
+        abstains = np.zeros(len(there), bool)  # (n,)
+        if not last:
+            abstains = ~leaves & ~reaches(estimate, self.abstain_below[i])
+            leaves |= abstains
         if last and np.ndim(self.threshold) == 0:  # as in `policies.base.decide`
             nowhere = ~reaches(signals, self.threshold)  # (n,)
             prediction = np.where(nowhere, stream.fallback_prediction, prediction)
@@ -230,7 +239,7 @@ class Decisions:
         left = there[leaves]
         self.exit[left], self.signal[left] = i, signals[leaves]
         self.confidence[left] = outputs.measure("max_softmax")[leaves]
-        rejected = ~reaches(estimate[leaves], self.reject_below)
+        rejected = abstains[leaves] | ~reaches(estimate[leaves], self.reject_below)
         self.prediction[left] = np.where(rejected, REJECTED, prediction[leaves])
         if not self.logits.size:
             self.logits = np.empty((len(self.exit), raw.shape[1]), np.float32)

@@ -34,6 +34,9 @@ class EarlyExit(Stages):
         Threshold δ, shared by all exits or one per exit.
     reject_below : float
         Threshold ρ. Answers whose `Policy.estimate` is below ρ are rejected: their prediction is −1.
+    abstain_below : float or array-like of shape (L − 1,)
+        Threshold for early abstention, shared by all exits or one per exit except the last. A sample that stays at an
+        exit, and whose estimate there is below it, is rejected at once: later stages do not run.
     regroup : {"measured", "always", "never"} or int
         When the samples that have left are removed from the batch. "measured": when it saves time according to the
         times that `profile` measured; before that, always. "never": the whole batch is computed until all samples have
@@ -72,10 +75,12 @@ class EarlyExit(Stages):
         threshold,
         *,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> None:
-        super().__init__(model.n_exits, policy, threshold, regroup, reject_below=reject_below)
+        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+        super().__init__(model.n_exits, policy, threshold, regroup, **rejection)
         self.model = model.eval()
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
         self._cost = None if cost is None else np.asarray(cost, np.float64)
@@ -96,6 +101,7 @@ class EarlyExit(Stages):
         weights: Sequence[float] | None = None,
         temperatures: Sequence[Sequence[float]] | None = None,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> "EarlyExit":
@@ -105,7 +111,7 @@ class EarlyExit(Stages):
         ----------
         models : sequence of Module
             Cheaper models first. Each is a `MultiExitModel`, or any module that returns logits (B, C).
-        policy, threshold, reject_below, regroup, cost
+        policy, threshold, reject_below, abstain_below, regroup, cost
             As for the class. The exits are those of all models.
         preparations : sequence of callable, optional
             A function for each model from the input (B, …) to the input of the model, or None.
@@ -123,7 +129,8 @@ class EarlyExit(Stages):
             As for the class, or if the models, preparations, weights or temperatures do not match.
         """
         model = CascadeModel(models, preparations)
-        made = cls(model, policy, threshold, reject_below=reject_below, regroup=regroup, cost=cost)
+        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+        made = cls(model, policy, threshold, **rejection, regroup=regroup, cost=cost)
         if ensemble is not None or temperatures is not None:
             exits = [each.n_exits for each in model.models]
             made.combination = partial(Combination, ensemble, exits, weights, confidence, temperatures)
