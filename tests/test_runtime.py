@@ -6,9 +6,6 @@ from itertools import cycle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from offramp import ExitRecord, NotFittedError, cascade, decide, make_policy
@@ -16,10 +13,9 @@ from offramp.cascades.settings import CascadeSettings
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
+from offramp.online import Online
 from offramp.runtime import EarlyExit
-from offramp.runtime.loop import Stages
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
-from strategies import quick
 from test_models import DIGITS, STAGED, blocks_of, small
 from test_policies import EVERY
 
@@ -196,54 +192,20 @@ def test_what_has_left_is_not_computed(system):
     assert {shape[0] for _, shape in shapes_that_ran(model, fast, x)[1]} == {SAMPLES}
 
 
-class Recorded(Stages):
-    """A model that answers with the logits of a record, whose samples it is given by their positions."""
-
-    def __init__(self, record, policy, threshold, **options):
-        super().__init__(record.n_exits, policy, threshold, "always", **options)
-        self.record, self.ran = record, []  # number of samples at each exit
-
-    def start(self, x):
-        return _Replay(self, x)
-
-    def cost(self, x):
-        return self.record.cost
-
-
-class _Replay:
-    def __init__(self, model, rows):
-        self.model, self.rows, self.exit = model, rows, -1
-
-    def step(self):
-        self.exit += 1
-        self.model.ran.append(len(self.rows))
-        return self.model.record.logits[self.rows, self.exit], None
-
-    def keep(self, rows):
-        self.rows = self.rows[rows]
-
-    select = keep
-
-
-@quick
-@given(st.data(), st.sampled_from(["confidence", "pcee", "patience", "beem-a"]))
-def test_rejection_and_early_abstention_are_those_of_the_record(data, name):
-    n, l, c = (data.draw(st.integers(*bounds)) for bounds in ((1, 9), (1, 4), (2, 3)))
-    logits = data.draw(arrays(np.float32, (n, l, c), elements=st.integers(-3, 3).map(float)))
-    record = ExitRecord(logits, data.draw(arrays(np.int64, n, elements=st.integers(0, c - 1))), np.arange(1.0, l + 1))
-    policy = make_policy(name).fit(record)
-    values = [-np.inf, np.inf, 0.4, 0.9, *policy.estimate(record).ravel().tolist(), *policy.signal(record).ravel()]
-    value = st.sampled_from(values)
-    delta = data.draw(value | arrays(np.float64, l - 1, elements=value))
-    eta = data.draw(value | arrays(np.float64, l - 1, elements=value))
-    below = {"reject_below": data.draw(value), "abstain_below": eta}
-    model = Recorded(record, policy, delta, **below)
-    answers = model(np.arange(n))
-    (exits,), (predicted,) = decide(policy, record, [delta], **below)
-    np.testing.assert_array_equal(answers.exit, exits)
-    np.testing.assert_array_equal(answers.prediction, predicted)
-    np.testing.assert_array_equal(answers.cost, record.cost[exits])
-    assert model.ran == [int((exits >= i).sum()) for i in range(exits.max() + 1)]  # the others did not run
+def test_an_online_policy_decides_as_on_the_record(system):
+    model, x, _, validation = system
+    policy = make_policy("pcee", bins=5).fit(validation)
+    threshold = thresholds_of(policy, validation)[0]
+    over, running = (Online(policy, threshold, validation, "window", size=20, audit=0.3) for _ in range(2))
+    fast = EarlyExit(model, running, regroup="never")
+    for ids in np.split(np.arange(SAMPLES), 4):
+        record = record_of(model, x[ids])  # the kernels of another batch size would round differently
+        expected, answers = over.decide(record, ids), fast(x[ids], ids)
+        for name in ("prediction", "exit", "signal", "cost"):
+            np.testing.assert_array_equal(getattr(answers, name), getattr(expected, name))
+        np.testing.assert_array_equal(answers.logits, record.logits[np.arange(len(ids)), answers.exit])
+        for online in (over, running):
+            online.feedback(ids, record.labels)
 
 
 # Models of users

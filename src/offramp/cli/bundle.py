@@ -284,6 +284,11 @@ def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
     show_default=True,
     help="When samples that have left are removed from the batch, as for `offramp run`.",
 )
+@click.option(
+    "--online",
+    type=EXISTING,
+    help="File of an online policy (Online.save), which decides, learns from POST /feedback, and is saved there.",
+)
 def serve(bundle, batch_timeout, **options) -> None:
     """Serve an exported model (a BUNDLE from `offramp export`) over HTTP, on one machine.
 
@@ -294,11 +299,12 @@ def serve(bundle, batch_timeout, **options) -> None:
                       {"pixels": [[[0, 255, …], …], …]}  integers (C, H, W), as the dataset stores them
                       {"input": [[[0.5, …], …], …]}      numbers (C, H, W), prepared already
                       {"text": "…"} or {"text": ["…", "…"]}
+    POST /feedback  with --online, labels of answered samples: {"ids": [12, …], "labels": [3, …]}
     GET /health     200 if the server is ready, and 503 otherwise
     GET /metrics    exits, costs, requests and latency, for Prometheus
 
-    The response has prediction, class (if the names of the classes are known), exit (from 1), signal, confidence and
-    cost. docs/serving.md describes all of this, and serving on many machines.
+    The response has prediction, class (if the names of the classes are known), exit (from 1), signal, confidence,
+    cost, and with --online, id. docs/serving.md describes all of this, and serving on many machines.
 
     \b
     For example:

@@ -12,6 +12,7 @@ from offramp.cascades.building import Combination, Ensemble
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import CascadeModel
+from offramp.online import Online
 from offramp.policies import Policy
 from offramp.runtime.loop import Answers, Stages
 from offramp.runtime.regrouping import Times
@@ -28,10 +29,11 @@ class EarlyExit(Stages):
     ----------
     model : MultiExitModel
         It is set to evaluation mode. Its computations run on the device of its parameters.
-    policy : Policy
-        A fitted policy, or one that does not learn from data. All but `Oracle`.
+    policy : Policy or Online
+        A fitted policy, or one that does not learn from data. All but `Oracle`. An online policy decides with what it
+        has learned so far, and takes feedback on the answers.
     threshold : float or array-like of shape (L − 1,)
-        Threshold δ, shared by all exits or one per exit.
+        Threshold δ, shared by all exits or one per exit. None for online policies, which have their own.
     reject_below : float
         Threshold ρ. Answers whose `Policy.estimate` is below ρ are rejected: their prediction is −1.
     abstain_below : float or array-like of shape (L − 1,)
@@ -71,8 +73,8 @@ class EarlyExit(Stages):
     def __init__(
         self,
         model: MultiExitModel,
-        policy: Policy,
-        threshold,
+        policy: Policy | Online,
+        threshold=None,
         *,
         reject_below: float = -np.inf,
         abstain_below: float | np.ndarray = -np.inf,
@@ -92,8 +94,8 @@ class EarlyExit(Stages):
     def cascade(
         cls,
         models: Sequence[nn.Module],
-        policy: Policy,
-        threshold,
+        policy: Policy | Online,
+        threshold=None,
         *,
         preparations: Sequence[Callable[[Tensor], Tensor] | None] | None = None,
         ensemble: Ensemble | None = None,
@@ -138,8 +140,8 @@ class EarlyExit(Stages):
         return made
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor) -> Answers:
-        return super().__call__(x)
+    def __call__(self, x: Tensor, ids=None) -> Answers:
+        return super().__call__(x, ids)
 
     @torch.inference_mode()
     def profile(self, x: Tensor) -> Times:
