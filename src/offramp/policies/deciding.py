@@ -48,8 +48,8 @@ class Deciding:
         abstain_below: float | np.ndarray = -np.inf,
     ) -> None:
         self.stream = policy.start(n, exits, first=first)
-        self.shared, self.threshold = np.ndim(threshold) == 0, np.broadcast_to(threshold, max(exits - 1, 1))
-        self.reject_below, self.abstain_below = reject_below, np.broadcast_to(abstain_below, max(exits - 1, 1))
+        self.threshold, self.deltas = threshold, np.broadcast_to(threshold, exits - 1)  # (L − 1,)
+        self.reject_below, self.abstain_below = reject_below, np.broadcast_to(abstain_below, exits - 1)  # (L − 1,)
         self.audited = np.zeros(n, bool) if audited is None else audited
         self.there, self.left, self.gone = np.arange(n), np.zeros(n, bool), np.zeros(0, bool)
         self.exit, self.answer, self.signal = np.full(n, exits - 1), np.zeros(n, np.int64), np.zeros(n)
@@ -71,9 +71,9 @@ class Deciding:
         signal = stream.step(outputs)  # (m,)
         self._read(outputs)
         i, last, answer, estimate = stream.exit, stream.is_last, stream.prediction, stream.estimate
-        leaves = np.ones(len(there), bool) if last else reaches(signal, self.threshold[i])  # (m,)
-        if last and self.shared:  # as in `decide`
-            nowhere = ~reaches(signal, self.threshold[0])  # (m,)
+        leaves = np.ones(len(there), bool) if last else reaches(signal, self.deltas[i])  # (m,)
+        if last and np.ndim(self.threshold) == 0:  # as in `decide`
+            nowhere = ~reaches(signal, self.threshold)  # (m,)
             answer = np.where(nowhere, stream.fallback_prediction, answer)
             if estimate is not None:
                 estimate = np.where(nowhere, stream.fallback_estimate, estimate)

@@ -1,6 +1,7 @@
 """Static and online policies over a stream whose corruption grows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from offramp.reports.figures import style
-from offramp.reports.labels import system_name
+from offramp.reports.labels import method_name, system_name
 from offramp.reports.loading import read_tables
 
 _SHOWN = ("static", "window", "discount", "platt", "aci")
-_CONFIDENCE = {"color": style.GREY, "linewidth": 2.0, "linestyle": "-"}  # the alarm that needs no labels
-_FULL = {"color": style.GREY, "linewidth": 1.0, "linestyle": ":"}
+_CONFIDENCE = {"color": style.SKY, "linewidth": 2.4, "linestyle": "-"}  # the alarm that needs no labels
+_FULL = {"color": style.GREY, "linewidth": 2.4, "linestyle": "-", "alpha": 0.6}
 
 
 def draw(files: Sequence[Path]) -> Figure:
@@ -22,24 +23,24 @@ def draw(files: Sequence[Path]) -> Figure:
 
     PCEE with the target accuracy as its threshold, on streams of test samples: clean ones first, and then corrupted
     ones, whose severity (at the top) grows. The static policy keeps the maps of the validation data; the others learn
-    from labels that come late. From top to bottom: accuracy, with the target (dashed) and the full model (dotted); cost
+    from labels that come late. From top to bottom: accuracy, with the target (dashed) and the full model (grey); cost
     in % of that of the full model; and the share of streams in which an alarm has been raised: by the confidences of
-    the first exit, without labels (grey), and by the errors of each policy, if they are above 1 − target. Lines are
-    means over seeds and random orders of the samples, over blocks of samples. Shown is the first kind of corruption;
-    the table has the others, and intervals.
+    the first exit, without labels (thick), and by the errors of each policy, if they are above 1 − target. Lines are
+    means over kinds of corruption, seeds and random orders of the samples, and over blocks of samples. The table has
+    each kind, and intervals.
     """
     (table,) = read_tables(files, "drift")
     systems = list(table[table["method"].isin(_SHOWN)].groupby("system", sort=False))
     width = style.ONE_COLUMN if len(systems) == 1 else style.TWO_COLUMNS
     figure, axes = style.new_figure(width, 5.2, 3, len(systems), sharex=True, sharey="row")
-    styles = style.stream_styles(_SHOWN)
+    looks = style.stream_styles(_SHOWN)
+    styles = {method: replace(look, name=method_name(method)) for method, look in looks.items()}
     for k, (system, its) in enumerate(systems):
-        kind = its["corruption"].iloc[0]
         column = axes[k :: len(systems)]
-        _draw_stream(column, its[its["corruption"] == kind], styles)
-        column[0].set_title(f"{system_name(system)}, {kind.replace('-', ' ')}", pad=14)
+        _draw_stream(column, its, styles)
+        column[0].set_title(system_name(system), pad=14)
         column[-1].set_xlabel("Sample")
-    for ax, label in zip(axes[:: len(systems)], ("Accuracy (%)", "Cost (%)", "Alarm raised (% of streams)")):
+    for ax, label in zip(axes[:: len(systems)], ("Accuracy (%)", "Cost (%)", "Alarms (% of streams)")):
         ax.set_ylabel(label)
     handles = [*style.entries(styles, marker=""), style.entry("full model", **_FULL)]
     handles += [style.entry("target accuracy", linewidth=0.7, linestyle=style.DASHED)]
@@ -84,5 +85,6 @@ def _draw_stream(column: Sequence[Axes], table: pd.DataFrame, styles: dict[str, 
 
 def _share_raised(alarm: pd.Series, table: pd.DataFrame, ends: np.ndarray) -> list[float]:
     """Return the share of streams (%) with an alarm at the first sample, and at the end of each block."""
-    raised = alarm.groupby([table["seed"], table["order"]]).first().fillna(np.inf).to_numpy()  # (streams,)
+    streams = [table[name] for name in ("corruption", "seed", "order")]
+    raised = alarm.groupby(streams).first().fillna(np.inf).to_numpy()  # (streams,)
     return [100 * float((raised <= sample).mean()) for sample in (1, *ends)]

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 from offramp._io.writing import whole_file
-from offramp.reports.labels import FRONT_NAMES, about_quality, in_order, method_name, policy_name
+from offramp.reports.labels import FRONT_NAMES, about_quality, in_order, policy_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # widths on a journal page, in inches
 
@@ -115,7 +115,7 @@ def stream_styles(methods: Iterable[str]) -> dict[str, Look]:
     colors = cycle([BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY])
     lines = cycle(["-", "--", "-.", ":"])
     return {
-        label: Look(method_name(label), *((BLACK, "", "-") if label == "static" else (next(colors), "", next(lines))))
+        label: Look(label, *((BLACK, "", "-") if label == "static" else (next(colors), "", next(lines))))
         for label in methods
     }
 

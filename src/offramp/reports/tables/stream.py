@@ -24,9 +24,10 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     exit in place of labels. Accuracy, cost (in % of that of the full model) and control error (distance between
     accuracy and target) are shown as before → after the corruption begins, and of all severities together. Alarms: the
     number of corrupted samples until the alarm is raised, as the median [lowest, highest] over the streams in which it
-    is, and their number; false alarms are those before the corruption begins. The alarm by confidences needs no
-    labels, and is the same for all methods; the alarm by risk tests whether the error is above 1 − target. Other
-    numbers are means over seeds and random orders of the samples [95 % bootstrap interval over both].
+    is, and their number; "before" counts those that are raised before the corruption begins. The alarm by confidences
+    needs no labels, and is the same for all methods. The alarm by risk tests whether the error is above 1 − target, or
+    with the last exit as label, the disagreement with it. Other numbers are means over seeds and random orders of the
+    samples [95 % bootstrap interval over both].
     """
     (table,) = read_tables(files, "drift")
     rows = []
@@ -48,7 +49,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
             later = delay[delay > 0]
             low, median, high = np.quantile(later, [0, 0.5, 1]) if len(later) else (np.nan,) * 3
             row |= {f"{name}_delay": median, f"{name}_delay_low": low, f"{name}_delay_high": high}
-            row |= {f"{name}_raised": len(later), f"{name}_false": int((delay <= 0).sum())}
+            row |= {f"{name}_raised": len(later), f"{name}_early": int((delay <= 0).sum())}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -68,11 +69,11 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
         ]
 
     def alarm(name: str, row) -> str:
-        delay, low, high, raised, false = (
-            getattr(row, f"{name}_{each}") for each in ("delay", "delay_low", "delay_high", "raised", "false")
+        delay, low, high, raised, early = (
+            getattr(row, f"{name}_{each}") for each in ("delay", "delay_low", "delay_high", "raised", "early")
         )
         text = f"{cell(delay, low, high, digits=0)} in {raised} of {row.streams}" if raised else f"0 of {row.streams}"
-        return text + (f", {false} false" if false else "")
+        return text + (f", {early} before" if early else "")
 
     return pd.DataFrame(
         {
