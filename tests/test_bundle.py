@@ -202,8 +202,20 @@ def test_rejected_answers(tmp_path):
     cli(["run", str(folder), str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.csv")], standalone_mode=False)
     table = pd.read_csv(tmp_path / "a.csv")
     assert (table["class"].isna() == (table["prediction"] == -1)).all()
-    with pytest.raises(ValueError, match=r"bundle: rejects answers below .*; expected one without rejection"):
+    with pytest.raises(ValueError, match=r"bundle: reject_below is .*; expected a bundle without rejection"):
         write_single_file(folder, tmp_path / "whole.onnx")
+    for abstain_below in (below, [below]):
+        export_bundle(folder, model, make_policy("confidence"), np.inf, GREY, abstain_below=abstain_below)
+        answers = load(folder)(x)
+        early = answers.exit == 0
+        assert 0 < early.sum() < len(x)
+        assert ((answers.prediction == -1) == early).all()
+        assert (early == (load(folder, threshold=-np.inf)(x).confidence < below)).all()
+    with pytest.raises(ValueError, match=r"bundle: abstain_below is \(.*\); expected a bundle without rejection"):
+        write_single_file(folder, tmp_path / "whole.onnx")
+    with pytest.raises(ValueError, match=r"abstain_below: expected a number or 1 of them .*; got \[0.5, 0.5\]"):
+        export_bundle(folder, model, make_policy("confidence"), np.inf, GREY, abstain_below=[0.5, 0.5])
+    assert read_manifest(folder).abstain_below == (below,)  # the failed export changed nothing
     with pytest.raises(ValueError, match="reject_below: expected one number, not NaN"):
         EarlyExit(model, make_policy("confidence"), 0.5, reject_below=np.nan)
 

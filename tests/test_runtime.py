@@ -13,6 +13,7 @@ from offramp.cascades.settings import CascadeSettings
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import Staged
+from offramp.online import Online
 from offramp.runtime import EarlyExit
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 from test_models import DIGITS, STAGED, blocks_of, small
@@ -121,15 +122,18 @@ def test_rejected_answers_are_those_of_the_record(system, name, options):
     policy = make_policy(name, **options).fit(validation)
     shares = []
     for threshold in thresholds_of(policy, record):
-        exits = policy.exits(record, threshold)
-        values = np.unique(policy.estimate(record)[np.arange(SAMPLES), exits].round(5))
+        estimates = policy.estimate(record)  # (N, L)
+        values = np.unique(estimates[np.arange(SAMPLES), policy.exits(record, threshold)].round(5))
         reject_below = values[len(values) // 2 - 1 :][:2].mean()  # between two estimates, or the only one
-        fast = EarlyExit(model, policy, threshold, reject_below=reject_below, cost=record.cost)
-        expected = decide(policy, record, [threshold], reject_below=reject_below)[1][0]
+        values = np.unique(estimates[:, :-1].round(5))
+        abstain_below = values[len(values) // 4 :][:2].mean()
+        below = {"reject_below": reject_below, "abstain_below": abstain_below}
+        fast = EarlyExit(model, policy, threshold, cost=record.cost, **below)
+        (exits,), (expected,) = decide(policy, record, [threshold], **below)
         answers = fast(x)
         same = answers.exit == exits  # all but those whose signal is as good as equal to the threshold
         assert same.mean() > 0.7
-        near = np.abs(policy.estimate(record) - reject_below).min(axis=1) < TOLERANCE
+        near = (np.abs(estimates[..., None] - [*below.values()]) < TOLERANCE).any(axis=(1, 2))
         np.testing.assert_array_equal(answers.prediction[same & ~near], expected[same & ~near])
         shares.append((expected == -1)[same & ~near].mean() if (same & ~near).any() else 0)
     assert name == "pcee" or any(0 < share < 1 for share in shares)  # whose estimates may all be equal
@@ -186,6 +190,22 @@ def test_what_has_left_is_not_computed(system):
     assert [i for i, _ in shapes_that_ran(model, fast, x)[1]] == [0]  # no later stage
     fast.threshold, fast.regroup = np.array(threshold), "never"
     assert {shape[0] for _, shape in shapes_that_ran(model, fast, x)[1]} == {SAMPLES}
+
+
+def test_an_online_policy_decides_as_on_the_record(system):
+    model, x, _, validation = system
+    policy = make_policy("pcee", bins=5).fit(validation)
+    threshold = thresholds_of(policy, validation)[0]
+    over, running = (Online(policy, threshold, validation, "window", size=20, audit=0.3) for _ in range(2))
+    fast = EarlyExit(model, running, regroup="never")
+    for ids in np.split(np.arange(SAMPLES), 4):
+        record = record_of(model, x[ids])  # the kernels of another batch size would round differently
+        expected, answers = over.decide(record, ids), fast(x[ids], ids)
+        for name in ("prediction", "exit", "signal", "cost"):
+            np.testing.assert_array_equal(getattr(answers, name), getattr(expected, name))
+        np.testing.assert_array_equal(answers.logits, record.logits[np.arange(len(ids)), answers.exit])
+        for online in (over, running):
+            online.feedback(ids, record.labels)
 
 
 # Models of users

@@ -23,14 +23,16 @@ import pytest
 import torch
 from torch import nn
 
-from offramp import make_policy
+from offramp import ExitRecord, make_policy
 from offramp.datasets.base import Vocabulary
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.models import build_model
 from offramp.models.wrapping import Staged
+from offramp.online import Online
 from offramp.runtime import export_bundle, load
+from offramp.runtime import server as server_module
 from offramp.runtime.manifest import Combined
-from offramp.runtime.messages import MEBIBYTE, Format, Refused, prepared, responses
+from offramp.runtime.messages import MEBIBYTE, Feedback, Format, Refused, prepared, responses
 from test_bundle import GREY, SMALL, Single, edited
 from test_encoder import config_of
 
@@ -176,6 +178,84 @@ def test_the_limit_is_what_the_input_needs(bundle):
 # LitServe
 
 
+def online_policy(folder, **options):
+    """An online policy for the bundle, fitted on the record of the samples, and this record."""
+    bundle = load(folder, threshold=np.inf)
+    x = bundle.prepare(PIXELS)
+    run = bundle.start(x)
+    logits = np.stack([run.step()[0] for _ in range(bundle.n_exits)], axis=1)  # (N, L, C)
+    record = ExitRecord(logits, np.arange(N) % 4, bundle.cost(x))
+    policy = make_policy("pcee", bins=5).fit(record)
+    threshold = float(np.median(policy.signal(record)[:, 0]))
+    return Online(policy, threshold, record, "window", size=40, **options), record
+
+
+def test_a_worker_that_learns(bundle, tmp_path):
+    """Feedback and samples in one batch, what is refused, and the state after a restart."""
+    online, record = online_policy(bundle, source="audited", audit=0.5)
+    online.save(tmp_path / "state")
+    api = server_module._API(bundle, str(tmp_path / "state"), {}, max_batch_size=16, batch_timeout=0)
+    api.setup("cpu")
+    found = api.predict(list(PIXELS[:40]))
+    expected = online.decide(record, ids=[each["id"] for each in found], rows=np.arange(40))
+    assert [each["prediction"] for each in found] == expected.prediction.tolist()
+    assert [each["exit"] for each in found] == (expected.exit + 1).tolist()
+    assert [each["cost"] for each in found] == expected.cost.tolist()
+    audited, other = (np.flatnonzero(each).tolist() for each in (expected.audited, ~expected.audited))
+    ids = [found[place]["id"] for place in audited]
+    learned, answer, again, wrong = api.predict(
+        [
+            Feedback(ids, record.labels[audited].tolist()),
+            PIXELS[40],
+            Feedback(ids[:1], [0]),
+            Feedback([found[other[0]]["id"]], [0]),
+        ]
+    )
+    assert learned == {"learned": len(audited)}
+    assert answer["id"] not in ids
+    assert (again.status, wrong.status) == (422, 422)
+    assert "has feedback twice" in str(again)
+    assert "was not audited" in str(wrong)
+    online.feedback(ids, record.labels[audited])
+    api.save_if_due()
+    assert Online.load(tmp_path / "state").waiting.tolist() == []  # it is not due yet
+    api.saved_at -= server_module.SAVE
+    api.save_if_due()
+    again = Online.load(tmp_path / "state")
+    assert len(again.waiting) == 41 - len(audited)
+    for name, values in online.method.state.items():
+        np.testing.assert_array_equal(again.method.state[name], values)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[1]", 422, "request: list; expected an object with the keys ids and labels"),
+        (b'{"ids": [1]}', 422, r"request: keys \['ids'\]; expected an object with the keys ids and labels"),
+        (b'{"ids": 1, "labels": [1]}', 422, "ids: expected a list of whole numbers up to 2\\^53"),
+        (b'{"ids": [1], "labels": [true]}', 422, "labels: expected a list of whole numbers"),
+        (b'{"ids": [1.5], "labels": [1]}', 422, "ids: expected a list of whole numbers"),
+        (b'{"ids": [99999999999999999999], "labels": [1]}', 422, "ids: expected a list of whole numbers"),
+    ],
+)
+def test_feedback_that_is_refused(body, status, message):
+    with pytest.raises(Refused, match=message) as error:
+        Format((GREY,), LIMIT).read_feedback(body)
+    assert error.value.status == status
+
+
+def test_online_policies_that_are_refused(bundle, tmp_path):
+    online, record = online_policy(bundle)
+    online.save(tmp_path / "state")
+    with pytest.raises(ValueError, match="2 workers, which would learn apart; expected 1 with an online policy"):
+        server_module.serve(bundle, online=tmp_path / "state", workers=2)
+    short = ExitRecord(record.logits[:, :1], record.labels, record.cost[:1])
+    Online(make_policy("confidence"), 0.5, short, "static").save(tmp_path / "short")
+    with pytest.raises(ValueError, match="the model has 2 exits; the online policy is for 1"):
+        server_module.serve(bundle, online=tmp_path / "short")
+
+
 @dataclass
 class Server:
     process: subprocess.Popen
@@ -193,9 +273,12 @@ class Server:
 
 
 @pytest.fixture
-def server(bundle, tmp_path):
+def server(bundle, tmp_path, request):
     port = free_port()
     words = ["serve", bundle, "--port", port, "--batch-size", 16, "--batch-timeout", 20, "--max-bytes", LIMIT]
+    if getattr(request, "param", None) == "online":
+        online_policy(bundle)[0].save(tmp_path / "state")
+        words += ["--online", tmp_path / "state"]
     with (tmp_path / "log.txt").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "offramp.cli", *map(str, words)],
@@ -275,6 +358,29 @@ def test_a_server_under_load(server, bundle):
     assert {each.ip for each in listening if server.url.endswith(f":{each.port}")} == {"127.0.0.1"}
     assert call(f"{server.url}/predict")[0] == 405
     assert call(f"{server.url}/health") == (200, "ok")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("server", ["online"], indirect=True)
+def test_a_server_that_learns(server, bundle):
+    online, record = online_policy(bundle)
+    bodies = requests_of(PIXELS)
+    with ThreadPoolExecutor(8) as pool:
+        found = [json.loads(text) for _, text in pool.map(server.predict, bodies)]
+    expected = online.decide(record)
+    assert [each["exit"] for each in found] == (expected.exit + 1).tolist()
+    body = json.dumps({"ids": [each["id"] for each in found], "labels": record.labels.tolist()}).encode()
+    assert call(f"{server.url}/feedback", body) == (200, f'{{"learned":{N}}}')
+    status, text = call(f"{server.url}/feedback", body)
+    assert status == 422
+    assert "has feedback twice" in json.loads(text)["detail"]
+    assert call(f"{server.url}/feedback", b"{")[0] == 400
+    state = Path(server.process.args[-1])
+    end = time.monotonic() + 40
+    online.feedback(record.index, record.labels)
+    while not np.array_equal(Online.load(state).method.state["right"], online.method.state["right"]):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.mark.nightly

@@ -25,7 +25,7 @@ SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
 # Except the tables in the tests of speed-up, public models, cascade reports, stored outputs, timing and shift
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
 _APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds", "resplits", "times"]
-_APART += ["shift", "shift-claim"]
+_APART += ["shift", "shift-claim", "stream"]
 WRITTEN = [name for name in TABLES if name not in _APART]
 
 

@@ -37,6 +37,7 @@ def test_ends_with_a_report_of_everything(finished):
         "oracle-heatmap-three",
         "sensitivity",
         "shift",
+        "stream",
         "cascades-front",
         "cascade-relation",
         "cascade-reduction",
@@ -48,7 +49,7 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
-    tables += ["seconds", "times", "coverage", "shift", "shift-claim"]
+    tables += ["seconds", "times", "coverage", "shift", "shift-claim", "stream"]
     assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
         assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))

@@ -242,6 +242,31 @@ rule shift:
         " {params.bins} --out {output} 2>&1 | tee {log}"
 
 
+# Static and online policies over streams whose corruption grows. Online policies update PCEE's maps
+DRIFTS = SHIFTED and any(its["policy"] == "pcee" and its.get("fit_on") != "reached" for its in POLICIES.values())
+
+
+rule drift:
+    input:
+        records=rules.shift.input.records,
+        corrupted=SHIFTED,
+        policies=rules.shift.input.policies,
+        code=sources("comparison.drift"),
+    output:
+        f"{ROOT}/evaluate/drift.parquet",
+    log:
+        f"{LOGS}/drift.log",
+    benchmark:
+        f"{BENCHMARKS}/drift.tsv"
+    resources:
+        **needs("drift", mem_mb=4000, runtime=60),
+    params:
+        target=min(STUDY["comparison"]["targets"]),
+    shell:
+        "offramp drift {input.records} {input.corrupted} {input.policies} --target {params.target} --out {output}"
+        " 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
@@ -251,3 +276,4 @@ rule curves:
         rules.resplit.output if STUDY["search"].get("splits") else [],
         TIMES,
         rules.shift.output if SHIFTED else [],
+        rules.drift.output if DRIFTS else [],

@@ -15,6 +15,7 @@ FILES = {
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
     **({"times": TIMES} if TIMES else {}),
     **({"shift": rules.shift.output} if SHIFTED else {}),
+    **({"drift": rules.drift.output} if DRIFTS else {}),
     **({"resplits": rules.resplit.output} if STUDY["search"].get("splits") else {}),
     **({"seconds": of_runs(rules.seconds.output[0], TIMED)} if STUDY["search"] and TIMED else {}),
 }

@@ -68,6 +68,13 @@ class Regroup(click.ParamType):
     "prediction -1. By default, all answers are accepted.",
 )
 @click.option(
+    "--abstain-below",
+    type=Threshold(),
+    default="-inf",
+    help="Reject samples at once that stay at an exit with an estimate below this: later stages do not run. One "
+    "number, or one per exit except the last.",
+)
+@click.option(
     "--level",
     type=float,
     help="Certify the threshold with this --risk on --validation, on whose samples the policy was not fitted.",
@@ -82,7 +89,19 @@ class Regroup(click.ParamType):
 )
 @click.option("--out", type=FOLDER, required=True, help="Output: the bundle, a folder.")
 def export(
-    weights, policies, label, threshold, accuracy, cost, reject_below, level, risk, confidence, validation, out
+    weights,
+    policies,
+    label,
+    threshold,
+    accuracy,
+    cost,
+    reject_below,
+    abstain_below,
+    level,
+    risk,
+    confidence,
+    validation,
+    out,
 ) -> None:
     """Export a trained model with a policy and a threshold, to run it without torch.
 
@@ -157,9 +176,12 @@ def export(
         sources=[{key: each[key] for key in kept if key in each} for each in made],
         combined=combined,
         reject_below=reject_below,
+        abstain_below=abstain_below,
         run=run,
     )
     rejects = "" if reject_below == -math.inf else f", rejects below {reject_below:g}"
+    if not np.all(np.equal(abstain_below, -np.inf)):
+        rejects += f", abstains below {abstain_below}"
     click.echo(f"{out}: {sum(model.n_exits for model in models)} exits, {label} at {threshold}{rejects}")
 
 
@@ -262,6 +284,11 @@ def run(bundle, inputs, out, batch_size, threads, regroup) -> None:
     show_default=True,
     help="When samples that have left are removed from the batch, as for `offramp run`.",
 )
+@click.option(
+    "--online",
+    type=EXISTING,
+    help="File of an online policy (Online.save), which decides, learns from POST /feedback, and is saved there.",
+)
 def serve(bundle, batch_timeout, **options) -> None:
     """Serve an exported model (a BUNDLE from `offramp export`) over HTTP, on one machine.
 
@@ -272,11 +299,12 @@ def serve(bundle, batch_timeout, **options) -> None:
                       {"pixels": [[[0, 255, …], …], …]}  integers (C, H, W), as the dataset stores them
                       {"input": [[[0.5, …], …], …]}      numbers (C, H, W), prepared already
                       {"text": "…"} or {"text": ["…", "…"]}
+    POST /feedback  with --online, labels of answered samples: {"ids": [12, …], "labels": [3, …]}
     GET /health     200 if the server is ready, and 503 otherwise
     GET /metrics    exits, costs, requests and latency, for Prometheus
 
-    The response has prediction, class (if the names of the classes are known), exit (from 1), signal, confidence and
-    cost. docs/serving.md describes all of this, and serving on many machines.
+    The response has prediction, class (if the names of the classes are known), exit (from 1), signal, confidence,
+    cost, and with --online, id. docs/serving.md describes all of this, and serving on many machines.
 
     \b
     For example:

@@ -26,7 +26,7 @@ VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
-    *(stream.stream, shift.shift),
+    *(stream.stream, shift.shift, shift.drift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
@@ -55,6 +55,7 @@ def cli() -> None:
       resplit                          repeat the search on other random splits
       stream                           learn while the policy is used, and watch for a shift
       shift                            measure what becomes of promises if the inputs are corrupted
+      drift                            run online policies over streams whose corruption grows
       figure, table, summary, report   show the results
 
     \b

@@ -182,6 +182,13 @@ TARGETS = click.option(
     required=True,
     help="Target accuracy. Repeat this option for several.",
 )
+FALSE_ALARMS = click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Highest probability with which each alarm is ever raised without a shift.",
+)
 RESAMPLES = click.option(
     "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Number of bootstrap resamples."
 )

@@ -1,9 +1,18 @@
-"""The command `offramp shift`, which measures promises on corrupted data."""
+"""The commands `offramp shift` and `offramp drift`, about corrupted data."""
 
 import click
 
 from offramp._io.tables import write_table
-from offramp.cli.options import BOOTSTRAP_SEED, CONFIDENCE, EXISTING, RESAMPLES, TABLE, TARGETS, Verb
+from offramp.cli.options import (
+    BOOTSTRAP_SEED,
+    CONFIDENCE,
+    EXISTING,
+    FALSE_ALARMS,
+    RESAMPLES,
+    TABLE,
+    TARGETS,
+    Verb,
+)
 from offramp.records.metrics import with_metric
 
 
@@ -45,3 +54,45 @@ def shift(files, targets, level, confidence, bins, resamples, seed, out) -> None
     bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
     table = under_shift(runs, corrupted, targets, bootstrap, level=level, confidence=confidence, bins=bins)
     write_table(with_metric(table, runs[0].test), out)
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--target", type=float, required=True, help="Target accuracy, which is the threshold of PCEE.")
+@click.option("--orders", type=click.IntRange(1), default=2, show_default=True, help="Number of random orders.")
+@click.option(
+    "--delay",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Number of samples that are answered between a sample and its label.",
+)
+@click.option(
+    "--audit",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of samples that run to the last exit in any case, where policies learn from these only.",
+)
+@FALSE_ALARMS
+@click.option("--out", type=TABLE, required=True, help="Output: one row per block of samples, .parquet or .csv.")
+def drift(files, target, orders, delay, audit, false_alarms, out) -> None:
+    """Run static and online policies over streams of test samples whose corruption grows.
+
+    FILES are the same as for `offramp shift`. A stream goes through the clean test samples and then the corrupted ones
+    by severity, each sample once, in a random order. PCEE, with the target accuracy as its threshold, decides with its
+    fitted maps (static) or learns from labels that come late, from labels of an audited share of the samples, or from
+    the last exit. Alarms test whether the confidences changed (without labels), and whether the error is above
+    1 - TARGET. `offramp stream` does this for any record, policy and method.
+
+    \b
+    For example:
+      offramp drift validation.safetensors test.safetensors policies.safetensors test-noise-1.safetensors \\
+          test-noise-3.safetensors --target 0.9 --out drift.parquet
+    """
+    from offramp.comparison.drift import under_drift
+    from offramp.comparison.shift import load_shifted_runs
+
+    runs, corrupted = load_shifted_runs(files)
+    options = {"orders": orders, "delay": delay, "audit": audit, "false_alarms": false_alarms}
+    write_table(with_metric(under_drift(runs, corrupted, target, **options), runs[0].test), out)

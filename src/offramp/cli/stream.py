@@ -2,7 +2,7 @@
 
 import click
 
-from offramp.cli.options import EXISTING, TABLE, PolicySpec, Spec, Verb, about, write_all
+from offramp.cli.options import EXISTING, FALSE_ALARMS, TABLE, PolicySpec, Spec, Verb, about, write_all
 from offramp.policies import spec
 from offramp.records import ExitRecord
 
@@ -63,13 +63,7 @@ from offramp.records import ExitRecord
     show_default=True,
     help="Number of samples that are answered at once.",
 )
-@click.option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Highest probability with which each alarm is ever raised without a shift.",
-)
+@FALSE_ALARMS
 @click.option(
     "--risk-level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

@@ -10,8 +10,7 @@ import numpy as np
 from offramp._io.arrays import open_arrays, save_arrays
 from offramp.online.alarms import ALARMS, Alarm, ConfidenceAlarm, RiskAlarm
 from offramp.online.methods import Feedback, Method, make_method
-from offramp.policies import Policy, restored, stored
-from offramp.policies.base import reaches
+from offramp.policies import Policy, deciding, restored, stored
 from offramp.records import ExitOutputs, ExitRecord
 
 FORMAT = "offramp-online/1"
@@ -179,15 +178,15 @@ class Online:
                 f"and {self.classes}, as in the validation record"
             )
         rows = np.arange(len(record))[slice(None) if rows is None else rows]  # (n,)
-        deciding = self.begin(record.index[rows] if ids is None else ids)
-        if len(deciding.ids) != len(rows):
-            raise ValueError(f"online: {len(deciding.ids)} ids for {len(rows)} samples; expected one for each")
+        its = self.begin(record.index[rows] if ids is None else ids)
+        if len(its.ids) != len(rows):
+            raise ValueError(f"online: {len(its.ids)} ids for {len(rows)} samples; expected one for each")
         logits = self.policy.needs_logits
         for i in range(self.exits):
-            if not len(rows_there := rows[deciding.there]):
+            if not len(rows_there := rows[its.there]):
                 break
-            deciding.step(record.outputs(i, rows_there, logits=logits))
-        return deciding.finish(record.cost if record.sample_cost is None else record.sample_cost[rows])
+            its.step(record.outputs(i, rows_there, logits=logits))
+        return its.finish(record.cost if record.sample_cost is None else record.sample_cost[rows])
 
     def _differs(self, classes: int | None) -> bool:
         return None not in (classes, self.classes) and classes != self.classes
@@ -324,7 +323,7 @@ class Online:
         return online
 
 
-class Deciding:
+class Deciding(deciding.Deciding):
     """The decisions on n samples, exit by exit, as `Online.begin` returns it.
 
     Attributes
@@ -336,13 +335,9 @@ class Deciding:
 
     def __init__(self, online: Online, ids: np.ndarray):
         n, exits = len(ids), online.exits
-        self.online, self.ids, self.there = online, ids, np.arange(n)
-        self.threshold = online.threshold
-        self.stream = online.policy.start(n, exits, first=online._memory.total)
-        self.audited = online._random.random(n) < online.audit  # (n,)
-        self.left = np.zeros(n, bool)
-        self.exit, self.answer = np.full(n, exits - 1), np.zeros(n, np.int64)  # (n,) each
-        self.signal = np.zeros(n)
+        audited = online._random.random(n) < online.audit  # (n,)
+        super().__init__(online.policy, online.threshold, n, exits, first=online._memory.total, audited=audited)
+        self.online, self.ids = online, ids
         self.read, self.prediction = np.full((n, exits), np.nan), np.full((n, exits), -1)  # (n, L) each
         self.confidence = {
             name: np.full((n, exits), np.nan)
@@ -363,34 +358,18 @@ class Deciding:
         ValueError
             If the outputs lack predictions or what the policy needs, or if they have another number of classes.
         """
-        online, stream, there = self.online, self.stream, self.there
         if outputs.prediction is None:
             raise ValueError("an online policy needs predictions, which are compared with labels")
-        if online._differs(outputs.classes):
-            raise ValueError(f"online: the outputs have {outputs.classes} classes; expected {online.classes}")
-        signal = stream.step(outputs)  # (m,)
-        i = stream.exit
+        if self.online._differs(outputs.classes):
+            raise ValueError(f"online: the outputs have {outputs.classes} classes; expected {self.online.classes}")
+        return super().step(outputs)
+
+    def _read(self, outputs: ExitOutputs) -> None:
+        online, stream, there, i = self.online, self.stream, self.there, self.stream.exit
         self.read[there, i], self.prediction[there, i] = online.method.read(outputs, stream), stream.prediction
         for name, values in self.confidence.items():
             seen = self.audited[there] | (i == 0)  # (m,)
             values[there[seen], i] = outputs.score(online.alarms[name].score)[seen]
-        shared = self.threshold.ndim == 0
-        reached = reaches(signal, self.threshold if shared else np.inf if stream.is_last else self.threshold[i])  # (m,)
-        leaves = ~self.left[there] & (reached | stream.is_last)  # (m,)
-        gone = there[leaves]
-        self.exit[gone], self.signal[gone], self.left[gone] = i, signal[leaves], True
-        self.answer[gone] = stream.prediction[leaves]
-        if stream.is_last:
-            if shared:  # as in `policies.base.decide`
-                nowhere = leaves & ~reached
-                self.answer[there[nowhere]] = stream.fallback_prediction[nowhere]
-            self.there = there[:0]
-            return np.empty(0, np.int64)
-        stay = np.flatnonzero(~self.left[there] | self.audited[there])  # (k,)
-        if len(stay) < len(there):
-            stream.keep(stay)
-        self.there = there[stay]
-        return stay
 
     def finish(self, cost) -> OnlineAnswers:
         """Return the answers, and remember the samples until their labels come.
@@ -419,12 +398,10 @@ class Deciding:
             answer=self.answer,
             audited=self.audited,
         )
-        ran = np.where(self.audited, online.exits - 1, self.exit)  # (n,)
         if online.source == "last_exit":
-            whole = ran == online.exits - 1
+            whole = self.audited | (self.exit == online.exits - 1)  # (n,)
             online._learn(slots[whole], self.prediction[whole, -1])
-        cost = np.broadcast_to(cost, (n, online.exits))
-        return OnlineAnswers(self.answer, self.exit, self.signal, cost[np.arange(n), ran], self.audited)
+        return OnlineAnswers(self.answer, self.exit, self.signal, self.paid(np.asarray(cost)), self.audited)
 
 
 class _Memory:

@@ -502,11 +502,13 @@ class StreamDisplay(_Display):
         if show not in ("accuracy", "cost", "threshold", "evidence"):
             raise ValueError(f"show is {show!r}; expected accuracy, cost, threshold or evidence")
         ax = self._start(ax)
-        styles = _stream_styles(self.streams)
+        styles = style.stream_styles(self.streams)
         lines, factor, label = self._lines(show)
         if not lines:
             raise ValueError(f"streams: no table has what {show} shows")
-        self._shade(ax)
+        table = next(iter(self.streams.values()))
+        if "severity" in table:
+            style.shade_severities(ax, np.arange(1, len(table) + 1), table["severity"].to_numpy())
         drawn: list[np.ndarray] = []
         for policy, values, linestyle in lines:
             if any(np.array_equal(values, other, equal_nan=True) for other in drawn) and show == "evidence":
@@ -516,12 +518,12 @@ class StreamDisplay(_Display):
             ax.plot(
                 np.arange(1, len(values) + 1), values / factor, color=look.color, linestyle=linestyle or look.linestyle
             )
-        for policy, table in self.streams.items():
-            for name in _alarms(table):
-                raised = np.flatnonzero(table[f"raised_{name}"])
+        for policy, its in self.streams.items():
+            for name in _alarms(its):
+                raised = np.flatnonzero(its[f"raised_{name}"])
                 if len(raised):
                     ax.axvline(raised[0] + 1, color=styles[policy].color, linewidth=0.8, linestyle=_ALARM_LINE)
-        ax.set(xlabel="Sample", ylabel=label, xlim=(1, len(next(iter(self.streams.values())))))
+        ax.set(xlabel="Sample", ylabel=label, xlim=(1, len(table)))
         handles = style.entries(styles, marker="")
         if any(table[f"raised_{name}"].any() for table in self.streams.values() for name in _alarms(table)):
             handles.append(style.entry("alarm", linewidth=0.8, linestyle=_ALARM_LINE))
@@ -555,40 +557,12 @@ class StreamDisplay(_Display):
 
         return pd.concat([table["cost"] for table in self.streams.values()])
 
-    def _shade(self, ax: "Axes") -> None:
-        from offramp.reports.figures.style import GREY
-
-        table = next(iter(self.streams.values()))
-        if "severity" not in table:
-            return
-        severity = table["severity"].to_numpy()
-        starts = np.flatnonzero(np.append(True, np.diff(severity) != 0))  # (segments,)
-        highest = max(severity.max(), 1e-12)
-        for start, end in zip(starts, [*starts[1:], len(severity)]):
-            ax.axvspan(start + 1, end + 1, color=GREY, alpha=0.3 * severity[start] / highest, linewidth=0, zorder=0)
-
 
 _ALARM_LINE = (0, (1, 1.5))
 
 
 def _alarms(table: "pd.DataFrame") -> list[str]:
     return [name.removeprefix("raised_") for name in table if name.startswith("raised_")]
-
-
-def _stream_styles(labels) -> dict:
-    """Return the look of each label: black for the static policy, and the colours of the style in turn for others."""
-    from itertools import cycle
-
-    from offramp.reports.figures import style
-
-    colors = cycle([style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY])
-    lines = cycle(["-", "--", "-.", ":"])
-    return {
-        label: style.Look(label, style.BLACK, "", "-")
-        if label == "static"
-        else style.Look(label, next(colors), "", next(lines))
-        for label in labels
-    }
 
 
 def _labelled(policies: Policy | Mapping[str, Policy]) -> Mapping[str, Policy]:

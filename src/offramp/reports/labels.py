@@ -32,6 +32,14 @@ _POLICIES = {
     "oracle": "oracle",
     "random": "random",
 }
+_METHODS = {
+    "window": "sliding window",
+    "discount": "discounting",
+    "platt": "online Platt scaling",
+    "aci": "adaptive threshold",
+    "window-audited": "sliding window, audited labels",
+    "window-last-exit": "sliding window, last exit as label",
+}
 _MODELS = {"msdnet": "MSDNet", "vit": "ViT", "bert": "BERT", "albert": "ALBERT", "minilm": "MiniLM"}
 # Kinds of fronts of a search, in the order in which they are listed
 FRONT_NAMES = {
@@ -69,6 +77,11 @@ def about_quality(text: str, quality: str | None) -> str:
 def policy_name(label: str) -> str:
     """Return the displayed name of a policy. Unknown labels are returned unchanged."""
     return _POLICIES.get(label, label)
+
+
+def method_name(label: str) -> str:
+    """Return the displayed name of an online method. Unknown labels are returned unchanged."""
+    return _METHODS.get(label, label)
 
 
 def system_name(label: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from offramp.cascades.building import Combination, Combined
 from offramp.datasets.preparing import TextPreparation, padded
+from offramp.online import Online
 from offramp.policies import Policy, load_policies
 from offramp.runtime.loop import Stages
 from offramp.runtime.manifest import POLICY, Manifest, Stage, read_manifest
@@ -47,7 +48,7 @@ class Bundle(Stages):
     Parameters
     ----------
     manifest : Manifest
-    policy : Policy
+    policy : Policy or Online
     sessions : sequence of InferenceSession
         One for each exit.
     folder : path
@@ -62,18 +63,19 @@ class Bundle(Stages):
     def __init__(
         self,
         manifest: Manifest,
-        policy: Policy,
+        policy: Policy | Online,
         sessions: Sequence["InferenceSession"],
         folder: str | os.PathLike,
-        threshold,
+        threshold=None,
         regroup: str | int = "measured",
     ) -> None:
-        below = -np.inf if manifest.reject_below is None else manifest.reject_below
         exits = [len(model.stages) for model in manifest.models]
         combined = None
         if manifest.combined != Combined():
             combined = partial(Combination, exits=exits, **asdict(manifest.combined))
-        super().__init__(sum(exits), policy, threshold, regroup, combined, below)
+        below = {name: getattr(manifest, name) for name in ("reject_below", "abstain_below")}
+        given = {name: value for name, value in below.items() if value is not None}
+        super().__init__(sum(exits), policy, threshold, regroup, combined, **given)
         self.manifest, self.sessions, self.folder = manifest, sessions, Path(folder)
         self.preparations = [model.preparation for model in manifest.models]
         self.places = [(k, stage) for k, model in enumerate(manifest.models) for stage in model.stages]
@@ -191,7 +193,14 @@ class _Run:
         return kept
 
 
-def load(bundle: str | os.PathLike, *, threads: int = 1, threshold=None, regroup: str | int = "measured") -> Bundle:
+def load(
+    bundle: str | os.PathLike,
+    *,
+    threads: int = 1,
+    threshold=None,
+    regroup: str | int = "measured",
+    online: Online | None = None,
+) -> Bundle:
     """Load a bundle that `offramp export` or `export_bundle` wrote. All files are checked.
 
     Parameters
@@ -204,6 +213,8 @@ def load(bundle: str | os.PathLike, *, threads: int = 1, threshold=None, regroup
         Threshold δ instead of that of the bundle.
     regroup : {"measured", "always", "never"} or int
         As for `EarlyExit`.
+    online : Online, optional
+        It decides instead of the policy and the threshold of the bundle.
 
     Returns
     -------
@@ -222,10 +233,12 @@ def load(bundle: str | os.PathLike, *, threads: int = 1, threshold=None, regroup
     array([0, 1])
     """
     manifest = read_manifest(bundle)
-    policy = load_policy(bundle, manifest)
+    policy = load_policy(bundle, manifest) if online is None else online
+    if threshold is None and online is None:
+        threshold = manifest.threshold
     files = [Path(bundle, stage.file) for stage in manifest.stages]
     sessions = [open_session(file, threads) for file in files]
-    return Bundle(manifest, policy, sessions, bundle, manifest.threshold if threshold is None else threshold, regroup)
+    return Bundle(manifest, policy, sessions, bundle, threshold, regroup)
 
 
 def load_policy(bundle: str | os.PathLike, manifest: Manifest) -> Policy:

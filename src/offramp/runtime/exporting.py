@@ -40,6 +40,7 @@ def export_bundle(
     sources: Sequence[Mapping[str, Any]] | None = None,
     combined: Combined | None = None,
     reject_below: float = -np.inf,
+    abstain_below=-np.inf,
     run: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a model, or the models of a cascade, with a policy and a threshold.
@@ -68,6 +69,8 @@ def export_bundle(
         Ensemble and temperatures of a cascade.
     reject_below : float
         Threshold ρ, below which answers are rejected, as for `EarlyExit`.
+    abstain_below : float or array-like of shape (L − 1,)
+        Threshold for early abstention, as for `EarlyExit`.
     run : mapping, optional
         Metadata of the validation record on which the policy was fitted.
 
@@ -106,7 +109,6 @@ def export_bundle(
             made.append(Model(preparation=its, cost=costs, stages=tuple(stages), source=dict(source)))
         if len(classes) > 1 or (names and len(names) not in classes):
             raise ValueError(f"models with {sorted(classes)} classes and {len(names)} names; expected one number")
-        values = np.asarray(threshold, np.float64)  # () or (L − 1,)
         Manifest(
             offramp=__version__,
             opset=max(opsets),
@@ -114,14 +116,20 @@ def export_bundle(
             names=tuple(names),
             unit="MAC",
             policy=label,
-            threshold=float(values) if values.ndim == 0 else tuple(values.tolist()),
+            threshold=_plain(threshold),
             models=tuple(made),
             files={file.name: sha256(file) for file in sorted(partial.iterdir())},
             combined=combined or Combined(),
             reject_below=None if reject_below == -np.inf else float(reject_below),
+            abstain_below=None if np.all(np.equal(abstain_below, -np.inf)) else _plain(abstain_below),
         ).write(partial)
         load(partial)  # raises an error if the policy or the threshold does not suit the models
     return folder
+
+
+def _plain(threshold) -> float | tuple[float, ...]:
+    values = np.asarray(threshold, np.float64)  # () or (L − 1,)
+    return float(values) if values.ndim == 0 else tuple(values.tolist())
 
 
 def check_target(folder: Path) -> None:

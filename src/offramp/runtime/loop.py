@@ -9,8 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from offramp.cascades.building import Combination
+from offramp.online import Online
+from offramp.online.online import Deciding as OnlineDeciding
 from offramp.policies import Policy
-from offramp.policies.base import REJECTED, checked_rejection, checked_threshold, reaches
+from offramp.policies.base import checked_rejection, checked_threshold
+from offramp.policies.deciding import Deciding
 from offramp.records import ExitOutputs
 from offramp.runtime.regrouping import Times, measured_sizes, regrouping
 
@@ -33,7 +36,7 @@ class Answers:
     confidence : ndarray of shape (B,), float32
         Max softmax of this exit.
     cost : ndarray of shape (B,), float64
-        Cumulative cost of this exit.
+        Cumulative cost of this exit, or that of the last exit for audited samples of an online policy.
     logits : ndarray of shape (B, C), float32
         Logits of this exit.
     """
@@ -68,8 +71,12 @@ class Stages(ABC):
         Number of exits L.
     policy : Policy
     threshold : ndarray of shape () or (L − 1,)
+    online : Online or None
+        The online policy, which decides instead of `policy` and `threshold`: those were its own at the start.
     reject_below : float
         Threshold ρ: answers whose `Policy.estimate` is below ρ are rejected.
+    abstain_below : ndarray of shape () or (L − 1,)
+        Samples that stay at an exit with an estimate below this are rejected at once: later stages do not run.
     regroup : str or int
         As for `regrouping.regrouping`.
     combination : callable or None
@@ -81,19 +88,44 @@ class Stages(ABC):
     def __init__(
         self,
         n_exits: int,
-        policy: Policy,
+        policy: Policy | Online,
         threshold,
         regroup: str | int,
         combination: Callable[[], Combination] | None = None,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
     ) -> None:
+        self.online = policy if isinstance(policy, Online) else None
+        if self.online is not None:
+            self._check_online(n_exits, threshold, reject_below, abstain_below)
+            policy, threshold = self.online.policy, self.online.threshold
         policy.start(0, n_exits)
         regrouping(regroup, None)
         if combination is not None:
             combination()  # raises its errors here
         self.n_exits, self.policy, self.regroup, self.combination = n_exits, policy, regroup, combination
         self.threshold, self.reject_below = checked_threshold(threshold, n_exits), checked_rejection(reject_below)
+        self.abstain_below = checked_threshold(abstain_below, n_exits, "abstain_below")
         self.times: Times | None = None
+
+    def _check_online(self, n_exits: int, threshold, reject_below, abstain_below) -> None:
+        if threshold is not None:
+            raise ValueError("threshold: an online policy has its own; expected None")
+        if np.any(np.append(abstain_below, reject_below) != -np.inf):
+            raise ValueError("an online policy does not reject; expected neither reject_below nor abstain_below")
+        if self.online.exits != n_exits:
+            raise ValueError(f"the model has {n_exits} exits; the online policy is for {self.online.exits}")
+
+    def deciding(self, n: int, ids=None) -> Deciding:
+        """Start to decide on n samples, whose names are `ids` (n,), which online policies need for feedback."""
+        if self.online is None:
+            if ids is not None:
+                raise ValueError("ids are names of samples for an online policy; expected none")
+            below = {"reject_below": self.reject_below, "abstain_below": self.abstain_below}
+            return Deciding(self.policy, self.threshold, n, self.n_exits, **below)
+        if ids is None or len(ids) != n:
+            raise ValueError(f"an online policy needs ids, one name for each of the {n} samples, for feedback")
+        return self.online.begin(ids)
 
     @abstractmethod
     def start(self, x) -> Run:
@@ -106,13 +138,15 @@ class Stages(ABC):
     def synchronize(self) -> None:  # noqa: B027
         """Wait for a device that computes on its own."""
 
-    def __call__(self, x) -> Answers:
+    def __call__(self, x, ids=None) -> Answers:
         """Answer a batch. Samples leave at the first exit at which the signal reaches the threshold.
 
         Parameters
         ----------
         x : array or tensor of shape (B, …)
             Inputs of the model: images, or texts as padded token ids.
+        ids : array-like of shape (B,) of int, optional
+            Names of the samples, by which an online policy takes feedback. It needs them.
 
         Returns
         -------
@@ -121,9 +155,10 @@ class Stages(ABC):
         Raises
         ------
         ValueError
-            If the batch is empty, if a logit is not finite, or if the outputs lack data that the policy needs.
+            If the batch is empty, if a logit is not finite, if the outputs lack data that the policy needs, or if ids
+            are missing or not new.
         """
-        decisions, regroup = Decisions(self, len(x)), regrouping(self.regroup, self.times)
+        decisions, regroup = Decisions(self, len(x), ids), regrouping(self.regroup, self.times)
         run = self.start(x)
         batch = len(x)  # number of samples in the batch, with those that have left but were not removed
         inside = np.arange(batch)  # (n,): positions in the batch of the samples that have not left
@@ -177,7 +212,7 @@ class Stages(ABC):
 
 
 class Decisions:
-    """The decisions about B samples, exit by exit. Samples leave at the first exit with signal ≥ threshold.
+    """The decisions about B samples, exit by exit, and the outputs of the exits at which they leave.
 
     Parameters
     ----------
@@ -185,65 +220,52 @@ class Decisions:
         The model, with its policy and threshold.
     size : int
         Number of samples B.
+    ids : array-like of shape (B,) of int, optional
+        Names of the samples, for online policies.
 
     Raises
     ------
     ValueError
-        If there are no samples.
+        If there are no samples, or as for `Online.begin`.
     """
 
-    def __init__(self, stages: Stages, size: int) -> None:
+    def __init__(self, stages: Stages, size: int, ids=None) -> None:
         if size == 0:
             raise ValueError("expected at least one sample")
-        self.threshold, self.reject_below = stages.threshold, stages.reject_below
         self.combination = None if stages.combination is None else stages.combination()
-        self.deltas = np.broadcast_to(self.threshold, stages.n_exits - 1)  # (L − 1,)
-        self.stream = stages.policy.start(size, stages.n_exits)
-        self.there = np.arange(size)  # (n,): samples that have not left
-        self.prediction, self.exit = np.empty(size, np.int64), np.empty(size, np.int64)  # (B,)
-        self.signal, self.confidence = np.empty(size), np.empty(size, np.float32)  # (B,)
+        self.deciding = stages.deciding(size, ids)
+        self.confidence = np.empty(size, np.float32)  # (B,)
         self.logits = np.empty(0)  # (B, C), once C is known
 
     def step(self, raw: np.ndarray, similarity: np.ndarray | None) -> np.ndarray:
-        """Take the logits (n, C) and similarities (n,) of the next exit, for the n samples that have not left.
+        """Take the logits (n, C) and similarities (n,) of the next exit, for the n samples that it ran on.
 
         Returns
         -------
         ndarray of shape (k,)
-            Positions of those that stay, among the n samples.
+            Positions of those that the next exit must run on, among the n samples.
 
         Raises
         ------
         ValueError
             If a logit is not finite, or if the outputs lack data that the policy needs.
         """
-        there, stream, combination = self.there, self.stream, self.combination
+        deciding, combination = self.deciding, self.combination
         outputs = ExitOutputs.of(raw, similarity) if combination is None else combination.step(raw)
-        signals = stream.step(outputs)  # (n,)
-        prediction, estimate = stream.prediction, stream.estimate  # (n,) each
-        i, last = stream.exit, stream.is_last
-        leaves = np.ones(len(there), bool) if last else reaches(signals, self.deltas[i])  # (n,)
-        if last and np.ndim(self.threshold) == 0:  # as in `policies.base.decide`
-            nowhere = ~reaches(signals, self.threshold)  # (n,)
-            prediction = np.where(nowhere, stream.fallback_prediction, prediction)
-            estimate = np.where(nowhere, stream.fallback_estimate, estimate)
-        left = there[leaves]
-        self.exit[left], self.signal[left] = i, signals[leaves]
-        self.confidence[left] = outputs.measure("max_softmax")[leaves]
-        rejected = ~reaches(estimate[leaves], self.reject_below)
-        self.prediction[left] = np.where(rejected, REJECTED, prediction[leaves])
+        there = deciding.there  # (n,)
+        stay = deciding.step(outputs)  # (k,)
+        left = there[deciding.gone]
+        self.confidence[left] = outputs.measure("max_softmax")[deciding.gone]
         if not self.logits.size:
-            self.logits = np.empty((len(self.exit), raw.shape[1]), np.float32)
-        self.logits[left] = (raw if outputs.logits is None else outputs.logits)[leaves]
-        stay = np.flatnonzero(~leaves)  # (k,)
-        if len(left) and len(stay):
-            stream.keep(stay)
-            if combination is not None:
-                combination.keep(stay)
-        self.there = there[stay]
+            self.logits = np.empty((len(self.confidence), raw.shape[1]), np.float32)
+        self.logits[left] = (raw if outputs.logits is None else outputs.logits)[deciding.gone]
+        if combination is not None and 0 < len(stay) < len(there):
+            combination.keep(stay)
         return stay
 
     def answers(self, cost: np.ndarray) -> Answers:
         """Return the answers, once all samples have left, with the cumulative cost of each exit, (L,) or (B, L)."""
-        paid = cost[self.exit] if cost.ndim == 1 else cost[np.arange(len(self.exit)), self.exit]  # (B,)
-        return Answers(self.prediction, self.exit, self.signal, self.confidence, paid, self.logits)
+        its = self.deciding
+        if isinstance(its, OnlineDeciding):
+            its.finish(cost)
+        return Answers(its.answer, its.exit, its.signal, self.confidence, its.paid(cost), self.logits)

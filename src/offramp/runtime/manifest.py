@@ -84,6 +84,8 @@ class Manifest:
         Threshold δ, shared by all exits or one per exit except the last.
     reject_below : float or None
         Threshold ρ, below which answers are rejected. None: all answers are accepted.
+    abstain_below : float or tuple of float, or None
+        Threshold for early abstention, shared by all exits or one per exit except the last. None: there is none.
     models : tuple of Model
     files : dict
         sha256 of every other file.
@@ -103,6 +105,7 @@ class Manifest:
     files: dict
     combined: Combined = field(default_factory=Combined)
     reject_below: float | None = None
+    abstain_below: float | tuple[float, ...] | None = None
     format: str = FORMAT
 
     @property

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 MEBIBYTE = 1 << 20
+LARGEST = 1 << 53  # up to which JavaScript reads whole numbers exactly
 NUMBER = 32  # bytes of a number in JSON at most, with separators
 Sample = np.ndarray | tuple[str, ...]  # uint8 or float32 (C, H, W), or texts
 
@@ -28,6 +29,19 @@ class Refused(ValueError):
     def __init__(self, detail: str, status: int = 422) -> None:
         super().__init__(detail)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Labels of samples that were answered before.
+
+    Attributes
+    ----------
+    ids, labels : list of k ints
+    """
+
+    ids: list[int]
+    labels: list[int]
 
 
 @dataclass(frozen=True)
@@ -55,13 +69,20 @@ class Format:
 
     async def receive(self, request: "Request") -> Sample:
         """Receive an HTTP request and read it. Requests that are too large are not received to their end."""
+        return self.read(await self._body(request))
+
+    async def receive_feedback(self, request: "Request") -> Feedback:
+        """Receive feedback over HTTP and read it, as `receive`."""
+        return self.read_feedback(await self._body(request))
+
+    async def _body(self, request: "Request") -> bytes:
         if (length := request.headers.get("content-length", "")).isdigit():
             self._check_size(int(length))
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             self._check_size(len(body))
-        return self.read(bytes(body))
+        return bytes(body)
 
     def read(self, body: bytes) -> Sample:
         """Read a request.
@@ -82,19 +103,38 @@ class Format:
         Refused
             If the request is something else.
         """
-        self._check_size(len(body))
-        try:
-            values = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
-            raise Refused(f"request: not JSON ({reason})", 400) from None
+        values = self._parsed(body)
         first = self.preparations[0]
         keys = ("text",) if isinstance(first, TextPreparation) else ("pixels", "input")
         if not isinstance(values, dict) or len(values) != 1 or not values.keys() <= set(keys):
-            found = f"keys {list(values)}"[:100] if isinstance(values, dict) else type(values).__name__
-            raise Refused(f"request: {found}; expected an object with the key {' or '.join(keys)}")
+            raise Refused(f"request: {_keys(values)}; expected an object with the key {' or '.join(keys)}")
         ((key, value),) = values.items()
         return _texts(value, first.columns) if key == "text" else self._image(key, value)
+
+    def read_feedback(self, body: bytes) -> Feedback:
+        """Read feedback: a JSON object with the lists `ids` and `labels` of whole numbers, one label for each id.
+
+        Raises
+        ------
+        Refused
+            If the request is something else.
+        """
+        values = self._parsed(body)
+        if not isinstance(values, dict) or values.keys() != {"ids", "labels"}:
+            raise Refused(f"request: {_keys(values)}; expected an object with the keys ids and labels")
+        for name, numbers in values.items():
+            if not isinstance(numbers, list) or any(type(each) is not int or abs(each) > LARGEST for each in numbers):
+                raise Refused(f"{name}: expected a list of whole numbers up to 2^53")
+        return Feedback(**values)
+
+    def _parsed(self, body: bytes) -> Any:
+        """Return the JSON value of a request."""
+        self._check_size(len(body))
+        try:
+            return json.loads(body, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
+            raise Refused(f"request: not JSON ({reason})", 400) from None
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
@@ -124,6 +164,10 @@ class Format:
         return array
 
 
+def _keys(values: Any) -> str:
+    return f"keys {list(values)}"[:100] if isinstance(values, dict) else type(values).__name__
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
@@ -148,7 +192,7 @@ def prepared(bundle: Bundle, samples: Sequence[Sample]) -> Prepared:
     return Prepared(tuple(np.concatenate(arrays) for arrays in zip(*each)))
 
 
-def responses(answers: Answers, names: Sequence[str]) -> list[dict]:
+def responses(answers: Answers, names: Sequence[str], ids: Sequence[int] = ()) -> list[dict]:
     """Return the response to each request of a batch, as JSON values. The class of a rejected sample is None.
 
     Parameters
@@ -156,6 +200,8 @@ def responses(answers: Answers, names: Sequence[str]) -> list[dict]:
     answers : Answers
     names : sequence of str
         Names of the classes. Empty: they are not known.
+    ids : sequence of B ints
+        Names of the samples, for feedback. Empty: there are none.
     """
     made = []
     columns = (answers.prediction, answers.exit, answers.signal, answers.confidence, answers.cost)
@@ -166,4 +212,4 @@ def responses(answers: Answers, names: Sequence[str]) -> list[dict]:
             {"prediction": prediction, **named, "exit": exit_ + 1}
             | {"signal": signal, "confidence": confidence, "cost": cost}
         )
-    return made
+    return [{**response, "id": its} for response, its in zip(made, ids, strict=True)] if len(ids) else made

@@ -12,6 +12,7 @@ from offramp.cascades.building import Combination, Ensemble
 from offramp.models.base import ExitOutput, MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.wrapping import CascadeModel
+from offramp.online import Online
 from offramp.policies import Policy
 from offramp.runtime.loop import Answers, Stages
 from offramp.runtime.regrouping import Times
@@ -28,12 +29,16 @@ class EarlyExit(Stages):
     ----------
     model : MultiExitModel
         It is set to evaluation mode. Its computations run on the device of its parameters.
-    policy : Policy
-        A fitted policy, or one that does not learn from data. All but `Oracle`.
+    policy : Policy or Online
+        A fitted policy, or one that does not learn from data. All but `Oracle`. An online policy decides with what it
+        has learned so far, and takes feedback on the answers.
     threshold : float or array-like of shape (L − 1,)
-        Threshold δ, shared by all exits or one per exit.
+        Threshold δ, shared by all exits or one per exit. None for online policies, which have their own.
     reject_below : float
         Threshold ρ. Answers whose `Policy.estimate` is below ρ are rejected: their prediction is −1.
+    abstain_below : float or array-like of shape (L − 1,)
+        Threshold for early abstention, shared by all exits or one per exit except the last. A sample that stays at an
+        exit, and whose estimate there is below it, is rejected at once: later stages do not run.
     regroup : {"measured", "always", "never"} or int
         When the samples that have left are removed from the batch. "measured": when it saves time according to the
         times that `profile` measured; before that, always. "never": the whole batch is computed until all samples have
@@ -68,14 +73,16 @@ class EarlyExit(Stages):
     def __init__(
         self,
         model: MultiExitModel,
-        policy: Policy,
-        threshold,
+        policy: Policy | Online,
+        threshold=None,
         *,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> None:
-        super().__init__(model.n_exits, policy, threshold, regroup, reject_below=reject_below)
+        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+        super().__init__(model.n_exits, policy, threshold, regroup, **rejection)
         self.model = model.eval()
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
         self._cost = None if cost is None else np.asarray(cost, np.float64)
@@ -87,8 +94,8 @@ class EarlyExit(Stages):
     def cascade(
         cls,
         models: Sequence[nn.Module],
-        policy: Policy,
-        threshold,
+        policy: Policy | Online,
+        threshold=None,
         *,
         preparations: Sequence[Callable[[Tensor], Tensor] | None] | None = None,
         ensemble: Ensemble | None = None,
@@ -96,6 +103,7 @@ class EarlyExit(Stages):
         weights: Sequence[float] | None = None,
         temperatures: Sequence[Sequence[float]] | None = None,
         reject_below: float = -np.inf,
+        abstain_below: float | np.ndarray = -np.inf,
         regroup: str | int = "measured",
         cost=None,
     ) -> "EarlyExit":
@@ -105,7 +113,7 @@ class EarlyExit(Stages):
         ----------
         models : sequence of Module
             Cheaper models first. Each is a `MultiExitModel`, or any module that returns logits (B, C).
-        policy, threshold, reject_below, regroup, cost
+        policy, threshold, reject_below, abstain_below, regroup, cost
             As for the class. The exits are those of all models.
         preparations : sequence of callable, optional
             A function for each model from the input (B, …) to the input of the model, or None.
@@ -123,7 +131,8 @@ class EarlyExit(Stages):
             As for the class, or if the models, preparations, weights or temperatures do not match.
         """
         model = CascadeModel(models, preparations)
-        made = cls(model, policy, threshold, reject_below=reject_below, regroup=regroup, cost=cost)
+        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
+        made = cls(model, policy, threshold, **rejection, regroup=regroup, cost=cost)
         if ensemble is not None or temperatures is not None:
             exits = [each.n_exits for each in model.models]
             made.combination = partial(Combination, ensemble, exits, weights, confidence, temperatures)
@@ -131,8 +140,8 @@ class EarlyExit(Stages):
         return made
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor) -> Answers:
-        return super().__call__(x)
+    def __call__(self, x: Tensor, ids=None) -> Answers:
+        return super().__call__(x, ids)
 
     @torch.inference_mode()
     def profile(self, x: Tensor) -> Times:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -13,19 +14,22 @@ import litserve
 import numpy as np
 from fastapi import Depends, HTTPException, Request
 from litserve.loops.simple_loops import BatchedLoop
+from litserve.server import RegularRequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import JSONResponse, Response
 
 from offramp.datasets.preparing import TextPreparation
+from offramp.online import Online
 from offramp.runtime.bundle import Bundle, Prepared, load
 from offramp.runtime.manifest import read_manifest
-from offramp.runtime.messages import Format, Refused, Sample, prepared, responses
+from offramp.runtime.messages import LARGEST, Feedback, Format, Refused, Sample, prepared, responses
 
-PATH = "/predict"
+PATH, FEEDBACK = "/predict", "/feedback"
 TIMEOUT = 30  # seconds
 POLL = 0.1  # seconds: the queue gives a request that comes later than this after the end of a worker to another one
+SAVE = 10  # seconds between two files of the state of an online policy
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # upper ends of the latency histogram
 COST, FULL = "offramp_cost", "offramp_full_cost"
 
@@ -65,7 +69,7 @@ class _Measuring:
         self.app, self.metrics = app, Metrics()
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH:
+        if scope["type"] != "http" or scope["path"] not in (PATH, FEEDBACK):
             return await self.app(scope, receive, send)
         status, begin = 500, time.perf_counter()
 
@@ -93,6 +97,14 @@ async def _sample(request: Request) -> Sample:
         raise HTTPException(error.status, str(error)) from None
 
 
+async def _feedback(request: Request) -> Feedback:
+    """Read and check feedback, before it is put in the queue."""
+    try:
+        return await request.app.state.format.receive_feedback(request)
+    except Refused as error:
+        raise HTTPException(error.status, str(error)) from None
+
+
 class _Chained:
     """A queue, and its first item, which has been taken from it."""
 
@@ -110,6 +122,7 @@ class _Loop(BatchedLoop):
     """The loop of LitServe, except that it sleeps until a request arrives, and waits for others from then on."""
 
     def get_batch_requests(self, lit_api, request_queue, transport):
+        lit_api.save_if_due()
         try:
             first = request_queue.get(timeout=POLL)
         except Empty:
@@ -118,34 +131,59 @@ class _Loop(BatchedLoop):
 
 
 class _API(litserve.LitAPI):
-    def __init__(self, bundle: str | os.PathLike, options: dict, **batching) -> None:
+    def __init__(self, bundle: str | os.PathLike, state: str | None, options: dict, **batching) -> None:
         super().__init__(api_path=PATH, loop=_Loop(), **batching)
-        self.folder, self.options = bundle, options
+        self.folder, self.state, self.options = bundle, state, options
 
     def setup(self, device: str) -> None:
-        self.bundle, self.metrics = load(self.folder, **self.options), Metrics()
+        self.online = None if self.state is None else Online.load(self.state)
+        self.saved_at, self.changed = time.monotonic(), False
+        self.bundle, self.metrics = load(self.folder, online=self.online, **self.options), Metrics()
         if self.bundle.regroup == "measured":
             self.bundle.profile(_typical(self.bundle, self.max_batch_size))
 
     def decode_request(self, request: Annotated[object, Depends(_sample)]) -> Sample:
         return request
 
-    def batch(self, inputs: list[Sample]) -> list[Sample]:
+    def batch(self, inputs: list[Sample | Feedback]) -> list[Sample | Feedback]:
         return inputs
 
-    def predict(self, x: list[Sample]) -> list[dict | Refused]:
+    def predict(self, x: list[Sample | Feedback]) -> list[dict | Refused]:
+        learned = iter([self._learn(each) for each in x if isinstance(each, Feedback)])
+        samples = [each for each in x if not isinstance(each, Feedback)]
+        answered = iter(self._answers(samples) if samples else [])
+        return [next(learned if isinstance(each, Feedback) else answered) for each in x]
+
+    def _learn(self, feedback: Feedback) -> dict | Refused:
+        try:
+            self.online.feedback(feedback.ids, feedback.labels)
+        except ValueError as error:
+            return Refused(str(error))
+        self.changed = True
+        return {"learned": len(feedback.ids)}
+
+    def save_if_due(self) -> None:
+        """Save what the online policy has learned and remembers, `SAVE` seconds after the last time."""
+        if self.online is not None and self.changed and time.monotonic() - self.saved_at >= SAVE:
+            self.online.save(self.state)
+            self.saved_at, self.changed = time.monotonic(), False
+
+    def _answers(self, x: list[Sample]) -> list[dict | Refused]:
+        # Random names: after a restart, no new sample may have the name of one whose label can still come
+        ids = [] if self.online is None else [secrets.randbelow(LARGEST) for _ in x]
         try:
             inputs = prepared(self.bundle, x)
-            answers, cost = self.bundle(inputs), self.bundle.cost(inputs)
+            answers, cost = self.bundle(inputs, ids or None), self.bundle.cost(inputs)
         except ValueError as error:  # for example, logits that are not finite
             if len(x) == 1:
                 return [Refused(str(error))]
-            return [found for sample in x for found in self.predict([sample])]
+            return [found for sample in x for found in self._answers([sample])]
+        self.changed = True
         for exit_, count in zip(*np.unique(answers.exit, return_counts=True)):
             self.metrics.exits.labels(exit_ + 1).inc(count)
         self.metrics.cost.inc(answers.cost.sum())
         self.metrics.full.inc(np.broadcast_to(cost[..., -1], len(x)).sum())
-        return responses(answers, self.bundle.manifest.names)
+        return responses(answers, self.bundle.manifest.names, ids)
 
     def encode_response(self, output: dict | Refused):
         if isinstance(output, Refused):  # raised, it would be the response to the whole batch
@@ -172,6 +210,7 @@ def serve(
     workers: int = 1,
     max_bytes: int | None = None,
     regroup: str | int = "always",
+    online: str | os.PathLike | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process receives SIGINT or SIGTERM.
 
@@ -193,19 +232,28 @@ def serve(
         Maximum size of a request. Default: 1 MiB, or what the input of the model needs.
     regroup : {"always", "never", "measured"} or int
         As for `EarlyExit`.
+    online : path, optional
+        File that `Online.save` wrote. This policy decides instead of that of the bundle, learns from feedback, and is
+        saved to the same file. It needs a single worker.
 
     Raises
     ------
     ValueError
-        If the folder is not a bundle.
+        If the folder is not a bundle, or if the online policy does not suit it or the number of workers.
 
     Notes
     -----
     `PROMETHEUS_MULTIPROC_DIR` must name an empty folder before this module is imported, as `offramp serve` does it.
     """
-    form = Format.of(read_manifest(bundle), max_bytes)
+    manifest = read_manifest(bundle)
+    form = Format.of(manifest, max_bytes)
+    if online is not None:
+        if workers > 1:
+            raise ValueError(f"{workers} workers, which would learn apart; expected 1 with an online policy")
+        Bundle(manifest, Online.load(online), (), bundle)  # raises its errors here
     api = _API(
         os.fspath(bundle),
+        None if online is None else os.fspath(online),
         {"threads": threads, "regroup": regroup},
         max_batch_size=batch_size,
         batch_timeout=batch_timeout,
@@ -220,6 +268,13 @@ def serve(
         restart_workers=True,
     )
     server.app.state.format = form
+    if online is not None:  # through the queue of the samples, to the worker that remembers them
+        handler = RegularRequestHandler(api, server)
+
+        async def learn(feedback: Annotated[object, Depends(_feedback)]):
+            return await handler.handle_request(feedback, object)
+
+        server.app.add_api_route(FEEDBACK, learn, methods=["POST"], response_model=None)
     registry = CollectorRegistry()
     _Totals(registry)
     server.app.add_route(

@@ -35,8 +35,9 @@ def write_single_file(bundle: str | os.PathLike, path: str | os.PathLike) -> Non
     policy, manifest = model.policy, model.manifest
     if (policy.name, getattr(policy, "score", None), policy.learns) != ("confidence", "max_softmax", False):
         raise ValueError(f"{bundle}: policy {manifest.policy!r}; expected confidence with max_softmax, no temperatures")
-    if manifest.reject_below is not None:
-        raise ValueError(f"{bundle}: rejects answers below {manifest.reject_below:g}; expected one without rejection")
+    for name in ("reject_below", "abstain_below"):
+        if (below := getattr(manifest, name)) is not None:
+            raise ValueError(f"{bundle}: {name} is {below}; expected a bundle without rejection")
     if len(manifest.models) > 1:
         raise ValueError(f"{bundle}: {len(manifest.models)} models; expected one")
     stages, last = manifest.models[0].stages, model.n_exits - 1

@@ -7,6 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
@@ -107,6 +108,27 @@ def policy_styles(labels: Iterable[str]) -> dict[str, Look]:
         label: Look(policy_name(label), *(_KNOWN[label] if label in _KNOWN else next(remaining)))
         for label in in_order(labels)
     }
+
+
+def stream_styles(methods: Iterable[str]) -> dict[str, Look]:
+    """Return the look of each online policy: black for the static one, and colours in turn for the others."""
+    colors = cycle([BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY])
+    lines = cycle(["-", "--", "-.", ":"])
+    return {
+        label: Look(label, *((BLACK, "", "-") if label == "static" else (next(colors), "", next(lines))))
+        for label in methods
+    }
+
+
+def shade_severities(ax: Axes, sample: np.ndarray, severity: np.ndarray) -> None:
+    """Shade the severities of a stream, darker the higher they are.
+
+    `sample` (n,) are the last samples of its parts, from 1, and `severity` (n,) those of the parts.
+    """
+    starts = np.flatnonzero(np.append(True, np.diff(severity) != 0))  # (segments,)
+    before = np.append(0, sample)[starts]
+    for begin, end, its in zip(before, np.append(before[1:], sample[-1]), severity[starts]):
+        ax.axvspan(begin + 1, end + 1, color=GREY, alpha=0.3 * its / max(severity.max(), 1e-12), linewidth=0, zorder=0)
 
 
 def looks(styles: Mapping[str, Look], by: str) -> dict:
