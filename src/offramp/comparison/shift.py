@@ -19,7 +19,6 @@ from offramp.policies import Policy
 from offramp.records import ExitRecord
 from offramp.records.joining import same_samples
 from offramp.records.origin import system_of
-from offramp.records.splitting import split_record
 
 Corrupted = dict[tuple[str, int], list[ExitRecord]]  # by kind and severity: the test record of each run
 
@@ -162,7 +161,7 @@ def _promises(
     promises["validation"] = policy, [threshold_on(points, accuracy=target) for target in targets]
     other, certifying = policy, run.choosing
     if run.holdout.fit_share == 1:  # a certificate needs samples on which nothing was fitted
-        fitting, certifying = split_record(run.validation, 0.5, run.seed)
+        fitting, certifying = run.certified_holdout.parts(run.validation)
         other = replace(policy).fit(fitting)
     threshold = certify(other, certifying, "gap", level, confidence).threshold
     return promises if threshold is None else {**promises, "certified": (other, [threshold])}
