@@ -19,7 +19,7 @@ from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.evaluation.rejection import Ranking, accuracy_at, aurc
-from offramp.records.splitting import split_record
+from offramp.records.splitting import Holdout, split_record
 from offramp.reports.catalogue import FIGURES, TABLES
 from strategies import EDGES, Given, given_signal, quick, records, signals, thresholds, without_labels
 
@@ -411,6 +411,18 @@ def test_reject_command(offramp):
     )
     assert f"isotonic: threshold {chosen.threshold:.6g}, reject below {chosen.reject_below:.6g}\n" in said
     assert f"test: coverage {there.coverage:.4g}, accuracy {there.accuracy:.4g}, average cost {there.cost:.6g}" in said
+
+
+def test_reject_chooses_on_the_samples_that_calibrate_held_out(offramp):
+    """With the seed of the record, as all other commands."""
+    record = made("s", 3, "validation", 400)
+    record.save("validation")
+    fitting, rest = Holdout(0.5, 3).parts(record)
+    chosen = choose_rejection(make_policy("isotonic").fit(fitting), rest, risk=0.2, coverage=0.6)
+    expected = f"isotonic: threshold {chosen.threshold:.6g}, reject below {chosen.reject_below:.6g}\n"
+    offramp("calibrate validation --policy isotonic --fit-share 0.5 --out p")
+    for policies in ("--policy isotonic", "--policies p"):
+        assert expected in offramp(f"reject validation {policies} --error 0.2 --coverage 0.6")
 
 
 def test_evaluate_takes_both_thresholds(offramp):
