@@ -19,6 +19,10 @@ from offramp.records.origin import samples_of, shared_samples, warn_of_test
 SHARES = 20  # numbers of samples that are tried for a risk among those that exit, or whose answers are accepted
 
 
+class TooFewSamples(ValueError):
+    """The error that is raised if there are too few samples to certify anything, however good the policy is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """What `certify` found.
@@ -137,9 +141,11 @@ def certify(
     ------
     NotFittedError
         If the policy learns from data and was not fitted.
+    TooFewSamples
+        If there are too few samples to certify anything. The message says how many are needed. It is a ValueError.
     ValueError
-        If an argument is out of range or missing, if there are too few samples to certify anything (the message says
-        how many are needed), if a loss is out of its bounds or not monotone for "crc", or if the record lacks data.
+        If an argument is out of range or missing, if a loss is out of its bounds or not monotone for "crc", or if the
+        record lacks data.
 
     Warns
     -----
@@ -242,12 +248,12 @@ class _Task:
         self.at_safe_end = None if fallback is not None and not loss.among else loss.at_safe_end
 
     def check_samples(self, hypotheses: int = 1) -> None:
-        """Raise ValueError if even the best losses do not certify the level, with a correction for many hypotheses."""
+        """Raise TooFewSamples if even the best losses do not certify the level, corrected for many hypotheses."""
         best, confidence = self.loss.scaled(self.loss.best), 1 - (1 - self.confidence) / hypotheses
         if best < self.level:
             needed = needed_samples(self.p_value, best, self.level, confidence)
             if needed > self.n:
-                raise ValueError(
+                raise TooFewSamples(
                     f"certify: {self.n} samples are too few to certify {self.loss.name} at level {self.risk_level:g} "
                     f"with confidence {self.confidence:g}; at least {needed} are needed"
                 )
@@ -440,7 +446,7 @@ def _crc(task: _Task) -> _Candidates:
         )
     needed = int(np.ceil((1 - task.level) / task.level - 1e-9))
     if needed > task.n:
-        raise ValueError(
+        raise TooFewSamples(
             f"certify: {task.n} samples are too few to certify {task.loss.name} at level {task.risk_level:g} with crc; "
             f"at least {needed} are needed"
         )
