@@ -16,7 +16,7 @@ from offramp.records import ExitRecord
 from offramp.records.joining import concatenated
 
 CHOICES = ("direct", "validation", "certified")
-DRAWS = 5  # sets of samples on which thresholds are chosen, in each split
+DRAWS = 10  # sets of samples on which thresholds are chosen, in each split
 
 
 def promises(
@@ -32,7 +32,7 @@ def promises(
     Whether a promise is broken can only be told where the truth is known. So the validation and test samples of a run
     are put together and divided at random: into as many as the run has for validation, on some of which the policy is
     fitted, and the rest, which is the population. The truth is the accuracy of a threshold on the whole population. The
-    samples for choosing are drawn from the population, independently and with replacement, five times per split. A
+    samples for choosing are drawn from the population, independently and with replacement, ten times per split. A
     certificate assumes just this, so it is broken in at most 1 − `confidence` of the draws, up to the chance of
     counting, however few samples there are.
 

@@ -27,7 +27,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     in % of the cost of the full model. Where no threshold reaches the accuracy on the samples for choosing, or nothing
     can be certified, nothing is promised, and the full model runs. Lowest: cost of the cheapest threshold that truly
     reaches the accuracy, or of the full model, for the same policy as for chosen and certified thresholds. With δ,
-    there is one try per split, and the policy is fitted as in the study; with the others there are five, and if the
+    there is one try per split, and the policy is fitted as in the study; with the others there are ten, and if the
     study holds out no samples for choosing, half of the validation samples fit.
 
     Parameters
