@@ -69,7 +69,8 @@ def promises(
     """
     rows = []
     for system, group in by_system(runs).items():
-        labels = [label for label, policy in group[0].policies.items() if _included(policy)]
+        if not (labels := [label for label, policy in group[0].policies.items() if _included(policy)]):
+            continue
         tries: dict[tuple[str, str], list[_Tries]] = {(label, choice): [] for label in labels for choice in CHOICES}
         for run in group:
             for key, its in _tries_of(run, labels, targets, -(-splits // len(group)), confidence, seed):
