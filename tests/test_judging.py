@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from offramp import ExitRecord, certify, evaluate, load_policies
+from offramp import ExitRecord, certify, evaluate, load_policies, make_policy
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
@@ -82,7 +82,7 @@ def test_a_certified_recommendation_is_the_cheapest_and_allows_for_the_choice():
     validation, test = make_record(2000, 2), make_record(300, 3)
     holdout = Holdout(0.5, 0)
     fitting, choosing = holdout.parts(validation)
-    policies, _ = fit_all(fitting)
+    policies = {name: make_policy(name).fit(fitting) for name in ("confidence", "pcee-ws", "beem-a", "oracle")}
     run = Run("net", 0, validation, test, policies, holdout=holdout)
     bootstrap = Bootstrap.draw(300, 100, 0)
     chosen = recommend(run, bootstrap, level=0.03, risk="gap", confidence=0.8)
@@ -93,8 +93,9 @@ def test_a_certified_recommendation_is_the_cheapest_and_allows_for_the_choice():
     assert "Recommended for gap of at most 0.03, certified with confidence 0.8: " in str(chosen)
     there = evaluate(policies[chosen.policy], choosing, [chosen.threshold])
     assert chosen.accuracy_there == pytest.approx(there.accuracy[0])
+    wrong = Run("net", 0, validation.replace(labels=(validation.labels + 1) % 4), test, policies, holdout=holdout)
     with pytest.raises(ValueError, match=r"no policy keeps error at most 0\.05; .*: no threshold is certified"):
-        recommend(run, bootstrap, level=0.05)
+        recommend(wrong, bootstrap, level=0.05)
 
 
 def test_a_judgement_goes_without_what_records_lack(tmp_path):
