@@ -51,7 +51,8 @@ TINY = {
     "own_policies": {},
     "calibration": {"bins": 10, "fit_share": 0.5},
     "delta": {"start": 0.2, "stop": 1.0, "step": 0.05},
-    "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200},
+    "comparison": {"targets": [0.5], "pairs": [["net-small", "net-large"]], "baseline": "confidence", "resamples": 200,
+                   "splits": 2},
     "sensitivity": {
         "draws": 2,
         "factors": {

@@ -115,6 +115,53 @@ def test_the_exact_bound_is_that_of_clopper_and_pearson():
     assert upper_bound(P_VALUES["binomial"], np.repeat([1.0, 0.0], [7, 113]), 0.9) == pytest.approx(expected, abs=1e-8)
 
 
+# Another implementation: MAPIE
+
+
+@pytest.fixture(scope="module")
+def mapie():
+    return pytest.importorskip("mapie.risk_control.methods", reason="in the extra test")
+
+
+def errors_at(record, policy, thresholds):
+    """Return whether each answer is wrong at each threshold or row of thresholds, (N, T)."""
+    exits = [policy.exits(record, threshold) for threshold in thresholds]
+    return np.stack([~record.correct[np.arange(record.n_samples), its] for its in exits], axis=1)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.1, 0.5])
+def test_hoeffding_bentkus_is_that_of_mapie(mapie, level):
+    losses = np.random.default_rng(0).choice([0, 0.25, 1], (64, 200), p=[0.9, 0.05, 0.05])  # 64: means are exact
+    expected = mapie.compute_hoeffding_bentkus_p_value(losses.mean(0), 64, level)[:, 0]
+    p_values = [p_of("hoeffding_bentkus", its, level) for its in losses.T]
+    np.testing.assert_allclose(p_values, np.minimum(1, expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.15, 0.2, 0.3, 0.5])
+def test_certified_thresholds_are_those_of_mapie(mapie, level):
+    from mapie.risk_control import control_fwer
+
+    (record, _), policy = Pool(0).draw(512, 0), make_policy("confidence")
+    result = certify(policy, record, level=level, p_value="hoeffding_bentkus")
+    p_values = mapie.compute_hoeffding_bentkus_p_value(errors_at(record, policy, result.thresholds).mean(0), 512, level)
+    valid = control_fwer(p_values[:, 0], 0.1, "fixed_sequence")
+    np.testing.assert_array_equal(result.valid, result.thresholds[valid])
+    rows = list(itertools.product([0.3, 0.6, 0.9, np.inf], repeat=record.n_exits - 1))
+    result = certify(policy, record, level=level, method="holm", thresholds=rows, p_value="hoeffding_bentkus")
+    p_values = mapie.compute_hoeffding_bentkus_p_value(errors_at(record, policy, rows).mean(0), 512, level)
+    valid = control_fwer(p_values[:, 0], 0.1, "bonferroni_holm")
+    np.testing.assert_array_equal(result.valid, np.array(rows)[valid])
+
+
+def test_conformal_risk_control_is_that_of_mapie(mapie):
+    (record, _), policy = Pool(0).draw(512, 0), make_policy("confidence")
+    result = certify(policy, record, "over_budget", 0.4, method="crc", budget=record.cost[1])
+    exits = np.stack([policy.exits(record, threshold) for threshold in result.thresholds], axis=1)  # (N, T)
+    _, bound = mapie.get_r_hat_plus(exits > 1, result.thresholds, "crc", None, None, None)  # (T,)
+    assert result.threshold == result.thresholds[np.flatnonzero(bound <= 0.4)[-1]]
+    assert result.bound == pytest.approx(bound[bound <= 0.4][-1])
+
+
 # The sequence of tests
 
 

@@ -147,6 +147,7 @@ CHANGES = {
     "comparison.baseline": "pcee",
     "comparison.level": 0.05,
     "comparison.resamples": 300,
+    "comparison.splits": 3,
     "sensitivity.draws": 3,
     "sensitivity.factors.map fitted on": [{"setting": "all", "policy": "pcee-ws"}],
     "sensitivity.factors.samples": [

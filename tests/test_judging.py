@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from offramp import ExitRecord, evaluate, load_policies
+from offramp import ExitRecord, certify, evaluate, load_policies, make_policy
 from offramp.cli import cli
-from offramp.records.splitting import split_record
-from offramp.reports.judging import REFERENCES, fit_all, judge
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.runs import Run
+from offramp.records.splitting import Holdout, split_record
+from offramp.reports.judging import REFERENCES, fit_all, judge, recommend
 from offramp.reports.verifying import verify
 
 
@@ -76,6 +78,26 @@ def test_the_recommended_policy_is_the_best_on_the_half_that_did_not_fit(tmp_pat
     assert chosen.policy not in REFERENCES
 
 
+def test_a_certified_recommendation_is_the_cheapest_and_allows_for_the_choice():
+    validation, test = make_record(2000, 2), make_record(300, 3)
+    holdout = Holdout(0.5, 0)
+    fitting, choosing = holdout.parts(validation)
+    policies = {name: make_policy(name).fit(fitting) for name in ("confidence", "pcee-ws", "beem-a", "oracle")}
+    run = Run("net", 0, validation, test, policies, holdout=holdout)
+    bootstrap = Bootstrap.draw(300, 100, 0)
+    chosen = recommend(run, bootstrap, level=0.03, risk="gap", confidence=0.8)
+    candidates = policies.keys() - set(REFERENCES)
+    found = {label: certify(policies[label], choosing, "gap", 0.03, 1 - 0.2 / len(candidates)) for label in candidates}
+    assert found[chosen.policy].cost == min(its.cost for its in found.values()) < 4
+    assert chosen.threshold == found[chosen.policy].threshold
+    assert "Recommended for gap of at most 0.03, certified with confidence 0.8: " in str(chosen)
+    there = evaluate(policies[chosen.policy], choosing, [chosen.threshold])
+    assert chosen.accuracy_there == pytest.approx(there.accuracy[0])
+    wrong = Run("net", 0, validation.replace(labels=(validation.labels + 1) % 4), test, policies, holdout=holdout)
+    with pytest.raises(ValueError, match=r"no policy keeps error at most 0\.05; .*: no threshold is certified"):
+        recommend(wrong, bootstrap, level=0.05)
+
+
 def test_a_judgement_goes_without_what_records_lack(tmp_path):
     made = make_record(200, 4)
     plain = ExitRecord.from_outputs(made.prediction, {"margin": made.measure("margin")}, made.labels, made.cost)
@@ -113,7 +135,8 @@ def test_policies_use_the_first_measure_that_is_there(measures, used):
     [
         ({}, {"exits": 1}, {}, "the test record has one exit; expected at least two"),
         ({"exits": 2}, {}, {}, "the validation record has 2 exits, the test record 3"),
-        ({}, {}, {"accuracy": 0.9, "cost": 1.0}, "expected a target accuracy or a target cost, not both"),
+        ({}, {}, {"accuracy": 0.9, "cost": 1.0}, "expected a target accuracy, a target cost or a level, and not sev"),
+        ({}, {}, {"level": 0.9, "risk": "cost"}, "risk is 'cost'; expected one of error, gap, disagreement, error_am"),
     ],
 )
 def test_records_that_do_not_fit_are_refused(tmp_path, validation, test, more, message):

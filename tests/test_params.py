@@ -81,6 +81,10 @@ MISTAKES = {
     # shifts
     "shifted system": (("shifts", SHIFTS | {"systems": ["resnet"]}), ("shifts.systems", "'resnet'", "vit")),
     "shifted kind": (("shifts", SHIFTS | {"kinds": ["fog"]}), ("shifts.kinds", "'fog'", "noise, blur")),
+    "shifted texts": (
+        ("shifts", SHIFTS | {"kinds": ["noise", "typos"]}),
+        ("shifts.kinds", "'noise' for images and 'typos' for others: expected kinds for one of them"),
+    ),
     "severity": (("shifts", SHIFTS | {"severities": [6]}), ("shifts.severities", "6")),
     # unknown keys
     "study": (("epochs", 3), ("'epochs'", "expected")),

@@ -18,8 +18,8 @@ from offramp._io.tables import write_table
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
-from offramp.evaluation.rejection import Ranking, accuracy_at, aurc
-from offramp.records.splitting import split_record
+from offramp.evaluation.rejection import Ranking
+from offramp.records.splitting import Holdout, split_record
 from offramp.reports.catalogue import FIGURES, TABLES
 from strategies import EDGES, Given, given_signal, quick, records, signals, thresholds, without_labels
 
@@ -201,11 +201,11 @@ def test_counts_are_repeated_samples(case, data):
     estimates, losses = map(np.array, slow_answers(record, policy, delta))
     counts = data.draw(arrays(np.int64, len(losses), elements=st.integers(0, 3)))
     assume(counts.any())
-    one = Ranking(estimates, losses).sums(counts.astype(float))
-    other = Ranking(np.repeat(estimates, counts), np.repeat(losses, counts)).curve(0)
-    assert aurc(*one) == pytest.approx(other.aurc, rel=1e-12)
-    at = [0.1, 0.5, 0.95, 1.0]
-    np.testing.assert_allclose(accuracy_at(at, *one), other.accuracy_at(at), rtol=1e-12)
+    at = np.array([0.1, 0.5, 0.95, 1.0])
+    resampled = Ranking(estimates, losses).resampled(np.stack([counts, np.ones(len(losses))]), at)
+    for row, repeats in zip(resampled, (counts, 1)):
+        curve = Ranking(np.repeat(estimates, repeats), np.repeat(losses, repeats)).curve(0)
+        np.testing.assert_allclose(row, [*curve.accuracy_at(at), curve.aurc], rtol=1e-12, atol=1e-15)
 
 
 # Joint choice
@@ -411,6 +411,18 @@ def test_reject_command(offramp):
     )
     assert f"isotonic: threshold {chosen.threshold:.6g}, reject below {chosen.reject_below:.6g}\n" in said
     assert f"test: coverage {there.coverage:.4g}, accuracy {there.accuracy:.4g}, average cost {there.cost:.6g}" in said
+
+
+def test_reject_chooses_on_the_samples_that_calibrate_held_out(offramp):
+    """With the seed of the record, as all other commands."""
+    record = made("s", 3, "validation", 400)
+    record.save("validation")
+    fitting, rest = Holdout(0.5, 3).parts(record)
+    chosen = choose_rejection(make_policy("isotonic").fit(fitting), rest, risk=0.2, coverage=0.6)
+    expected = f"isotonic: threshold {chosen.threshold:.6g}, reject below {chosen.reject_below:.6g}\n"
+    offramp("calibrate validation --policy isotonic --fit-share 0.5 --out p")
+    for policies in ("--policy isotonic", "--policies p"):
+        assert expected in offramp(f"reject validation {policies} --error 0.2 --coverage 0.6")
 
 
 def test_evaluate_takes_both_thresholds(offramp):

@@ -148,6 +148,18 @@ def test_a_shift_of_the_labels_breaks_control(table):
     assert verdict_4(*(row_of(table, 5, "pcee", "direct")[f"rise_{end}"] for end in ("low", "high"))) == "holds"
 
 
+def test_too_few_samples_to_certify_leave_the_other_promises(runs, corrupted, resampled, table, tmp_path):
+    with pytest.warns(UserWarning, match=r"net: certify: 150 samples are too few .* at least 384 are needed; the"):
+        few = under_shift(runs, corrupted, TARGETS, resampled, level=0.01, bins=8)
+    pd.testing.assert_frame_equal(
+        few.drop(columns="level"), table[table["choice"] != "certified"].reset_index(drop=True).drop(columns="level")
+    )
+    write_table(few, tmp_path / "shift.parquet")
+    shown = TABLES["shift"].load()
+    assert set(shown.readable(shown.numbers([tmp_path / "shift.parquet"]))["Certified gap (points)"]) == {"–"}
+    assert FIGURES["shift"].make([tmp_path / "shift.parquet"], {}).axes
+
+
 def test_verdict():
     assert verdict_4(0.01, 0.05) == "holds"
     assert verdict_4(-0.05, -0.01) == "does not hold"

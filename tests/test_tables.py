@@ -11,6 +11,7 @@ from offramp._registry import find
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
+from offramp.comparison.promises import promises
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting, sensitivity
@@ -72,6 +73,7 @@ def study(runs, tmp_path_factory):
     grid = np.arange(0.5, 1, 0.05)
     write_table(control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
     write_table(rejection(runs, bootstrap), folder / "rejection.parquet")
+    write_table(promises(runs, [0.7, 0.9], splits=1), folder / "promises.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)

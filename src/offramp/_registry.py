@@ -1,8 +1,11 @@
 """Functions that all registries use: find an entry by name, import it when it is needed, and check its options."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields
 from importlib import import_module
-from typing import Any, TypeVar
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Entry = TypeVar("Entry")
 
@@ -42,3 +45,43 @@ def check_options(owner: str, given: Iterable[str], known: Collection[str], requ
         raise ValueError(f"{owner}: unknown option {unknown[0]!r}: expected {expected}")
     if missing := [option for option in required if option not in given]:
         raise ValueError(f"{owner}: expected the option {missing[0]!r}")
+
+
+def check_fields(entry: Any) -> None:
+    """Check the values of the options of an entry, which are its dataclass fields, and make them plain Python values.
+
+    Valid values follow from the annotation of a field: those of a Literal, integers from `least` on (int), finite
+    numbers above `above` (float), and None if the annotation includes it. `least` (1 by default) and `above` are in the
+    metadata of the field.
+
+    Raises
+    ------
+    ValueError
+        If a value is not valid. The message says what was expected.
+    """
+    hints = get_type_hints(type(entry))
+    for field in fields(entry):
+        what, value = f"{entry.name}: option {field.name}", getattr(entry, field.name)
+        setattr(entry, field.name, _checked(what, value, hints[field.name], **field.metadata))
+
+
+def _checked(what: str, value: Any, hint: Any, least: int = 1, above: float = -inf) -> Any:
+    """Return a value as a plain Python value, if it fits the annotation."""
+    alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
+    allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
+    if type(None) in alternatives:
+        allowed.append(None)
+    for a in allowed:
+        if value is a or (isinstance(value, str) and value == a):
+            return a  # not the value itself, so that a NumPy string becomes a plain string
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if int in alternatives and number and isinstance(value, Integral) and value >= least:
+        return int(value)
+    if float in alternatives and number and isfinite(value) and value > above:
+        return float(value)
+    numbers = {
+        int: f"a whole number from {least}",
+        float: "a number" if above == -inf else f"a number above {above}",
+    }
+    kinds = [numbers[a] for a in alternatives if a in numbers]
+    raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")

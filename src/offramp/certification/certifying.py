@@ -10,13 +10,17 @@ import numpy as np
 
 from offramp.certification.losses import Loss, loss_of
 from offramp.certification.pvalues import P_VALUES, needed_samples, upper_bound
-from offramp.evaluation.curves import reached_signal
+from offramp.evaluation.curves import by_passed, reached_signal
 from offramp.policies import Policy
 from offramp.policies.base import answering_exits, at_exits, checked_threshold, first_exit
 from offramp.records import ExitRecord
 from offramp.records.origin import samples_of, shared_samples, warn_of_test
 
 SHARES = 20  # numbers of samples that are tried for a risk among those that exit, or whose answers are accepted
+
+
+class TooFewSamples(ValueError):
+    """The error that is raised if there are too few samples to certify anything, however good the policy is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +141,11 @@ def certify(
     ------
     NotFittedError
         If the policy learns from data and was not fitted.
+    TooFewSamples
+        If there are too few samples to certify anything. The message says how many are needed. It is a ValueError.
     ValueError
-        If an argument is out of range or missing, if there are too few samples to certify anything (the message says
-        how many are needed), if a loss is out of its bounds or not monotone for "crc", or if the record lacks data.
+        If an argument is out of range or missing, if a loss is out of its bounds or not monotone for "crc", or if the
+        record lacks data.
 
     Warns
     -----
@@ -236,19 +242,18 @@ class _Task:
             values = np.repeat(at_exits(values, answering).T, 2, axis=1)  # (N, 2)
         else:
             self.reached, fallback = reached_signal(policy, record)  # (N, K), (N,) or None
-        if fallback is not None:  # one more column, for samples that have passed all exits
-            last = values[:, -1:] if loss.upward else np.take_along_axis(values, fallback[:, None], axis=1)
-            values = np.hstack([values, last])
-        self.states = values  # (N, K + 1): loss of a sample that has passed 0, … K exits
+        if fallback is not None and loss.upward:  # costs are those of the last exit, whichever exit answers
+            fallback = np.full(self.n, record.n_exits - 1)
+        self.states = by_passed(values, fallback)  # (N, K + 1): loss of a sample that has passed 0, … K exits
         self.at_safe_end = None if fallback is not None and not loss.among else loss.at_safe_end
 
     def check_samples(self, hypotheses: int = 1) -> None:
-        """Raise ValueError if even the best losses do not certify the level, with a correction for many hypotheses."""
+        """Raise TooFewSamples if even the best losses do not certify the level, corrected for many hypotheses."""
         best, confidence = self.loss.scaled(self.loss.best), 1 - (1 - self.confidence) / hypotheses
         if best < self.level:
             needed = needed_samples(self.p_value, best, self.level, confidence)
             if needed > self.n:
-                raise ValueError(
+                raise TooFewSamples(
                     f"certify: {self.n} samples are too few to certify {self.loss.name} at level {self.risk_level:g} "
                     f"with confidence {self.confidence:g}; at least {needed} are needed"
                 )
@@ -343,21 +348,28 @@ class _Task:
         return {np.inf: "for the full model", -np.inf: "for the first exit"}.get(threshold, f"at {threshold:g}")
 
 
-class _Walk:
+class Walk:
     """All shared thresholds that differ on the samples, from the safe end on.
 
     Between two neighbouring values of the signal, the losses of all samples are constant. A walk over these values is
     therefore a walk over all real numbers, which is a sequence that is fixed in advance, although the values are found
     in the data.
+
+    Parameters
+    ----------
+    reached : ndarray of shape (N, K)
+        See `offramp.evaluation.curves.reached_signal`.
+    upward : bool
+        Whether the safe end is the first exit.
     """
 
-    def __init__(self, task: _Task):
-        flat = task.reached.ravel()  # (N K,)
+    def __init__(self, reached: np.ndarray, upward: bool = False):
+        flat = reached.ravel()  # (N K,)
         order = np.argsort(flat)[::-1]  # in descending order
         values = flat[order]
         changes = np.append(values[1:] != values[:-1], True)[: len(values)]  # last of equal values
         lowest = [] if changes.any() and values[-1] == -np.inf else [-np.inf]
-        self._order, self._ends, self._upward = order, np.flatnonzero(changes), task.loss.upward
+        self._order, self._ends, self._upward = order, np.flatnonzero(changes), upward
         thresholds = np.concatenate([[np.inf], values[self._ends], lowest])  # (T,)
         self.thresholds = thresholds[::-1] if self._upward else thresholds
 
@@ -370,7 +382,7 @@ class _Walk:
         return sums[::-1] if self._upward else sums
 
 
-def _until_first(failure: np.ndarray) -> np.ndarray:
+def until_first(failure: np.ndarray) -> np.ndarray:
     """Return whether tests (T,) come before the first failure."""
     return ~np.logical_or.accumulate(failure)
 
@@ -380,9 +392,9 @@ def _sequence(task: _Task) -> _Candidates:
     if task.loss.among:
         return _among(task)
     task.check_samples()
-    walk = _Walk(task)
+    walk = Walk(task.reached, task.loss.upward)
     p_values = task.p_value(task.states, walk.total, task.n, task.level)  # (T,)
-    return _Candidates(walk.thresholds, p_values, _until_first(p_values > 1 - task.confidence), task.upper())
+    return _Candidates(walk.thresholds, p_values, until_first(p_values > 1 - task.confidence), task.upper())
 
 
 def _among(task: _Task) -> _Candidates:
@@ -434,13 +446,13 @@ def _crc(task: _Task) -> _Candidates:
         )
     needed = int(np.ceil((1 - task.level) / task.level - 1e-9))
     if needed > task.n:
-        raise ValueError(
+        raise TooFewSamples(
             f"certify: {task.n} samples are too few to certify {task.loss.name} at level {task.risk_level:g} with crc; "
             f"at least {needed} are needed"
         )
-    walk = _Walk(task)
+    walk = Walk(task.reached, task.loss.upward)
     failure = (walk.total(task.states) + 1) / (task.n + 1) > task.level  # (T,)
-    return _Candidates(walk.thresholds, None, _until_first(failure), lambda x: float(x.sum() + 1) / (len(x) + 1))
+    return _Candidates(walk.thresholds, None, until_first(failure), lambda x: float(x.sum() + 1) / (len(x) + 1))
 
 
 def _naive(task: _Task) -> _Candidates:
@@ -450,7 +462,7 @@ def _naive(task: _Task) -> _Candidates:
         of_none = 0.0 if task.loss.among == "exited" else 1.0
         means = np.array([x.mean() if len(x) else of_none for x in map(task.losses_at, tests.thresholds)])  # (H,)
         return _Candidates(tests.thresholds, tests.p_values, means <= task.level, np.mean, int(means.argmin()))
-    walk = _Walk(task)
+    walk = Walk(task.reached, task.loss.upward)
     means = walk.total(task.states) / task.n  # (T,)
     p_values = task.p_value(task.states, walk.total, task.n, task.level)
     return _Candidates(walk.thresholds, p_values, means <= task.level, np.mean, int(means.argmin()))

@@ -270,6 +270,19 @@ def evaluate(
 @click.option(
     "--rejection-out", type=TABLE, help="Output: accuracy of the accepted answers of every policy against coverage."
 )
+@click.option(
+    "--splits",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="Random splits of the samples of each system, over its seeds, for --promises-out.",
+)
+@click.option(
+    "--promises-out",
+    type=TABLE,
+    help="Output: how often thresholds break the promise of each --target, if the threshold is the target itself, is "
+    "chosen, or is certified.",
+)
 def compare(
     files,
     targets,
@@ -285,6 +298,8 @@ def compare(
     speedup_out,
     duels_out,
     rejection_out,
+    splits,
+    promises_out,
 ) -> None:
     """Compare the runs of a study. Results are means over seeds, with 95 % intervals.
 
@@ -300,6 +315,7 @@ def compare(
     """
     from offramp.comparison import claims, matched
     from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.promises import promises
     from offramp.comparison.rejection import rejection
     from offramp.comparison.runs import load_runs
 
@@ -320,6 +336,8 @@ def compare(
             tables[duels_out] = matched.duels(matches, chosen_duels, bootstrap)
     if rejection_out:
         tables[rejection_out] = rejection(runs, bootstrap)
+    if promises_out:
+        tables[promises_out] = promises(runs, targets, splits=splits, seed=seed)
     write_all({path: with_metric(table, runs[0].test) for path, table in tables.items()})
 
 

@@ -2,11 +2,11 @@
 
 import click
 
-from offramp.cli.options import EXISTING, TABLE, PolicySpec, Verb, about, labelled, write_all
+from offramp.cli.options import EXISTING, TABLE, PolicySpec, Verb, about, choosing_part, labelled, write_all
 from offramp.evaluation import choose_rejection
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
-from offramp.records.splitting import split_record
+from offramp.records.splitting import Holdout
 
 
 @click.command(cls=Verb)
@@ -20,7 +20,12 @@ from offramp.records.splitting import split_record
     help="Policy, for example pcee:bins=20. Repeat this option for several policies. Policies that learn from data are "
     "fitted on one half of VALIDATION, and the thresholds are chosen on the other.",
 )
-@click.option("--policies", type=EXISTING, help="File of policies from `offramp calibrate`, instead of --policy.")
+@click.option(
+    "--policies",
+    type=EXISTING,
+    help="File of policies from `offramp calibrate`, instead of --policy. If they were fitted on a part of VALIDATION "
+    "(calibrate --fit-share), the thresholds are chosen on the rest.",
+)
 @click.option("--error", type=float, required=True, help="Highest error of the accepted answers.")
 @click.option("--coverage", type=float, help="Choose the cheapest thresholds that accept this share of the answers.")
 @click.option("--cost", type=float, help="Choose the thresholds with the highest coverage at this average cost.")
@@ -50,9 +55,10 @@ def reject(validation, specs, policies, error, coverage, cost, test, out) -> Non
     records = {} if test is None else {test: ExitRecord.load(test)}
     fitted = specs
     if policies:
-        fitted = load_policies(policies)[0]
+        fitted, run = load_policies(policies)
+        record = choosing_part(run, record)
     elif any(policy.learns for policy in specs.values()):
-        fitting, record = split_record(record, 0.5)
+        fitting, record = Holdout.of_run(0.5, record.metadata).parts(record)
         fitted = {label: policy.fit(fitting) for label, policy in specs.items()}
     tables = []
     for label, policy in fitted.items():

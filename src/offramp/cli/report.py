@@ -7,12 +7,7 @@ from pathlib import Path
 import click
 
 from offramp._registry import find
-from offramp.cli.options import (
-    EXISTING,
-    OUT,
-    RESAMPLES,
-    Verb,
-)
+from offramp.cli.options import CONFIDENCE, EXISTING, OUT, RESAMPLES, RISK, Verb, check_promise
 from offramp.records import ExitRecord
 from offramp.records.origin import system_of
 from offramp.reports.catalogue import FIGURES, TABLES, Entry
@@ -206,6 +201,14 @@ def verify(ctx, report, reference) -> None:
 @click.option(
     "--cost", type=float, help="Recommend the most accurate policy with this average cost, in the unit of the record."
 )
+@click.option(
+    "--level",
+    type=float,
+    help="Recommend the cheapest policy with a certified threshold: its --risk is at most this level, which allows for "
+    "the choice of the policy.",
+)
+@RISK
+@CONFIDENCE
 @RESAMPLES
 @click.option(
     "--out",
@@ -213,25 +216,30 @@ def verify(ctx, report, reference) -> None:
     required=True,
     help="Output: folder for the report and the fitted policies.",
 )
-def judge(validation, test, accuracy, cost, resamples, out) -> None:
+def judge(validation, test, accuracy, cost, level, risk, confidence, resamples, out) -> None:
     """Compare all policies on your own outputs, and recommend one of them with a threshold.
 
     All policies that the records allow are fitted on validation data and compared on test data. One half of the
     validation samples is used to fit them, the other half to choose thresholds and the recommended policy. The folder
     OUT contains the report (index.html, with curves, reliability diagrams, and the policies at matched accuracy), the
-    fitted policies (policies.safetensors) and the recommendation (recommendation.json). Without --accuracy and --cost,
-    the recommended policy is the cheapest one that is at least as accurate on validation data as the last exit.
+    fitted policies (policies.safetensors) and the recommendation (recommendation.json). Without --accuracy, --cost or
+    --level, the recommended policy is the cheapest one that is at least as accurate on validation data as the last
+    exit.
 
     \b
     For example:
       offramp import validation.npz validation.safetensors
       offramp import test.npz test.safetensors
       offramp judge --validation validation.safetensors --test test.safetensors --out judged/
+      offramp judge --validation validation.safetensors --test test.safetensors --risk gap --level 0.02 --out judged/
     """
     from offramp.reports.judging import judge
 
-    target = {"accuracy": accuracy, "cost": cost}
-    options = "".join(f" --{name} {value:g}" for name, value in target.items() if value is not None)
+    check_promise(level)
+    target = {"accuracy": accuracy, "cost": cost, "level": level}
+    if level is not None:
+        target |= {"risk": risk, "confidence": confidence}
+    options = "".join(f" --{name} {_word(value)}" for name, value in target.items() if value is not None)
     record = ExitRecord.load(test)
     click.echo(
         judge(
@@ -245,3 +253,7 @@ def judge(validation, test, accuracy, cost, resamples, out) -> None:
             progress=True,
         )
     )
+
+
+def _word(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

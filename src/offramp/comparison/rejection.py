@@ -8,7 +8,7 @@ import pandas as pd
 from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import accuracy_without_loss, frontier, threshold_on
-from offramp.evaluation.rejection import Ranking, accuracy_at, aurc, ranking
+from offramp.evaluation.rejection import Ranking, ranking
 from offramp.policies import Policy, make_policy
 
 COVERAGES = np.round(np.linspace(0.05, 1, 20), 12)
@@ -77,5 +77,5 @@ def _of_policy(group: Sequence[Run], label: str, softmax: Policy | None, bootstr
 
 def _resampled(answers: Ranking, bootstrap: Bootstrap) -> np.ndarray:
     """Return the accuracies at the M coverages and the AURC, on all samples and resampled, (1 + B, M + 1)."""
-    sums = [answers.sums(np.ones(len(answers.loss))), *map(answers.sums, bootstrap.counts)]
-    return np.array([[*accuracy_at(COVERAGES, *each), aurc(*each)] for each in sums])
+    once = np.ones((1, len(answers.loss)))
+    return np.concatenate([answers.resampled(counts, COVERAGES) for counts in (once, bootstrap.counts)])

@@ -56,6 +56,14 @@ class Run:
         """The validation samples on which thresholds are chosen."""
         return self._parts[1]
 
+    @property
+    def certified_holdout(self) -> Holdout:
+        """The split for certified thresholds, which need samples on which nothing was fitted.
+
+        It is that of the run, or halves if the run uses all samples for both.
+        """
+        return self.holdout if self.holdout.fit_share < 1 else Holdout.of_run(0.5, {"seed": self.seed})
+
     def name(self, split: str) -> str:
         """Return the file of a record, if it is known, or else its system, seed and split."""
         return self.files.get(split, f"{self.system} seed {self.seed}, {split}")

@@ -1,6 +1,7 @@
 """What happens to the promises of policies if the inputs are corrupted, while models and thresholds stay the same."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from offramp import policies, records
 from offramp._io.arrays import open_arrays
 from offramp.calibration import bin_of
-from offramp.certification import certify
+from offramp.certification import TooFewSamples, certify
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run, by_system, load_runs
 from offramp.evaluation import frontier, outcomes, threshold_on
@@ -19,7 +20,6 @@ from offramp.policies import Policy
 from offramp.records import ExitRecord
 from offramp.records.joining import same_samples
 from offramp.records.origin import system_of
-from offramp.records.splitting import split_record
 
 Corrupted = dict[tuple[str, int], list[ExitRecord]]  # by kind and severity: the test record of each run
 
@@ -106,10 +106,11 @@ def under_shift(
         full model); speedup (1 / cost); calibration (calibration error of the signal, mean over exits, for policies
         whose signal is an estimated accuracy).
 
-    Raises
-    ------
-    ValueError
-        If the level cannot be certified with so few samples.
+    Warns
+    -----
+    UserWarning
+        If there are too few samples to certify the level (the message says how many are needed). There are no rows for
+        "certified" then.
     """
     kinds = dict.fromkeys(kind for kind, _ in corrupted)
     goals = np.array(targets)[:, None]  # (T, 1)
@@ -155,17 +156,21 @@ def under_shift(
 def _promises(
     run: Run, label: str, targets: Sequence[float], level: float, confidence: float
 ) -> dict[str, tuple[Policy, list[float]]]:
-    """Return the policy and its thresholds of each choice. "certified" is left out if no threshold is certified."""
+    """Return the policy and its thresholds of each choice. "certified" is left out if there are too few samples."""
     policy = run.policies[label]
     points = frontier(policy, run.choosing)
     promises = {"direct": (policy, list(targets))} if policy.claims_accuracy else {}
     promises["validation"] = policy, [threshold_on(points, accuracy=target) for target in targets]
     other, certifying = policy, run.choosing
     if run.holdout.fit_share == 1:  # a certificate needs samples on which nothing was fitted
-        fitting, certifying = split_record(run.validation, 0.5, run.seed)
+        fitting, certifying = run.certified_holdout.parts(run.validation)
         other = replace(policy).fit(fitting)
-    threshold = certify(other, certifying, "gap", level, confidence).threshold
-    return promises if threshold is None else {**promises, "certified": (other, [threshold])}
+    try:
+        threshold = certify(other, certifying, "gap", level, confidence).threshold
+    except TooFewSamples as error:
+        warnings.warn(f"{run.system}: {error}; the table has no certified thresholds of it", stacklevel=2)
+        return promises
+    return {**promises, "certified": (other, [threshold])}
 
 
 def _measure(

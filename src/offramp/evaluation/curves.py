@@ -169,6 +169,11 @@ def reached_signal(policy: Policy, record: ExitRecord) -> tuple[np.ndarray, np.n
     return (reached[:, :-1], None) if fallback is None else (reached, fallback)
 
 
+def by_passed(values: np.ndarray, fallback: np.ndarray | None) -> np.ndarray:
+    """Return the value of the exit that answers if a sample has passed 0, … K exits, (N, K + 1), from values (N, L)."""
+    return values if fallback is None else np.hstack([values, np.take_along_axis(values, fallback[:, None], axis=1)])
+
+
 def _gain(values: np.ndarray, fallback: np.ndarray | None) -> np.ndarray:
     """Change of a quantity (N, L) when a sample passes an exit, (N, K)."""
     if fallback is None:
@@ -274,8 +279,6 @@ def outcomes(policy: Policy, record: ExitRecord, thresholds) -> tuple[np.ndarray
     passed = np.zeros((len(thresholds), record.n_samples), np.int16)  # (T, N): exits that the sample has passed
     for of_exit in np.ascontiguousarray(reached.T):  # (N,) each
         passed += of_exit < thresholds
-    correct = policy.correct(record)  # (N, L)
-    if fallback is not None:  # one more column, for samples that have passed all exits
-        correct = np.hstack([correct, np.take_along_axis(correct, fallback[:, None], axis=1)])
+    correct = by_passed(policy.correct(record), fallback)  # (N, K + 1)
     right = correct[np.arange(record.n_samples), passed]  # (T, N)
     return right, record.cost_of(np.minimum(passed, record.n_exits - 1))

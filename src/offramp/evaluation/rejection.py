@@ -50,7 +50,8 @@ class RiskCoverage:
     @property
     def aurc(self) -> float:
         """Area under this curve: the mean, over all samples, of the risk if ρ is the estimate of the sample."""
-        return aurc(self.accepted, self.lost)
+        each = np.diff(self.accepted, prepend=0)  # (U,)
+        return float((each * self.risk).sum() / self.accepted[-1])
 
     @property
     def e_aurc(self) -> float:
@@ -62,19 +63,8 @@ class RiskCoverage:
 
         Between two points, a random part of the answers with the next lower estimate is accepted.
         """
-        return accuracy_at(coverage, self.accepted, self.lost)
-
-
-def aurc(accepted: np.ndarray, lost: np.ndarray) -> float:
-    """Return the AURC from the numbers of accepted answers and the sums of their losses, (U,) each."""
-    each = np.diff(accepted, prepend=0)  # (U,)
-    return float(np.divide(each * lost, accepted, out=np.zeros(len(lost)), where=accepted > 0).sum() / accepted[-1])
-
-
-def accuracy_at(coverage, accepted: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """Return the accuracies at coverages of any shape, as `RiskCoverage.accuracy_at`."""
-    number = np.asarray(coverage) * accepted[-1]
-    return 1 - np.interp(number, np.append(0, accepted), np.append(0, lost)) / number
+        number = np.asarray(coverage) * self.accepted[-1]
+        return 1 - np.interp(number, np.append(0, self.accepted), np.append(0, self.lost)) / number
 
 
 class Ranking:
@@ -94,19 +84,23 @@ class Ranking:
         self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # (U,): last of equal ones
         self.loss, self.reject_below = loss[self.order], ranked[self.ends]  # (N,), (U,)
 
-    def sums(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of accepted answers and the sums of their losses, (U,) each.
+    def resampled(self, counts: np.ndarray, coverages: np.ndarray) -> np.ndarray:
+        """Return the accuracies at M ascending coverages and the AURC, for B resamplings, (B, M + 1).
 
-        `counts` (N,) is how often each sample occurs.
+        `counts` (B, N) is how often each sample occurs.
         """
-        counts = counts[self.order]
-        return counts.cumsum()[self.ends], (counts * self.loss).cumsum()[self.ends]
+        from offramp._kernels.rejection import accuracies_and_area
+
+        ends = np.zeros(len(self.loss), bool)
+        ends[self.ends] = True
+        return accuracies_and_area(counts, self.order, self.loss, ends, coverages)
 
     def curve(self, cost: float) -> RiskCoverage:
         """Return the curve, with a given average cost."""
         n = len(self.loss)
         lowest = (np.sort(self.loss).cumsum() / np.arange(1, n + 1)).mean()
-        return RiskCoverage(self.reject_below, *self.sums(np.ones(n)), float(lowest), cost)
+        lost = self.loss.cumsum()[self.ends]  # (U,)
+        return RiskCoverage(self.reject_below, self.ends + 1, lost, float(lowest), cost)
 
 
 def ranking(

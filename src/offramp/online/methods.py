@@ -2,14 +2,14 @@
 
 import copy
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 import numpy as np
 
-from offramp._registry import check_options, find
+from offramp._registry import check_fields, check_options, find
 from offramp.calibration import filled
 from offramp.policies import PCEE, Policy
-from offramp.policies.base import _checked_option, checked_threshold, first_exit
+from offramp.policies.base import checked_threshold, first_exit
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 
@@ -63,10 +63,7 @@ class Method:
     state: dict[str, np.ndarray]
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for each in fields(self):  # type: ignore[arg-type]
-            what, value = f"{self.name}: option {each.name}", getattr(self, each.name)
-            setattr(self, each.name, _checked_option(what, value, hints[each.name], **each.metadata))
+        check_fields(self)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -7,12 +7,12 @@ at least the threshold δ.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from numbers import Integral
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from offramp._registry import check_options
+from offramp._registry import check_fields, check_options
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.metrics import whole
@@ -115,10 +115,7 @@ class Policy:
     fitted_samples: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):  # type: ignore[arg-type]
-            what, value = f"{self.name}: option {field.name}", getattr(self, field.name)
-            setattr(self, field.name, _checked_option(what, value, hints[field.name], **field.metadata))
+        check_fields(self)
 
     def fit(self, record: ExitRecord) -> "Policy":
         """Fit the policy on validation data. Policies that do not learn from data accept the call, too.
@@ -709,29 +706,3 @@ def answering_exits(policy: Policy, record: ExitRecord, thresholds: Sequence) ->
 def at_exits(values: np.ndarray, exits: np.ndarray) -> np.ndarray:
     """Return the values (N, L) of each sample at given exits (T, N): (T, N)."""
     return np.take_along_axis(values, exits.T, axis=1).T
-
-
-def _checked_option(what: str, value: Any, hint: Any, least: int = 1, above: float = -np.inf) -> Any:
-    """Check an option against its type annotation, and return it as a plain Python value.
-
-    Valid values are those of a Literal, integers from `least` on (int), finite numbers above `above` (float), and None
-    if the annotation includes it. Raises ValueError otherwise.
-    """
-    alternatives = [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
-    allowed = [v for a in alternatives for v in (get_args(a) if get_origin(a) is Literal else [])]
-    if type(None) in alternatives:
-        allowed.append(None)
-    for a in allowed:
-        if value is a or (isinstance(value, str) and value == a):
-            return a  # not the value itself, so that a NumPy string becomes a plain string
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if int in alternatives and number and isinstance(value, Integral) and value >= least:
-        return int(value)
-    if float in alternatives and number and np.isfinite(value) and value > above:
-        return float(value)
-    numbers = {
-        int: f"a whole number from {least}",
-        float: "a number" if above == -np.inf else f"a number above {above}",
-    }
-    kinds = [numbers[a] for a in alternatives if a in numbers]
-    raise ValueError(f"{what} is {value!r}: expected {' or '.join([*map(repr, allowed), *kinds])}")

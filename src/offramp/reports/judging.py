@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from offramp._io.tables import write_table
 from offramp._io.writing import write_text
+from offramp.certification import certify
 from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
@@ -44,6 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "temperature": ("confidence", {"temperature": "per_exit"}),
 }
 REFERENCES = ("oracle", "random")  # baselines that are not recommended
+CERTIFIED_RISKS = ("error", "gap", "disagreement", "error_among_exited")
 GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds at which the control error is measured
 TARGETS = (0.0, 0.005, 0.01, 0.02)  # decrease in accuracy relative to the last exit, for the table of targets
 BINS = 15
@@ -108,6 +110,9 @@ def judge(
     system: str = "system",
     accuracy: float | None = None,
     cost: float | None = None,
+    level: float | None = None,
+    risk: str = "error",
+    confidence: float = 0.9,
     resamples: int = 2000,
     command: str = "",
     progress: bool = False,
@@ -133,6 +138,15 @@ def judge(
         Alternatively, recommend the policy with the highest accuracy at this average cost on validation data, in the
         unit of the record. By default, recommend the cheapest policy that is at least as accurate on validation data
         as the last exit.
+    level : float, optional
+        Alternatively, recommend the policy with the lowest cost among those with a certified threshold: with a
+        probability of at least `confidence`, its `risk` is at most this level. So that this holds although the policy
+        is chosen on the samples that certify, each of K policies is certified with confidence 1 − (1 − `confidence`) /
+        K.
+    risk : {"error", "gap", "disagreement", "error_among_exited"}
+        What is at most `level`, as for `certify`.
+    confidence : float
+        Used with `level`.
     resamples : int
         Number of bootstrap resamples.
     command : str
@@ -147,9 +161,10 @@ def judge(
     Raises
     ------
     ValueError
-        If the records are not compatible, have a single exit or no labels, or if both `accuracy` and `cost` are given.
+        If the records are not compatible, have a single exit or no labels, if more than one of `accuracy`, `cost` and
+        `level` is given, or if no policy is certified.
     """
-    _check(validation, test, accuracy, cost)
+    _check(validation, test, accuracy, cost, level, risk)
     system, seed = str(test.metadata.get("system", system)), int(test.metadata.get("seed", 0))
     holdout = Holdout(0.5, seed)
     fitting, choosing = holdout.parts(validation)
@@ -158,7 +173,7 @@ def judge(
         policies, left_out = fit_all(fitting)
         run = Run(system, seed, validation, test, policies, holdout=holdout)
         bootstrap = Bootstrap.draw(test.n_samples, resamples, seed=0)
-        recommendation = recommend(run, bootstrap, accuracy, cost)
+        recommendation = recommend(run, bootstrap, accuracy, cost, level, risk, confidence)
         bar.update()
         bar.set_description("comparing policies")
         files = _write_tables(run, bootstrap, out / "data")
@@ -198,9 +213,18 @@ def judge(
     return recommendation
 
 
-def _check(validation: ExitRecord, test: ExitRecord, accuracy: float | None, cost: float | None) -> None:
-    if accuracy is not None and cost is not None:
-        raise ValueError("judge: expected a target accuracy or a target cost, not both")
+def _check(
+    validation: ExitRecord,
+    test: ExitRecord,
+    accuracy: float | None,
+    cost: float | None,
+    level: float | None,
+    risk: str,
+) -> None:
+    if sum(target is not None for target in (accuracy, cost, level)) > 1:
+        raise ValueError("judge: expected a target accuracy, a target cost or a level, and not several of them")
+    if risk not in CERTIFIED_RISKS:
+        raise ValueError(f"judge: risk is {risk!r}; expected one of {', '.join(CERTIFIED_RISKS)}")
     for split, record in (("validation", validation), ("test", test)):
         if record.n_exits < 2:
             raise ValueError(f"judge: the {split} record has one exit; expected at least two")
@@ -242,35 +266,31 @@ def fit_all(validation: ExitRecord) -> tuple[dict[str, Policy], dict[str, str]]:
     return fitted, left_out
 
 
-def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: float | None) -> Recommendation:
+def recommend(
+    run: Run,
+    bootstrap: Bootstrap,
+    accuracy: float | None = None,
+    cost: float | None = None,
+    level: float | None = None,
+    risk: str = "error",
+    confidence: float = 0.9,
+) -> Recommendation:
     """Choose the best policy for the target on the samples of a run that choose, and measure it on the test record."""
     goal = (
         f"an accuracy of {accuracy:.2%}"
         if accuracy is not None
         else f"a mean cost of {cost:g}{_unit(run.test)}"
         if cost is not None
+        else f"{risk} of at most {level:g}, certified with confidence {confidence:g}"
+        if level is not None
         else "the accuracy of the last exit"
     )
-    if cost is not None:
-        target = {"cost": cost}
-    else:
-        target = {"accuracy": accuracy_without_loss(run.choosing) if accuracy is None else accuracy}
     if not run.policies.keys() - set(REFERENCES):
         raise ValueError("judge: the records have too little for any policy; expected confidences or predictions")
-    best: tuple[float, ...] = (-np.inf,)
-    chosen = (next(label for label in run.policies if label not in REFERENCES), np.inf, np.nan)
-    for label, policy in run.policies.items():
-        if label in REFERENCES:
-            continue
-        points = frontier(policy, run.choosing)
-        threshold = threshold_on(points, **target)
-        point = points[points.threshold >= threshold].iloc[0]
-        score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
-        if cost is not None and point.cost > cost:
-            score = (-np.inf, -point.cost)  # even the first exit is too expensive
-        if score > best:
-            best, chosen = score, (label, threshold, point.accuracy)
-    label, threshold, accuracy_there = chosen
+    if level is None:
+        label, threshold, accuracy_there = _best(run, accuracy, cost)
+    else:
+        label, threshold, accuracy_there = _best_certified(run, level, risk, confidence)
     (right,), (paid,) = outcomes(run.policies[label], run.test, [threshold])  # (N,) each
     shares = bootstrap.shares(paid, run.test)  # (1 + B,)
     accuracy_low, accuracy_high = bootstrap.interval(bootstrap.means(right))
@@ -290,6 +310,43 @@ def recommend(run: Run, bootstrap: Bootstrap, accuracy: float | None, cost: floa
         goal=goal,
         quality=quality_name(run.test),
     )
+
+
+def _best(run: Run, accuracy: float | None, cost: float | None) -> tuple[str, float, float]:
+    """Return the best policy for a target, its threshold, and its accuracy on the samples that choose."""
+    if cost is not None:
+        target = {"cost": cost}
+    else:
+        target = {"accuracy": accuracy_without_loss(run.choosing) if accuracy is None else accuracy}
+    best: tuple[float, ...] = (-np.inf,)
+    chosen = (next(label for label in run.policies if label not in REFERENCES), np.inf, np.nan)
+    for label, policy in run.policies.items():
+        if label in REFERENCES:
+            continue
+        points = frontier(policy, run.choosing)
+        threshold = threshold_on(points, **target)
+        point = points[points.threshold >= threshold].iloc[0]
+        score = (point.accuracy, -point.cost) if cost is not None else (-point.cost, point.accuracy)
+        if cost is not None and point.cost > cost:
+            score = (-np.inf, -point.cost)  # even the first exit is too expensive
+        if score > best:
+            best, chosen = score, (label, threshold, point.accuracy)
+    return chosen
+
+
+def _best_certified(run: Run, level: float, risk: str, confidence: float) -> tuple[str, float, float]:
+    """Return the cheapest policy with a certified threshold, as `_best`, corrected for the number of policies."""
+    candidates = {label: policy for label, policy in run.policies.items() if label not in REFERENCES}
+    each = 1 - (1 - confidence) / len(candidates)
+    found = {label: certify(policy, run.choosing, risk, level, each) for label, policy in candidates.items()}
+    kept = {label: its for label, its in found.items() if its.threshold is not None}
+    if not kept:
+        label, its = next(iter(found.items()))
+        raise ValueError(f"judge: no policy keeps {risk} at most {level:g}; {policy_name(label)}: {its.reason}")
+    label = min(kept, key=lambda label: kept[label].cost)
+    threshold = float(kept[label].threshold)
+    (right,), _ = outcomes(candidates[label], run.choosing, [threshold])  # (N,)
+    return label, threshold, float(right.mean())
 
 
 def _unit(record: ExitRecord) -> str:

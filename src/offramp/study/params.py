@@ -237,8 +237,12 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
         if stored or system not in models or system not in systems:
             runs = ", ".join(name for name in models if name in systems and not stored) or "none, as no such model runs"
             yield f"shifts.systems names {system!r}: expected models of several exits that run: {runs}"
-    if unknown := [kind for kind in study["shifts"].get("kinds", []) if kind not in CORRUPTIONS]:
+    kinds = study["shifts"].get("kinds", [])
+    if unknown := [kind for kind in kinds if kind not in CORRUPTIONS]:
         yield f"shifts.kinds names {unknown[0]!r}: expected some of {', '.join(CORRUPTIONS)}"
+    if others := [kind for kind in kinds if not unknown and CORRUPTIONS[kind].inputs != CORRUPTIONS[kinds[0]].inputs]:
+        inputs = CORRUPTIONS[kinds[0]].inputs
+        yield f"shifts.kinds has {kinds[0]!r} for {inputs} and {others[0]!r} for others: expected kinds for one of them"
     for where, system in named:
         if system not in systems:
             yield f"{where} names {system!r}: expected one of {', '.join(systems)}"
