@@ -9,8 +9,10 @@ from offramp import make_policy
 from offramp._io.tables import write_table
 from offramp._registry import find
 from offramp.cli import cli
+from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
+from offramp.comparison.ranking import efficiency
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting, sensitivity
@@ -72,6 +74,7 @@ def study(runs, tmp_path_factory):
     grid = np.arange(0.5, 1, 0.05)
     write_table(control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
     write_table(rejection(runs, bootstrap), folder / "rejection.parquet")
+    write_table(efficiency(matched.match(runs), bootstrap), folder / "efficiency.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)
@@ -86,7 +89,7 @@ def inputs(name, study):
     if name in ("exits", "calibration"):
         return exits if name == "exits" else [*exits, study / "control.parquet"]
     kinds = {"claims": ["control", "pairs"], "equal-cost": ["pairs"], "equal-accuracy": ["pairs"]}
-    kinds |= {"coverage": ["rejection"]}
+    kinds |= {"coverage": ["rejection"], "calibration-or-ranking": ["efficiency"]}
     return [study / f"{kind}.parquet" for kind in kinds.get(name, [name])]
 
 

@@ -31,7 +31,7 @@ rule compare:
     input:
         records=RECORDS_OF_SYSTEMS,
         policies=of_runs(rules.calibrate.output.policies),
-        code=sources("comparison.claims", "comparison.matched", "comparison.rejection"),
+        code=sources("comparison.claims", "comparison.matched", "comparison.ranking", "comparison.rejection"),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
@@ -39,6 +39,7 @@ rule compare:
         speedup=f"{ROOT}/evaluate/speedup.parquet",
         duels=f"{ROOT}/evaluate/duels.parquet",
         rejection=f"{ROOT}/evaluate/rejection.parquet",
+        efficiency=f"{ROOT}/evaluate/efficiency.parquet",
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -55,7 +56,7 @@ rule compare:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
         " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels}"
-        " --rejection-out {output.rejection} 2>&1 | tee {log}"
+        " --rejection-out {output.rejection} --efficiency-out {output.efficiency} 2>&1 | tee {log}"
 
 
 # The sensitivity study varies one factor at a time. Each option is FACTOR/SETTING=POLICY:options.

@@ -25,6 +25,7 @@ KINDS = {
     "speedup": ({"system", "policy", "choice", "drop", "speedup", "cost", "loss", "worse"}, "compare --speedup-out"),
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "rejection": ({"system", "policy", "by", "coverage", "accuracy", "gain", "aurc_gain"}, "compare --rejection-out"),
+    "efficiency": ({"system", "policy", "seed", "of_seed", "ece", "auroc", "gap_closed"}, "compare --efficiency-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
     "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
@@ -54,8 +55,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "sensitivity", "seconds", "times", "shift", "models", "relations", "choices", "reductions", "replacements",
-            "measures", "resplits"}
+            "efficiency", "sensitivity", "seconds", "times", "shift", "models", "relations", "choices", "reductions",
+            "replacements", "measures", "resplits"}
 
     Returns
     -------
