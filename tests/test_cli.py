@@ -10,7 +10,7 @@ import pytest
 import offramp
 from offramp import ExitRecord, evaluate, frontier, load_policies, make_policy
 from offramp.cli import cli
-from offramp.comparison import claims, matched
+from offramp.comparison import claims, matched, ranking
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import load_runs
 from offramp.comparison.sensitivity import Setting, sensitivity
@@ -201,12 +201,13 @@ def test_compare(run, study):
     pd.testing.assert_frame_equal(pd.read_csv("t.csv"), targets)
     pd.testing.assert_frame_equal(pd.read_csv("c.csv"), control)
     pd.testing.assert_frame_equal(pd.read_parquet("p.parquet"), claims.pairs(runs, [("small", "large")], bootstrap))
-    more = "--duel pcee confidence --speedup-out s.parquet --duels-out d.parquet"
+    more = "--duel pcee confidence --speedup-out s.parquet --duels-out d.parquet --efficiency-out e.parquet"
     assert run(f"compare {' '.join(study)} {words} {outs} {more}")[0] == 0
     matches = matched.match(runs)
     pd.testing.assert_frame_equal(pd.read_parquet("s.parquet"), matched.speedup(matches, bootstrap))
     fought = matched.duels(matches, [("pcee", "confidence")], bootstrap)
     pd.testing.assert_frame_equal(pd.read_parquet("d.parquet"), fought)
+    pd.testing.assert_frame_equal(pd.read_parquet("e.parquet"), ranking.efficiency(matches, bootstrap))
 
 
 def test_sensitivity(run, study):

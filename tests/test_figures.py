@@ -19,8 +19,9 @@ from offramp._registry import find
 from offramp.calibration import reliability_diagram
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.comparison.matched import at_equal
+from offramp.comparison.matched import at_equal, match
 from offramp.comparison.promises import promises
+from offramp.comparison.ranking import efficiency
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting
@@ -94,6 +95,7 @@ def study(records, tmp_path_factory):
     fitted = [replace(run, policies={name: make_policy(name).fit(run.validation) for name in names}) for run in runs]
     write_table(rejection(fitted, Bootstrap.draw(150, 100, 0)), folder / "rejection.parquet")
     write_table(promises(fitted, [0.7, 0.9], splits=1), folder / "promises.parquet")
+    write_table(efficiency(match(fitted), Bootstrap.draw(150, 100, 0)), folder / "efficiency.parquet")
     records["msdnet-large", 0, "test"].save(folder / "test.safetensors")
     return folder
 
@@ -103,6 +105,7 @@ def inputs(name, study):
         **dict.fromkeys(("error-cost", "quality-cost", "control"), "[ce]*.parquet"),
         "reliability": "bins-msdnet-large-*",
         **{"sensitivity": "sensitivity.parquet", "risk-coverage": "rejection.parquet", "promises": "promises.parquet"},
+        "calibration-or-ranking": "efficiency.parquet",
     }
     return sorted(study.glob(patterns.get(name, "test.safetensors")), reverse=True)
 

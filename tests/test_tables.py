@@ -9,9 +9,11 @@ from offramp import make_policy
 from offramp._io.tables import write_table
 from offramp._registry import find
 from offramp.cli import cli
+from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control, pairs
 from offramp.comparison.promises import promises
+from offramp.comparison.ranking import efficiency
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting, sensitivity
@@ -74,6 +76,7 @@ def study(runs, tmp_path_factory):
     write_table(control(runs, grid, "confidence", bootstrap), folder / "control.parquet")
     write_table(rejection(runs, bootstrap), folder / "rejection.parquet")
     write_table(promises(runs, [0.7, 0.9], splits=1), folder / "promises.parquet")
+    write_table(efficiency(matched.match(runs), bootstrap), folder / "efficiency.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)
@@ -88,7 +91,7 @@ def inputs(name, study):
     if name in ("exits", "calibration"):
         return exits if name == "exits" else [*exits, study / "control.parquet"]
     kinds = {"claims": ["control", "pairs"], "equal-cost": ["pairs"], "equal-accuracy": ["pairs"]}
-    kinds |= {"coverage": ["rejection"]}
+    kinds |= {"coverage": ["rejection"], "calibration-or-ranking": ["efficiency"]}
     return [study / f"{kind}.parquet" for kind in kinds.get(name, [name])]
 
 

@@ -31,7 +31,9 @@ rule compare:
     input:
         records=RECORDS_OF_SYSTEMS,
         policies=of_runs(rules.calibrate.output.policies),
-        code=sources("comparison.claims", "comparison.matched", "comparison.rejection", "comparison.promises"),
+        code=sources(
+            *(f"comparison.{name}" for name in ("claims", "matched", "promises", "ranking", "rejection")),
+        ),
     output:
         targets=f"{ROOT}/evaluate/targets.parquet",
         pairs=f"{ROOT}/evaluate/pairs.parquet",
@@ -40,6 +42,7 @@ rule compare:
         duels=f"{ROOT}/evaluate/duels.parquet",
         rejection=f"{ROOT}/evaluate/rejection.parquet",
         promises=f"{ROOT}/evaluate/promises.parquet",
+        efficiency=f"{ROOT}/evaluate/efficiency.parquet",
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -56,7 +59,8 @@ rule compare:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
         " --control-out {output.control} --speedup-out {output.speedup} --duels-out {output.duels}"
-        " --rejection-out {output.rejection} --promises-out {output.promises} 2>&1 | tee {log}"
+        " --rejection-out {output.rejection} --promises-out {output.promises} --efficiency-out {output.efficiency}"
+        " 2>&1 | tee {log}"
 
 
 # The sensitivity study varies one factor at a time. Each option is FACTOR/SETTING=POLICY:options.

@@ -283,6 +283,12 @@ def evaluate(
     help="Output: how often thresholds break the promise of each --target, if the threshold is the target itself, is "
     "chosen, or is certified.",
 )
+@click.option(
+    "--efficiency-out",
+    type=TABLE,
+    help="Output: accuracy of every policy at equal cost, the share of the gap between max softmax and the oracle that "
+    "it closes, and the calibration error, AUROC and AURC of its signal.",
+)
 def compare(
     files,
     targets,
@@ -300,6 +306,7 @@ def compare(
     rejection_out,
     splits,
     promises_out,
+    efficiency_out,
 ) -> None:
     """Compare the runs of a study. Results are means over seeds, with 95 % intervals.
 
@@ -316,6 +323,7 @@ def compare(
     from offramp.comparison import claims, matched
     from offramp.comparison.bootstrap import Bootstrap
     from offramp.comparison.promises import promises
+    from offramp.comparison.ranking import efficiency
     from offramp.comparison.rejection import rejection
     from offramp.comparison.runs import load_runs
 
@@ -328,12 +336,14 @@ def compare(
         pairs_out: claims.pairs(runs, chosen_pairs, bootstrap),
         control_out: claims.control(runs, grid, baseline, bootstrap),
     }
-    if speedup_out or duels_out:
+    if speedup_out or duels_out or efficiency_out:
         matches = matched.match(runs)
         if speedup_out:
             tables[speedup_out] = matched.speedup(matches, bootstrap)
         if duels_out:
             tables[duels_out] = matched.duels(matches, chosen_duels, bootstrap)
+        if efficiency_out:
+            tables[efficiency_out] = efficiency(matches, bootstrap)
     if rejection_out:
         tables[rejection_out] = rejection(runs, bootstrap)
     if promises_out:

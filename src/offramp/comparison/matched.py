@@ -59,6 +59,10 @@ class Matched:
         """Number of exits that each sample passes, (K, S, N). NaN for a router, which runs one of them only."""
         return self.exits + np.array([np.nan if run.test.is_router else 1.0 for run in self.group])[:, None]
 
+    def over_budgets(self, values: np.ndarray) -> np.ndarray:
+        """Reduce values (K, S, N) to their mean over the budgets, float64 (S, N)."""
+        return np.einsum("ks,ksn->sn", self.weights, values[len(CHOICES) :]) / len(BUDGETS)
+
 
 def matched(group: Sequence[Run], label: str) -> Matched:
     """Apply one policy to all seeds of a system, with thresholds chosen on the validation data of each seed."""
@@ -93,7 +97,8 @@ def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.n
     Parameters
     ----------
     points : DataFrame
-        From `frontier`, with ascending thresholds and therefore ascending cost, up to the full model.
+        From `frontier`, with ascending thresholds and therefore ascending cost, up to the full model. If the last point
+        is cheaper than a budget, the rest of the budget is not spent.
     cost : ndarray of shape (L,)
 
     Returns
@@ -106,7 +111,7 @@ def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.n
     budgets = cost[0] + BUDGETS * (cost[-1] - cost[0])
     upper = np.minimum(np.searchsorted(spent, budgets, side="right"), len(spent) - 1)
     gap = spent[upper] - spent[upper - 1]
-    share = (budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1)  # weight of the upper one
+    share = np.minimum((budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1), 1)  # weight of the upper one
     return np.concatenate([thresholds[upper - 1], thresholds[upper]]), np.concatenate([1 - share, share])
 
 
@@ -291,8 +296,7 @@ _DUEL_COLUMNS += ["speedup", "rival_speedup"]
 
 def _means(each: Matched, values: np.ndarray) -> np.ndarray:
     """Reduce values (K, S, N) to those of the drops and the mean over budgets, float64 (drops + 1, S, N)."""
-    budgets = np.einsum("ks,ksn->sn", each.weights, values[len(CHOICES) :]) / len(BUDGETS)
-    return np.concatenate([values[: len(DROPS)], budgets[None]])
+    return np.concatenate([values[: len(DROPS)], each.over_budgets(values)[None]])
 
 
 def _metric(

@@ -54,6 +54,22 @@ class RiskCoverage:
         return float((each * self.risk).sum() / self.accepted[-1])
 
     @property
+    def auroc(self) -> float:
+        """Area under the ROC curve: how often a right answer has a higher estimate than a wrong one.
+
+        Equal estimates count half, and qualities as shares of a right answer. NaN if all answers are right, or all are
+        wrong.
+        """
+        wrong, right = self.lost, self.accepted - self.lost  # (U,) each
+        pairs = wrong[-1] * right[-1]
+        if pairs <= 0:
+            return np.nan
+        below = (
+            right - np.diff(right, prepend=0) / 2
+        )  # (U,): with a higher estimate, and half of those with an equal one
+        return float((np.diff(wrong, prepend=0) * below).sum() / pairs)
+
+    @property
     def e_aurc(self) -> float:
         """Excess of the AURC over that of the best possible estimate (Geifman et al. 2019, arXiv 1805.08206)."""
         return self.aurc - self.lowest_aurc

@@ -26,6 +26,7 @@ KINDS = {
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "rejection": ({"system", "policy", "by", "coverage", "accuracy", "gain", "aurc_gain"}, "compare --rejection-out"),
     "promises": ({"system", "policy", "choice", "target", "promised", "broken", "shortfall"}, "compare --promises-out"),
+    "efficiency": ({"system", "policy", "seed", "of_seed", "ece", "auroc", "gap_closed"}, "compare --efficiency-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
     "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
@@ -56,8 +57,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "promises", "sensitivity", "seconds", "times", "shift", "drift", "models", "relations", "choices",
-            "reductions", "replacements", "measures", "resplits"}
+            "promises", "efficiency", "sensitivity", "seconds", "times", "shift", "drift", "models", "relations",
+            "choices", "reductions", "replacements", "measures", "resplits"}
 
     Returns
     -------

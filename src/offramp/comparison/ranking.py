@@ -1,0 +1,182 @@
+"""Calibration or ranking: how efficient each policy is, and which measure of its signal tells this.
+
+A monotone map of a signal changes its calibration error, but neither the order of the samples nor, therefore, what a
+shared threshold can reach. "Failure Prediction Is a Better Performance Proxy for Early-Exit Networks Than Calibration"
+(arXiv 2508.21495) concludes that not calibration predicts efficiency, but how well right answers are ranked above wrong
+ones.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from offramp.calibration import reliability_diagram
+from offramp.comparison.bootstrap import Bootstrap, with_interval
+from offramp.comparison.matched import BUDGETS, Matched, at_budgets
+from offramp.comparison.runs import Run
+from offramp.evaluation import frontier
+from offramp.evaluation.rejection import Ranking
+from offramp.policies import Policy, make_policy
+from offramp.policies.base import answering_exits, at_exits
+from offramp.records import ExitRecord
+
+BINS = 15  # of the calibration error
+REFERENCES = ("oracle", "random")  # registered names of policies that are not exit rules
+FEWEST = 3  # exit rules of a correlation
+RESAMPLES = 10_000  # of the clusters
+# Measures of a signal by column, with the sign that makes higher better
+SIGNS = {"ece": -1, "auroc": 1, "aurc": -1}
+
+
+def efficiency(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) -> pd.DataFrame:
+    """Return how efficient each policy is, and how well its signal is calibrated and ranks the answers.
+
+    Accuracy is the mean over the nine budgets of `matched`, so it is the area under accuracy over cost. The oracle
+    leaves at the first right answer (`Oracle` with target="label"), and does not spend what it does not need. It is no
+    upper limit at budgets below its own cost, because it also runs all exits for samples that none of them gets right.
+    Systems with one exit are left out.
+
+    Parameters
+    ----------
+    everything : dict
+        From `matched.match`.
+
+    Returns
+    -------
+    DataFrame
+        One row per system, policy and seed. rule (registered name of the policy); seed. Of this seed: of_seed (its
+        efficiency), ece (calibration error with 15 bins, NaN if the policy estimates no accuracy), auroc and aurc of
+        the signal as an estimate of being right, which are means over all exits but the last, whose signal decides
+        nothing. Repeated in all rows of a policy, as means over seeds with _sd, _low, _high: accuracy; gap_closed (the
+        share of the gap between max softmax and the oracle that the policy closes; NaN without max softmax);
+        efficiency (the same for the gap between random exits and the oracle); cost (share of the cost of the full
+        model, at the cheapest threshold that loses no accuracy on validation data).
+    """
+    rows, references = [], {}
+    for (system, label), each in everything.items():
+        tests = [run.test for run in each.group]
+        if tests[0].n_exits < 2:
+            continue
+        if system not in references:
+            references[system] = _references(each.group, bootstrap)
+        softmax, chance, best = references[system]
+        accuracy = bootstrap.with_means(each.over_budgets(each.right))  # (S, 1 + B)
+        closed, efficient = _share(accuracy, softmax, best), _share(accuracy, chance, best)  # (S, 1 + B) each
+        cost = np.stack([bootstrap.shares(*pair) for pair in zip(each.paid[0], tests)])  # (S, 1 + B)
+        shared = {"rule": each.group[0].policies[label].name}
+        for name, values in zip(_WITH_INTERVAL, (accuracy, closed, efficient, cost)):
+            shared |= bootstrap.summary(name, values[:, 0], values[:, 1:])
+        rows += [
+            {"system": system, "policy": label, "seed": run.seed, "of_seed": float(efficient[s, 0])}
+            | measures(run.policies[label], run.test)
+            | shared
+            for s, run in enumerate(each.group)
+        ]
+    return pd.DataFrame(rows, columns=None if rows else [*_FIRST, *with_interval(*_WITH_INTERVAL)])
+
+
+_WITH_INTERVAL = ("accuracy", "gap_closed", "efficiency", "cost")
+_FIRST = ("system", "policy", "seed", "of_seed", *SIGNS, "rule")
+
+
+def measures(policy: Policy, record: ExitRecord) -> dict[str, float]:
+    """Return ece, auroc and aurc of a signal as an estimate of being right: means over all exits but the last.
+
+    ece is NaN if the policy estimates no accuracy. Exits at which all answers are right, or all are wrong, do not count
+    for auroc.
+    """
+    signal, right = policy.signal(record)[:, :-1].T, policy.correct(record)[:, :-1].T  # (L − 1, N) each
+    curves = [Ranking(values, 1.0 - its).curve(np.nan) for values, its in zip(signal, right)]
+    ranked = [curve.auroc for curve in curves if not np.isnan(curve.auroc)]
+    errors = [reliability_diagram(*pair, BINS).ece for pair in zip(signal, right)] if policy.claims_accuracy else []
+    values = (errors, ranked, [curve.aurc for curve in curves])
+    return {name: float(np.mean(each)) if each else np.nan for name, each in zip(SIGNS, values)}
+
+
+def _share(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return where accuracies are between two others, all (S, 1 + B): 0 at `low`, 1 at `high`. NaN without a gap."""
+    gap = high - low
+    return np.divide(accuracy - low, gap, out=np.full(gap.shape, np.nan), where=gap > 0)
+
+
+def _references(group: Sequence[Run], bootstrap: Bootstrap) -> list[np.ndarray]:
+    """Return the accuracies of max softmax (NaN if records have none), random exits and the oracle, (S, 1 + B) each."""
+    test = group[0].test
+    has_softmax = "max_softmax" in test.measures and not test.is_router
+    found = []
+    for policy in (
+        make_policy("confidence") if has_softmax else None,
+        make_policy("random"),
+        make_policy("oracle", target="label"),
+    ):
+        right = np.full((len(group), test.n_samples), np.nan)  # (S, N)
+        if policy is not None:
+            right = np.stack([_at_budgets(policy, run) for run in group])
+        found.append(bootstrap.with_means(right))
+    return found
+
+
+def _at_budgets(policy: Policy, run: Run) -> np.ndarray:
+    """Return how right each test sample is, on average over the budgets, (N,)."""
+    points = frontier(policy, run.choosing)
+    if policy.name == "oracle":  # beyond its best point, it would have to leave too late
+        points = points.iloc[: int(points["accuracy"].to_numpy().argmax()) + 1]
+    thresholds, weights = at_budgets(points, run.choosing.cost)
+    answering = answering_exits(policy, run.test, thresholds)[1]  # (2 * budgets, N)
+    return weights @ at_exits(policy.correct(run.test), answering) / len(BUDGETS)
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Return Spearman's rank correlations between the efficiency of exit rules and the measures of their signals.
+
+    Each correlation is over the exit rules of one system and seed. The oracle and random exits do not count.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `efficiency`.
+
+    Returns
+    -------
+    DataFrame
+        One row per measure and set of rules. measure: "ece" and "aurc" (both negated, so that higher is better),
+        "auroc", and "auroc − ece" and "aurc − ece", the differences of two correlations over the same rules. rules:
+        "with an accuracy", those whose signal estimates an accuracy, or "all". correlation: mean over the runs (system
+        and seed), with _low and _high, the 95 % bootstrap interval over runs, NaN if there is one run only. runs: their
+        number; those with fewer than 3 rules, or with equal efficiencies or measures, do not count. dots: number of
+        rules in them.
+    """
+    table = table[~table["rule"].isin(REFERENCES) & table["of_seed"].notna()]
+    rows = []
+    for rules, its in (("with an accuracy", table[table["ece"].notna()]), ("all", table)):
+        names = [name for name in SIGNS if name != "ece" or rules != "all"]
+        of_runs, dots = [], []
+        for _, run in its.groupby(["system", "seed"], sort=False):
+            of_runs.append([_spearman(run["of_seed"], SIGNS[name] * run[name]) for name in names])
+            dots.append(len(run))
+        found = pd.DataFrame(of_runs, columns=names, dtype=np.float64).assign(dots=np.array(dots, dtype=np.int64))
+        if rules != "all":
+            found = found.assign(**{f"{name} − ece": found[name] - found["ece"] for name in ("auroc", "aurc")})
+        for measure in found.columns.drop("dots"):
+            there = found[found[measure].notna()]
+            low, high = _interval(there[measure].to_numpy())
+            row = {"measure": measure, "rules": rules, "correlation": there[measure].mean()}
+            row |= {"correlation_low": low, "correlation_high": high}
+            rows.append(row | {"runs": len(there), "dots": int(there["dots"].sum())})
+    return pd.DataFrame(rows)
+
+
+def _spearman(x: pd.Series, y: pd.Series) -> float:
+    both = pd.DataFrame({"x": x, "y": y}).dropna().rank()
+    if len(both) < FEWEST or (both.nunique() < 2).any():
+        return np.nan
+    return float(np.corrcoef(both["x"], both["y"])[0, 1])
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the bootstrap interval of the mean of the values of runs (R,)."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))  # (B, R)
+    return Bootstrap.interval(values[drawn].mean(1))
