@@ -102,7 +102,7 @@ def study(records, tmp_path_factory):
 
 def inputs(name, study):
     patterns = {
-        **dict.fromkeys(("error-cost", "quality-cost", "control"), "[ce]*.parquet"),
+        **dict.fromkeys(("error-cost", "quality-cost", "control"), "[ce]*-*.parquet"),
         "reliability": "bins-msdnet-large-*",
         **{"sensitivity": "sensitivity.parquet", "risk-coverage": "rejection.parquet", "promises": "promises.parquet"},
         "calibration-or-ranking": "efficiency.parquet",

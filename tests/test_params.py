@@ -296,7 +296,7 @@ def test_policies_of_answers_and_routers():
     them."""
     gsm8k, mmlu = (select_study({**PARAMS, "study": name}, SCHEMA) for name in ("llm_gsm8k", "llm_mmlu"))
     chosen = {"oracle", "random", "router"}
-    voting = {"patience", "agreement", "learned-deferral"}
+    voting = {"patience", "agreement", "learned-deferral", "stopping"}
     assert set(policies_of(gsm8k, "four-models")) == chosen | voting
     assert set(policies_of(gsm8k, "four-models-router")) == chosen
     assert set(policies_of(mmlu, "cascade-x10")) == set(policies_of(mmlu, "router-x10")) == chosen

@@ -79,10 +79,7 @@ class Stopping(Policy):
         "running ensemble can give the prediction"
     )
     paper = "Offramp's own rule; optimal stopping (Snell 1952; Gittins 1979)"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("prediction",) if self.target == "final" else ()
+    needs = ("prediction",)  # or a confidence
 
     @property
     def answers_together(self) -> bool:
