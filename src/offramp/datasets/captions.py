@@ -72,6 +72,15 @@ class Words:
         return " ".join(spelled[: spelled.index(end)] if end in spelled else spelled)
 
 
+def following(ids: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a decoder reads of token ids (N, 1 + T), what it should say, and where, (N, T) each.
+
+    The last is bool: False after the token `end`, with which a caption ends.
+    """
+    before = np.cumsum(ids[:, 1:] == end, axis=1) - (ids[:, 1:] == end)  # (N, T): ends before this token
+    return ids[:, :-1], ids[:, 1:], before == 0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaptionDataset(ABC):
     """Images, each with several reference captions, in the splits "train", "validation" and "test".

@@ -182,9 +182,7 @@ def load_scenes(
         references=references,
         items=items,
         stock=(stock.astype(np.uint16) * 255 // source.highest).astype(np.uint8),
-        places={
-            split: [np.flatnonzero((parts == split) & (labels == kind)) for kind in range(10)] for split in SPLITS
-        },
+        places={split: [np.flatnonzero((parts == split) & (labels == kind)) for kind in range(10)] for split in SPLITS},
         seed=seed,
     )
     references |= {split: _Captions(scenes, split, n) for split, n in sizes.items()}
@@ -222,4 +220,8 @@ def _one_of(rng: np.random.Generator, values: Sequence):
 def _sentences(items: str) -> list[str]:
     """Return sentences that together have all words of the grammar."""
     groups = [name for nouns, number in product(NOUNS[items], (1, 2)) for name in _group(nouns, number)]
-    return [*groups, *(pattern.format("", "", "") for pattern in PATTERNS), *(name for names in RELATIONS.values() for name in names)]
+    return [
+        *groups,
+        *(pattern.format("", "", "") for pattern in PATTERNS),
+        *(name for names in RELATIONS.values() for name in names),
+    ]

@@ -1,5 +1,6 @@
 """An image encoder and a decoder of captions, with an exit after every layer of the decoder."""
 
+import inspect
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from offramp.datasets.captions import Words
 from offramp.datasets.pretrained import build_timm, from_transformers
+from offramp.models import INPUTS
 from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
 from offramp.models.timm import has_fixed_size
@@ -138,6 +140,11 @@ class Captioner(nn.Module):
             norm.load_state_dict(self.decoder.transformer.ln_f.state_dict())
         for projection in self.projections:
             projection.load_state_dict(self.decoder.lm_head.state_dict())
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Return the names of the options that the constructor takes."""
+        return [name for name in inspect.signature(cls).parameters if name not in INPUTS]
 
     @property
     def exits(self) -> list[nn.Parameter]:
