@@ -250,7 +250,7 @@ def chosen_points(points: pd.DataFrame, drop: float, *, metric: str = "CIDEr", b
     for label, of_policy in points[points["policy"] != FULL].groupby("policy", sort=False):
         good = of_policy[of_policy[metric] >= (1 - drop) * full[metric]]
         best = full if good.empty else good.loc[good[by].idxmin()]
-        rows.append((full if best[by] > full[by] else best) | {"policy": label})
+        rows.append({**(full if best[by] > full[by] else best), "policy": label})
     return pd.DataFrame(rows).reset_index(drop=True)
 
 

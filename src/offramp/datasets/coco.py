@@ -85,9 +85,7 @@ def load_coco(
             raise ValueError(f"{folder}: no {split} images in the file of captions; expected at least one")
         for path in images:
             if not path.is_file():
-                raise ValueError(
-                    f"{path}: no such image, but it has a caption; expected all images of COCO in {folder}"
-                )
+                raise ValueError(f"{path}: no such image, but it has captions; expected all images in {folder}")
     preparation = ImagePreparation(
         shape=(3, size, size), mean=MEAN, std=STD, factor=1 / 255, resize=(size * 256 // 224,)
     )

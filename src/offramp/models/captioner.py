@@ -322,7 +322,7 @@ def _load(name: str | None, vocabulary: Words, size: dict[str, Any]) -> nn.Modul
     from transformers import GPT2Config, GPT2LMHeadModel  # slow import
 
     longest = vocabulary.max_tokens + 1
-    special = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.pad}
+    special = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
     if name is None:
         config = GPT2Config(
             vocab_size=vocabulary.size, n_positions=longest, add_cross_attention=True, **size, **special
