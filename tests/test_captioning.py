@@ -535,18 +535,18 @@ def test_from_scenes_to_captions(run, tmp_path):
         assert code == 0, err
 
     do(
-        "train-captioner --dataset scenes:train=256,validation=32,test=32 --epochs 2 --exit-epochs 1 --out @weights "
+        "train-captioner --dataset scenes:train=512,validation=32,test=32 --epochs 8 --exit-epochs 1 --out @weights "
         "--model captioner:patch_size=8,encoder_layers=1,encoder_width=32,encoder_heads=2,layers=3,width=32 "
         "--history @history.csv"
     )
     do("record-tokens @weights --out @tokens.safetensors")
     do(
-        "sweep-captions @weights @tokens.safetensors --policy pcee --policy beem-a --images 16 "
+        "sweep-captions @weights @tokens.safetensors --policy pcee --policy beem-a "
         "--validation @validation.csv --matched @matched.csv --captions @captions.csv"
     )
     matched = pd.read_csv(tmp_path / "matched.csv")
     assert matched.groupby("at_most")["policy"].apply(list).tolist() == [["pcee", "beem-a"]] * 3
-    do("calibrate @tokens.safetensors --policy pcee --policies @policies --reliability @reliability.csv")
+    do("calibrate @tokens.safetensors --policy pcee --out @policies --reliability @reliability.csv")
     options = "--policies @policies --threshold 0.5 --images 5"
     do(f"generate @weights --split test {options} --out @by_split.csv --figure @captions")
     assert (tmp_path / "captions.png").exists()

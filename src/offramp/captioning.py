@@ -275,11 +275,21 @@ def at_matched_quality(
     DataFrame
         One row per policy: policy, threshold, the metric, drop (share of the metric of the full model that is lost;
         negative if it is better) with drop_low and drop_high, layer_speedup, mac_speedup, second_speedup.
+
+    Raises
+    ------
+    ValueError
+        If the metric of the full model is 0, on these images or on a resampling of them.
     """
     of_full = captions[captions["policy"] == FULL]
     full = of_full[metric].to_numpy()  # (N,)
     bootstrap = Bootstrap.draw(len(full), resamples, 0)
     means, rows = bootstrap.with_means(full), []  # (1 + B,)
+    if not means.min() > 0:
+        raise ValueError(
+            f"the full model has {metric} {means[0]:.3g} on {len(full)} test images, and 0 on a resampling of them, so a "
+            "share of it means nothing; train the model longer, or take more images"
+        )
     for label, threshold in zip(chosen["policy"], chosen["threshold"]):
         which = FULL if threshold == np.inf else label
         point = points[(points["policy"] == which) & (points["threshold"] == threshold)].iloc[0]
