@@ -287,8 +287,8 @@ def at_matched_quality(
     means, rows = bootstrap.with_means(full), []  # (1 + B,)
     if not means.min() > 0:
         raise ValueError(
-            f"the full model has {metric} {means[0]:.3g} on {len(full)} test images, and 0 on a resampling of them, so a "
-            "share of it means nothing; train the model longer, or take more images"
+            f"the full model has {metric} {means[0]:.3g} on {len(full)} test images, and 0 on a resampling of them, so "
+            "a share of it means nothing; train the model longer, or take more images"
         )
     for label, threshold in zip(chosen["policy"], chosen["threshold"]):
         which = FULL if threshold == np.inf else label

@@ -70,8 +70,8 @@ class Captioner(nn.Module):
     patch_size, encoder_layers, encoder_width, encoder_heads : int, optional
         Changes of a vision transformer of timm.
     decoder : str, optional
-        Name of a pretrained GPT-2 on the Hugging Face hub, or a folder. Its cross-attention is untrained. By default,
-        the decoder is untrained and has the following size.
+        Name of a pretrained GPT-2 on the Hugging Face hub, or a folder, with the vocabulary of the captions. By
+        default, the decoder is untrained and has the following size.
     layers, width, heads : int
         Number of layers L, width D of the states, and attention heads of an untrained decoder.
     dropout : float
@@ -337,6 +337,6 @@ def _load(name: str | None, vocabulary: Words, size: dict[str, Any]) -> nn.Modul
     if config.vocab_size != vocabulary.size or config.n_positions < longest:
         raise ValueError(
             f"captioner: {name!r} has {config.vocab_size} tokens and {config.n_positions} positions; expected those of "
-            f"the captions, {vocabulary.size} and at least {longest}: set tokenizer of the dataset"
+            f"the captions, {vocabulary.size} and at least {longest}"
         )
     return model
