@@ -34,7 +34,7 @@ def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Se
     lines = [_lines(caption) for caption in words]
     width = TWO_COLUMNS / COLUMNS
     rows, below = -(-len(images) // COLUMNS), LINE * (max(map(len, lines)) + 1)
-    height, bar = rows * (width + below), 0.45
+    height, bar = rows * (width + below), 0.6
     colors = mpl.colormaps["viridis_r"].resampled(n)
     with mpl.rc_context({"axes.grid": False, "figure.constrained_layout.use": False}):
         figure = Figure((TWO_COLUMNS, height + bar))
@@ -60,7 +60,7 @@ def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Se
                         bbox={"boxstyle": "square,pad=0.12", "color": colors(layer - 1), "linewidth": 0},
                     )
                     x += CHARACTER * (len(word) + 0.9)
-        ax = figure.add_axes((0.3, 0.28 / (height + bar), 0.4, 0.07 / (height + bar)))
+        ax = figure.add_axes((0.3, 0.42 / (height + bar), 0.4, 0.07 / (height + bar)))
         scale = mpl.cm.ScalarMappable(mpl.colors.BoundaryNorm(np.arange(n + 1) + 0.5, n), colors)
         figure.colorbar(scale, cax=ax, orientation="horizontal", ticks=np.arange(n) + 1, label="Layer of the decoder")
     return figure
