@@ -36,8 +36,8 @@ def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Se
     rows, below = -(-len(images) // COLUMNS), LINE * (max(map(len, lines)) + 1)
     height, bar = rows * (width + below), 0.6
     colors = mpl.colormaps["viridis_r"].resampled(n)
-    with mpl.rc_context({"axes.grid": False, "figure.constrained_layout.use": False}):
-        figure = Figure((TWO_COLUMNS, height + bar))
+    with mpl.rc_context({"axes.grid": False}):
+        figure = Figure((TWO_COLUMNS, height + bar), layout="none")
         for i, (image, caption) in enumerate(zip(images, lines)):
             left, top = i % COLUMNS * width, height + bar - i // COLUMNS * (width + below)
             place = (left + 0.05, top - width + 0.05, width - 0.1, width - 0.1)
