@@ -238,7 +238,7 @@ def test_named_commands_exist():
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
-        for verb in re.findall(r"(?:^|`)offramp ([a-z]+)", text, re.MULTILINE):
+        for verb in re.findall(r"(?:^|`)offramp ([a-z-]+)", text, re.MULTILINE):
             assert verb in cli.commands, (page, verb)
 
 

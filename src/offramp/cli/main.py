@@ -9,6 +9,7 @@ from offramp import __version__
 from offramp.cli import (
     bundle,
     calibrate,
+    captions,
     certify,
     data,
     evaluate,
@@ -28,6 +29,7 @@ VERBS = (
     *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     *(stream.stream, shift.shift, shift.drift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
+    *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     plan.plan,
 )
@@ -62,6 +64,12 @@ def cli() -> None:
     To measure how much faster a trained model is if it stops, and to use it without torch:
       time                             measure the speed-up of each policy in seconds
       export, run, serve               write a bundle, run it on images or texts, and serve it over HTTP
+
+    \b
+    To write captions of images, where each word may leave the decoder early:
+      train-captioner, record-tokens   train a captioner, and create exit records of its words
+      sweep-captions                   measure the captions at many thresholds
+      generate                         write captions with a fitted policy
 
     `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`
     explains each command.

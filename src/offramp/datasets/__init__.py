@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from offramp._registry import check_options, find, load
 
 if TYPE_CHECKING:
+    from offramp.datasets.captions import CaptionDataset
     from offramp.datasets.labelled import Labelled
 
-__all__ = ["DATASETS", "OUTPUTS", "RECORDED", "load_dataset"]
+__all__ = ["CAPTIONED", "DATASETS", "OUTPUTS", "RECORDED", "load_captions", "load_dataset"]
 
 # Module and loader of each dataset. They are imported when they are loaded: this module itself needs no torch.
 DATASETS: dict[str, "str | Callable[..., Labelled]"] = {
@@ -25,6 +26,11 @@ DATASETS: dict[str, "str | Callable[..., Labelled]"] = {
     "cifar100_outputs": "outputs:load_cifar100_outputs",
     "gsm8k_outputs": "answers:load_gsm8k_outputs",
     "mmlu_outputs": "answers:load_mmlu_outputs",
+}
+# Images with captions, which have no classes
+CAPTIONED: dict[str, "str | Callable[..., CaptionDataset]"] = {
+    "coco": "coco:load_coco",
+    "scenes": "scenes:load_scenes",
 }
 # Datasets of the stored outputs of models, and what records made from them contain (`Policy.needs`). "quality": answers
 # that are not classes
@@ -46,7 +52,22 @@ def load_dataset(name: str, **options) -> "Labelled":
     ValueError
         If the name or an option is unknown, or a required option is missing. The message lists the known ones.
     """
-    loader = load(find(DATASETS, "dataset", name), __name__)
+    return _load(DATASETS, name, options)
+
+
+def load_captions(name: str, **options) -> "CaptionDataset":
+    """Load the images with captions called `name`. Its options are the parameters of its loader in `CAPTIONED`.
+
+    Raises
+    ------
+    ValueError
+        As for `load_dataset`.
+    """
+    return _load(CAPTIONED, name, options)
+
+
+def _load(registry, name: str, options):
+    loader = load(find(registry, "dataset", name), __name__)
     known = inspect.signature(loader).parameters
     check_options(name, options, known, [key for key, option in known.items() if option.default is option.empty])
     return loader(**options)
