@@ -276,7 +276,7 @@ def test_greedy_is_between_the_bound_and_the_exact_choice(monkeypatch):
 @quick
 @given(st.integers(700, 5000), st.sampled_from(["disagreement", "gap", "error"]), st.sampled_from([0.02, 0.05, 0.1]))
 def test_parts_are_disjoint_and_enough(n, risk, level):
-    parts = draw_parts(n, risk, level, 0.9, 0, None)
+    parts = draw_parts(n, risk, level, 0.9, 0)
     together = np.concatenate([*vars(parts).values()])
     assert np.array_equal(np.sort(together), np.arange(n))
     assert len(parts.certificate) >= least_samples(risk, level, 0.9)
@@ -325,7 +325,8 @@ def test_unreadable_images_are_named_counted_and_skipped_if_asked(tmp_path):
     picture(tmp_path / "d.png", (9, 8))
     with pytest.raises(ValueError, match=r"2 of 4 images cannot be used, the first: .*b.png.*--skip-unreadable"):
         read_data(tmp_path, None, progress=False)
-    inputs, _ = read_data(tmp_path, None, skip_unreadable=True, progress=False)
+    with pytest.warns(UserWarning, match="2 of 4 images are left out, the first: .*b.png"):
+        inputs, _ = read_data(tmp_path, None, skip_unreadable=True, progress=False)
     assert inputs.names == ["a.png", "c.png"]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from offramp.acceleration.splits import RISKS, Parts, certifiable, draw_parts
 from offramp.acceleration.subset import Choice, Choices, choose_exits
 from offramp.certification import Certificate, certify
 from offramp.certification.losses import loss_of
+from offramp.certification.pvalues import P_VALUES, upper_bound
 from offramp.datasets.preparing import ImagePreparation
 from offramp.models.huggingface import HuggingFace
 from offramp.models.wrapping import CascadeModel
@@ -45,7 +46,6 @@ FAMILIES = {
 HELD = 0.25  # share of the part of the heads on which they are not trained, but chosen, and maps are fitted
 BATCHES = (1, 32)  # sizes at which seconds are measured
 MEASURED = 96  # samples on which they are
-WORTH = 1.02  # speed-up that is taken for more than noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ class Promise:
         Samples that were used for nothing else. 0: there are none.
     measured : float or None
         The risk on them.
+    interval : tuple of float, or None
+        Its 95 % interval, exact for `disagreement` and `error`, by betting for `gap`.
     """
 
     risk: str
@@ -78,6 +80,7 @@ class Promise:
     bound: float | None
     checked: int
     measured: float | None
+    interval: tuple[float, float] | None
 
     def __str__(self) -> str:
         what = {
@@ -88,7 +91,8 @@ class Promise:
         share = f"at most {self.level:.3g}" if self.risk == "gap" else f"at most {self.level:.3%} of the time"
         text = f"{what} {share}, with confidence {self.confidence:g} ({self.n_samples} samples)"
         if self.measured is not None and self.threshold is not None:
-            text += f"; on {self.checked} other samples, {self.measured:.3%}"
+            low, high = self.interval
+            text += f"; on {self.checked} other samples, {self.measured:.2%} [{low:.2%}, {high:.2%}]"
         return text
 
 
@@ -228,10 +232,10 @@ def accelerate(
         skip_unreadable=skip_unreadable,
         progress=progress,
     )
-    parts = draw_parts(len(inputs), risk, level, confidence, seed, inputs.labels)
+    parts = draw_parts(len(inputs), risk, level, confidence, seed)
     network = _network(loaded, inputs, exits_at)
+    inputs = _matched(inputs, loaded, network)
     exits = Exits.of(network, inputs, loaded, parts, out / "cache", seed, progress)
-    _check_labels(inputs, exits.teacher.shape[1], loaded)
     plain = export_bundle(
         out / "cache" / "plain", network.module, make_policy("confidence"), np.inf, inputs.preparation, **exits.about
     )
@@ -404,7 +408,7 @@ class Exits:
         return known if len(known) == self.teacher.shape[1] else ()
 
     def record(self, rows: np.ndarray, *, answered: bool = False) -> ExitRecord:
-        """Return the record of all exits on some samples. Without labels, or if `answered`, … see `labels`.
+        """Return the record of all exits on some samples.
 
         Parameters
         ----------
@@ -439,11 +443,21 @@ class Exits:
         return self.network.staged(cuts, [self.heads[i] for i in cuts])
 
 
-def _check_labels(inputs: Inputs, classes: int, loaded: Loaded) -> None:
-    if inputs.labels is not None and (highest := int(inputs.labels.max())) >= classes:
-        raise ValueError(f"the data have labels up to {highest}; {loaded.name} has {classes} classes, from 0")
-    if inputs.classes and len(inputs.classes) != classes:
-        raise ValueError(f"the data have {len(inputs.classes)} classes, {loaded.name} has {classes}; expected the same")
+def _matched(inputs: Inputs, loaded: Loaded, network: Network) -> Inputs:
+    """Return the inputs with the labels in the order of the classes of the model, whose names it may know."""
+    if inputs.labels is None:
+        return inputs
+    with torch.inference_mode():
+        *_, (logits,) = network.states(inputs.batch(np.arange(1)))
+    classes = logits.shape[1]
+    found = len(inputs.classes) or int(inputs.labels.max()) + 1
+    if found > classes or (inputs.classes and found != classes):
+        raise ValueError(f"the data have {found} classes, {loaded.name} has {classes}; expected the same")
+    known = list(loaded.names)
+    if inputs.classes and set(known) == set(inputs.classes):
+        order = np.array([known.index(name) for name in inputs.classes])  # (C,)
+        return replace(inputs, labels=order[inputs.labels], classes=loaded.names)
+    return inputs
 
 
 def _full(record: ExitRecord) -> float:
@@ -552,13 +566,17 @@ def _promise(
     confidence: float,
     parts: Parts,
 ) -> Promise:
-    measured = None
+    measured = interval = None
     if len(parts.check):
         record = exits.record(parts.check).exits(choice.exits)
         threshold = np.inf if result is None else result.threshold
         left = first_exit(policy.signal(record), threshold)  # (K,)
-        losses = loss_of(risk, policy, record, None, None).values  # (K, L)
-        measured = float(losses[np.arange(len(left)), left].mean())
+        loss = loss_of(risk, policy, record, None, None)
+        own = loss.scaled(loss.values)[np.arange(len(left)), left].astype(np.float64)  # (K,)
+        p_value, scale = P_VALUES["binomial" if loss.binary else "wsr"], loss.high - loss.low
+        ends = 1 - upper_bound(p_value, 1 - own, 0.975), upper_bound(p_value, own, 0.975)
+        measured = loss.low + scale * float(own.mean())
+        interval = tuple(loss.low + scale * float(end) for end in ends)
     return Promise(
         risk=risk,
         level=level,
@@ -569,6 +587,7 @@ def _promise(
         bound=None if result is None else result.bound,
         checked=len(parts.check),
         measured=measured,
+        interval=interval,
     )
 
 

@@ -1,6 +1,7 @@
 """The inputs for which a model is accelerated: images, arrays or texts, with or without labels."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,6 +192,8 @@ def _readable(
             f"{folder}: {len(errors)} of {len(found)} images cannot be used, the first: {errors[0]}; "
             "--skip-unreadable leaves them out"
         )
+    if errors:
+        warnings.warn(f"{len(errors)} of {len(found)} images are left out, the first: {errors[0]}", stacklevel=2)
     return files, np.stack(pixels) if keep else None
 
 

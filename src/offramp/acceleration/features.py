@@ -47,7 +47,8 @@ def compute_features(
     device = default_device()
     chunks = np.array_split(np.arange(len(inputs)), -(-len(inputs) // CHUNK))
     found = []
-    network.module.to(device)
+    for stage in (network.module, *network.all_stages):  # stages share parameters, but not all buffers
+        stage.to(device)
     pools = [pool.to(device) for pool in pools]
     with progress_bar(len(chunks), "computing features", shown=progress) as bar, torch.inference_mode():
         for k, rows in enumerate(chunks):
@@ -59,9 +60,8 @@ def compute_features(
             found.append(arrays)
             bar.update()
     joined = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
-    network.module.cpu()
-    for pool in pools:
-        pool.cpu()
+    for module in (network.module, *network.all_stages, *pools):
+        module.cpu()
     return [joined[f"block-{i:02d}"] for i in range(len(pools))], joined["logits"]
 
 

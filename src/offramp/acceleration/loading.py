@@ -1,5 +1,6 @@
 """The model that is accelerated: a network, how its inputs are prepared, and where it came from."""
 
+import copy
 import importlib
 import os
 import sys
@@ -63,6 +64,7 @@ def load_model(model, max_tokens: int = 128) -> Loaded:
     """
     if isinstance(model, nn.Module):
         preparation = getattr(model, "preparation", None)
+        model = copy.deepcopy(model)  # it is moved and set to evaluation mode
         return Loaded(model, preparation, type(model).__name__, source={"model": type(model).__name__})
     if isinstance(model, str | os.PathLike):
         model = _parsed(str(model))

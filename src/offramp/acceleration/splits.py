@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.certification.pvalues import P_VALUES, needed_samples
-from offramp.records.splitting import stratified_order
 
 # Shares of the samples, and the least numbers; our choice
 ENOUGH = 8  # times the fewest samples that can certify the level: enough if the true risk is about half of it
@@ -43,7 +42,7 @@ def certifiable(risk: str, level: float, confidence: float, n: int) -> float:
     return float(enough.max(initial=0)) / n
 
 
-def draw_parts(n: int, risk: str, level: float, confidence: float, seed: int, labels: np.ndarray | None) -> Parts:
+def draw_parts(n: int, risk: str, level: float, confidence: float, seed: int) -> Parts:
     """Draw the parts at random.
 
     Raises
@@ -63,8 +62,7 @@ def draw_parts(n: int, risk: str, level: float, confidence: float, seed: int, la
     check = min(certificate, int(CHECK * n))
     if check < LEAST_CHECK or n - certificate - structure - check < LEAST_HEADS:
         check = 0
-    random = np.random.default_rng(seed)
-    order = random.permutation(n) if labels is None else stratified_order(labels, random)
+    order = np.random.default_rng(seed).permutation(n)  # not stratified: p-values are for independent draws
     ends = np.cumsum([certificate, structure, check])
     parts = [np.sort(part) for part in np.split(order, ends)]
     return Parts(heads=parts[3], structure=parts[1], certificate=parts[0], check=parts[2])
