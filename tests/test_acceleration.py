@@ -14,16 +14,19 @@ from torch import nn
 import offramp
 from offramp import ExitRecord, certify, make_policy
 from offramp.acceleration import accelerating, features, heads
-from offramp.acceleration.blocks import find_blocks
+from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.data import read_data
 from offramp.acceleration.loading import load_model
 from offramp.acceleration.splits import certifiable, draw_parts, least_samples
 from offramp.acceleration.subset import choose_exits
 from offramp.cli import cli
-from offramp.datasets.preparing import ImagePreparation
+from offramp.datasets.base import Vocabulary
+from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.models.costs import exit_costs
+from offramp.models.huggingface import HuggingFace
 from offramp.policies.base import first_exit
-from offramp.runtime import load
+from offramp.runtime import EarlyExit, load
+from offramp.runtime.exporting import cost_coefficients
 from strategies import quick, records
 
 
@@ -148,6 +151,25 @@ def test_networks_that_cannot_be_cut(module, names, message):
     with pytest.raises(ValueError, match=message) as refused:
         find_blocks(module, X, names)
     assert "\n" not in str(refused.value)
+
+
+def test_a_text_classifier_in_layers_is_the_classifier():
+    vocabulary = Vocabulary(30522, 0, 102, "minilm-l6", 32)
+    torch.manual_seed(0)
+    model = HuggingFace(classes=3, vocabulary=vocabulary, layers=3, width=12, heads=3)
+    texts = torch.tensor([[101, 7, 8, 102, 0], [101, 9, 102, 11, 102]])  # (2, T): padded, and a pair
+    network = check_encoder(EncoderNetwork(model), texts)
+    assert network.places == ("layer 1", "layer 2")
+    limited = network.limited(["layer 2"])
+    pool = heads.pool_of([torch.zeros(2, 5, 12)])
+    head = heads.Head(pool, torch.zeros(24), torch.ones(24), nn.Linear(24, 3))
+    staged = limited.staged([0], [head])
+    *_, last = staged.exits(texts)
+    torch.testing.assert_close(last, model.stage(0, texts).logits, rtol=1e-4, atol=1e-5)
+    early = EarlyExit(staged, make_policy("confidence"), np.inf, cost=[1, 2])
+    torch.testing.assert_close(torch.from_numpy(early(texts).logits), last.detach())
+    preparation = TextPreparation(tokenizer="minilm-l6", max_tokens=32, pad=0)
+    assert np.shape(cost_coefficients(staged, preparation)) == (2, 3)
 
 
 # Heads

@@ -248,7 +248,7 @@ def accelerate(
         )
     held = exits.record(parts.heads[exits.held], answered=True)
     aim = certifiable(risk, level, confidence, len(parts.certificate))
-    choices = choose_exits(structure, _fitted(held), risk, aim, most_exits)
+    choices = choose_exits(structure, fit_families(held), risk, aim, most_exits)
     chosen = [choice for choice in choices.best if choice.cost < _full(structure)]
     made = _fastest(exits, chosen, held, plain, parts.structure, optimise, out / "cache", threads, progress)
     result, fallback = None, "no exits are cheaper than the model at this level"
@@ -289,18 +289,18 @@ def accelerate(
         if made
         else f"Chosen: the model as it is, since {fallback}.",
     )
-    own.save(out / "records" / "certificate.safetensors")
-    structure.exits(choice.exits).save(out / "records" / "structure.safetensors")
+    of_parts = {"held": held, "structure": structure, "certificate": certificate}
     if len(parts.check):
-        exits.record(parts.check).exits(choice.exits).save(out / "records" / "check.safetensors")
-    structure.save(out / "records" / "all-exits.safetensors")
+        of_parts["check"] = exits.record(parts.check)
+    for name, record in of_parts.items():
+        record.save(out / "records" / f"{name}.safetensors")
     save_policies({choice.policy: policy}, out / "policies.safetensors", own.metadata)
     write_table(times, out / "data" / "times.csv")
-    write_text(out / "promise.json", json.dumps(asdict(promise), indent=2) + "\n")
-    shown = exits.record(parts.check if len(parts.check) else parts.structure)
+    chosen = {"exits": list(choice.exits), "policy": choice.policy}
+    write_text(out / "promise.json", json.dumps(asdict(promise) | chosen, indent=2) + "\n")
     report = write_page(
-        shown.exits(choice.exits),
-        _fitted(held.exits(choice.exits)),
+        of_parts["check" if len(parts.check) else "structure"].exits(choice.exits),
+        fit_families(held.exits(choice.exits)),
         lines,
         {
             "model": loaded.source,
@@ -325,7 +325,7 @@ def accelerate(
     )
 
 
-def _fitted(record: ExitRecord, labels: Iterable[str] = FAMILIES) -> dict[str, Policy]:
+def fit_families(record: ExitRecord, labels: Iterable[str] = FAMILIES) -> dict[str, Policy]:
     """Fit the policies of `FAMILIES` on a record with labels."""
     return {label: make_policy(FAMILIES[label][0], **FAMILIES[label][1]).fit(record) for label in labels}
 
@@ -477,7 +477,7 @@ def _fastest(
     progress: bool,
 ) -> tuple[Choice, Policy] | None:
     """Return the choice with the lowest cost, or the fastest one on some samples of the structure, with its policy."""
-    made = [(choice, _fitted(held.exits(choice.exits), [choice.policy])[choice.policy]) for choice in chosen]
+    made = [(choice, fit_families(held.exits(choice.exits), [choice.policy])[choice.policy]) for choice in chosen]
     if not made:
         return None
     if optimise == "macs":

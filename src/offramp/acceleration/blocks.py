@@ -282,8 +282,9 @@ class StagedText(Staged, TextModel):
     """A text classifier in stages. The state is the hidden state (B, T, D) and which tokens are no padding (B, T)."""
 
     def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], vocabulary: Vocabulary) -> None:
-        Staged.__init__(self, stages, heads)
-        self.vocabulary, self.pad, self.separator = vocabulary, vocabulary.pad, vocabulary.separator
+        TextModel.__init__(self, vocabulary)
+        self.stages, self.heads = nn.ModuleList(stages), nn.ModuleList(heads)
+        self.n_exits = len(self.stages)
 
     def keep(self, state: tuple[Tensor, ...], rows: Tensor, length: int | None = None) -> tuple[Tensor, ...]:
         return tuple(tensor[:, :length].index_select(0, rows) for tensor in state)
@@ -315,6 +316,7 @@ class EncoderNetwork(Network):
     def limited(self, names: Sequence[str]) -> "EncoderNetwork":
         """Return the same network with these places only."""
         other = copy.copy(self)
+        other.__dict__.pop("_all", None)
         other.layers = [layer for layer, place in zip(self.layers, self.places) if place in names]
         other.places = tuple(place for place in self.places if place in names)
         return other

@@ -16,7 +16,7 @@ WIDEST = 512  # features of a state; our choice, as are all constants of this mo
 GRIDS = (4, 2, 1)  # cells per axis to which images are pooled
 HIDDEN = 128  # width of a head with a hidden layer
 GAIN = 0.01  # share by which a hidden layer must reduce the held-out loss
-EPOCHS, BATCH, RATE, DECAY = 40, 128, 3e-3, 1e-2
+EPOCHS, BATCH, RATE, DECAY = 20, 256, 5e-3, 1e-2
 KIND = "offramp-head/1"
 
 

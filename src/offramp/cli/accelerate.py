@@ -64,8 +64,8 @@ def accelerate(
     OUT contains:
       bundle/        the faster model, for `offramp run` and `offramp serve`, which need no torch
       index.html     the page: what is promised and saved
-      promise.json   the promise
-      records/       the answers of the exits, for all other commands
+      promise.json   the promise, and the exits and the policy that were chosen
+      records/       the answers of all exits on each part of the data, for all other commands
       cache/         features and heads, from which a run that was ended goes on; it can be deleted
 
     If nothing is faster than the model, this is said, and the bundle is the model as it is.
