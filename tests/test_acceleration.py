@@ -204,7 +204,7 @@ def test_a_head_learns_without_labels_and_is_read_again(tmp_path, monkeypatch):
         (again,) = heads.train_heads(*arguments, progress=False)
     assert torch.equal(again(torch.from_numpy(values)), head(torch.from_numpy(values)))
     arguments = (*arguments[:-1], "another key")
-    monkeypatch.setattr(heads, "EPOCHS", 1)
+    monkeypatch.setattr(heads, "STEPS", 1)
     (other,) = heads.train_heads(*arguments, progress=False)
     assert not torch.equal(other(torch.from_numpy(values)), head(torch.from_numpy(values)))
 
@@ -427,7 +427,7 @@ def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_be_made_faster_is_handed_over_as_it_is(digits, tmp_path, monkeypatch):
     model, x, y = digits
-    monkeypatch.setattr(heads, "EPOCHS", 1)
+    monkeypatch.setattr(heads, "STEPS", 1)
     monkeypatch.setattr("offramp.acceleration.subset._cheapest", lambda *_: (np.inf, 1e9, 0.0))
     result = offramp.accelerate(
         model, x, labels=y, risk="gap", level=0.2, confidence=0.9, out=tmp_path / "fast", exits_at=["blocks.0"]
