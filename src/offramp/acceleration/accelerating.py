@@ -277,6 +277,12 @@ def accelerate(
     if made is None:
         choice, policy, result, saved = Choice((len(network.places),), "confidence", np.inf, 0.0, 0.0), None, None, 1.0
         policy, own = make_policy("confidence"), certificate.exits([len(network.places)])
+        wrong = None if risk != "error" else 1.0 - own.correct[:, -1]  # (n,)
+        if wrong is not None and (bound := upper_bound(P_VALUES["binomial"], wrong, confidence)) > level:
+            raise ValueError(
+                f"accelerate: an error of at most {level:g} cannot be certified for the model itself on "
+                f"{len(own)} samples (its upper bound is {bound:.3g}); give a higher level, or the risk gap"
+            )
         export_bundle(
             out / "bundle", network.module, policy, np.inf, inputs.preparation, **exits.about, run=own.metadata
         )
