@@ -1,5 +1,7 @@
 """Functions that all registries use: find an entry by name, import it when it is needed, and check its options."""
 
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
@@ -29,6 +31,27 @@ def load(entry: str | Callable, package: str) -> Any:
         return entry
     module, _, name = entry.partition(":")
     return getattr(import_module(f"{package}.{module}"), name)
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options in "NAME:option=value,…". Values are JSON; anything else is a string.
+
+    Raises
+    ------
+    ValueError
+        If an option has no value.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in re.split(r",(?![^\[]*\])", rest) if rest else []:  # commas, but not those inside [ ]
+        option, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{item!r} in {text!r}: expected option=value")
+        try:
+            options[option] = json.loads(value)
+        except ValueError:
+            options[option] = value
+    return name, options
 
 
 def check_options(owner: str, given: Iterable[str], known: Collection[str], required: Iterable[str] = ()) -> None:

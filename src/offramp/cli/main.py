@@ -7,6 +7,7 @@ import click
 
 from offramp import __version__
 from offramp.cli import (
+    accelerate,
     bundle,
     calibrate,
     captions,
@@ -31,6 +32,7 @@ VERBS = (
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
+    accelerate.accelerate,
     plan.plan,
 )
 
@@ -59,6 +61,10 @@ def cli() -> None:
       shift                            measure what becomes of promises if the inputs are corrupted
       drift                            run online policies over streams whose corruption grows
       figure, table, summary, report   show the results
+
+    \b
+    To make a model of your own faster, with a certificate:
+      offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
 
     \b
     To measure how much faster a trained model is if it stops, and to use it without torch:

@@ -1,6 +1,5 @@
 """Option types and functions that several commands share."""
 
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ import numpy as np
 
 from offramp._io.tables import TABLE_SUFFIXES, write_table
 from offramp._io.writing import claim
+from offramp._registry import parse_spec
 from offramp.certification.losses import RISKS
 from offramp.policies import Policy, load_policies, make_policy
 from offramp.records import ExitRecord
@@ -67,17 +67,10 @@ class Spec(click.ParamType):
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
             return value
-        name, _, rest = value.partition(":")
-        options = {}
-        for item in re.split(r",(?![^\[]*\])", rest) if rest else []:  # commas, but not those inside [ ]
-            option, equals, text = item.partition("=")
-            if not equals:
-                self.fail(f"{item!r} in {value!r}: expected option=value", param, ctx)
-            try:
-                options[option] = json.loads(text)
-            except ValueError:
-                options[option] = text
-        return name, options
+        try:
+            return parse_spec(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class PolicySpec(Spec):

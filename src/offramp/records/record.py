@@ -434,6 +434,60 @@ class ExitRecord:
             logits=(lambda: self.logits[rows]) if self.has_logits else None,
         )
 
+    def exits(self, places) -> "ExitRecord":
+        """Select exits: the record of the same system without the other ones.
+
+        The last exit can be left out, too. Costs are those of the chosen exits, less what the heads of the exits before
+        them add that are left out: `metadata["head_cost"]`, one number for each exit, which is 0 if it is not there.
+
+        Parameters
+        ----------
+        places : sequence of int
+            Exits, counted from 0, in ascending order.
+
+        Returns
+        -------
+        ExitRecord
+            Metadata with one value per exit (head_cost, exit_parameters, temperatures) are those of the chosen exits.
+
+        Raises
+        ------
+        ValueError
+            If the exits are not ascending places in the record, or if answers combine those of several exits.
+
+        Examples
+        --------
+        >>> from offramp import ExitRecord
+        >>> about = {"head_cost": [1, 1, 0]}
+        >>> record = ExitRecord.from_outputs([[0, 1, 1]], None, [1], cost=[3, 6, 8], metadata=about)
+        >>> record.exits([1, 2]).cost.tolist()
+        [5.0, 7.0]
+        """
+        chosen = np.asarray(places)
+        within = chosen.ndim == 1 and chosen.dtype.kind in "iu" and chosen.size and chosen[0] >= 0
+        if not within or chosen[-1] >= self.n_exits or (np.diff(chosen) <= 0).any():
+            raise ValueError(f"exits: {places!r}; expected ascending numbers from 0 to {self.n_exits - 1}")
+        if self.metadata.get("ensemble") is not None:
+            raise ValueError("exits: the answers of an ensemble combine those of all exits; select before combining")
+        metadata = dict(self.metadata)
+        for name in ("head_cost", "exit_parameters", "temperatures"):
+            values = metadata.get(name)
+            if isinstance(values, list) and len(values) == self.n_exits and "stages" not in metadata:
+                metadata[name] = [values[i] for i in chosen]
+        heads = np.array(self.metadata.get("head_cost", np.zeros(self.n_exits)), np.float64)  # (L,)
+        if heads.shape != (self.n_exits,):
+            raise ValueError(f"metadata: head_cost: expected {self.n_exits} numbers, one for each exit")
+        heads[chosen] = 0
+        prediction, quality = (None if each is None else each[:, chosen] for each in (self.prediction, self.quality))
+        return self.replace(
+            prediction=prediction,
+            quality=quality,
+            confidence={measure: values[:, chosen] for measure, values in self._confidence.items()},
+            logits=(lambda: self.logits[:, chosen]) if self.has_logits else None,
+            cost=(self.costs - heads.cumsum())[..., chosen],
+            metadata=metadata,
+        )
+
     def replace(self, **changes) -> "ExitRecord":
         """Return a record with other values of some fields. All other fields are kept.
 

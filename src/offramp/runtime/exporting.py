@@ -101,7 +101,7 @@ def export_bundle(
             stages, opset, outputs = _write_stages(each, its, partial, f"model-{k}-" if len(models) > 1 else "")
             opsets |= opset
             classes.add(outputs)
-            costs = _costs(each, its)
+            costs = cost_coefficients(each, its)
             if isinstance(its, TextPreparation):
                 its = _write_tokenizer(its, partial)
             if len(models) > 1:  # as in `CascadeModel`, whose similarities would be those of different models
@@ -236,7 +236,7 @@ def _example(model: MultiExitModel, prepare: Preparation, batch: int, less: int)
     return x, length
 
 
-def _costs(model: MultiExitModel, prepare: Preparation) -> tuple[tuple[float, ...], ...]:
+def cost_coefficients(model: MultiExitModel, prepare: Preparation) -> tuple[tuple[float, ...], ...]:
     """Return the coefficients of the cost of each exit, (L, 1) for images or (L, 3) for texts."""
     if isinstance(prepare, ImagePreparation):
         return tuple((float(macs),) for macs in exit_costs(model, prepare.shape).macs)

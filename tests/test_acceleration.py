@@ -1,0 +1,478 @@
+"""Acceleration of any model: blocks, heads, the choice of exits, the parts of the data, and the whole way."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+import offramp
+from offramp import ExitRecord, certify, make_policy
+from offramp.acceleration import accelerating, features, heads
+from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
+from offramp.acceleration.data import read_data
+from offramp.acceleration.loading import load_model
+from offramp.acceleration.splits import certifiable, draw_parts, least_samples
+from offramp.acceleration.subset import choose_exits
+from offramp.cli import cli
+from offramp.datasets.base import Vocabulary
+from offramp.datasets.preparing import ImagePreparation, TextPreparation
+from offramp.models.costs import exit_costs
+from offramp.models.huggingface import HuggingFace
+from offramp.policies.base import first_exit
+from offramp.runtime import EarlyExit, load
+from offramp.runtime.exporting import cost_coefficients
+from strategies import quick, records
+
+
+class Block(nn.Module):
+    """A residual block, which cannot be cut inside."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(x).relu()
+
+
+class Net(nn.Module):
+    """Blocks in a list, as in most networks."""
+
+    def __init__(self, classes=10, width=8, depth=4):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x, scale=None):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x.mean((2, 3)) if scale is None else scale * x.mean((2, 3)))
+
+
+class Skipping(Net):
+    """The output of the stem is read again at the end of the blocks, so only one cut is possible before."""
+
+    def forward(self, x):
+        first = x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc((x + first).mean((2, 3)))
+
+
+class Deciding(Net):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def net(kind=Net, **options):
+    torch.manual_seed(0)
+    return kind(**options).eval()
+
+
+# Blocks
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "expected"),
+    [
+        (Net(), None, ("stem", "blocks.0", "blocks.1", "blocks.2")),
+        (Net(), ["blocks.2", "blocks.0"], ("blocks.0", "blocks.2")),
+        (Skipping(), None, ("stem",)),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+            ),
+            None,
+            ("1", "4"),
+        ),
+    ],
+)
+def test_a_network_in_stages_is_the_network(module, names, expected):
+    network = find_blocks(module, X, names)
+    if names is None and isinstance(module, nn.Sequential):
+        expected = expected[: len(network.places)]  # the last linear layer is too little to save
+    assert network.places == expected
+    for cuts in [(), (0,), range(len(network.places))]:
+        state = X
+        for stage in network.stages(cuts):
+            state = stage(state)
+        assert torch.equal(state, module.eval()(X))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", "layer3.0"),
+        ("convnext_atto", "stages.2.blocks.2"),
+        ("vit_tiny_patch16_224", "blocks.5"),
+        ("swin_tiny_patch4_window7_224", "layers.2.blocks.2"),
+        ("mobilenetv3_small_100", "blocks.3.0"),
+    ],
+)
+def test_blocks_of_timm_models(name, expected):
+    import timm
+
+    network = find_blocks(timm.create_model(name).eval(), torch.randn(2, 3, 224, 224))
+    assert expected in network.places
+    assert 6 <= len(network.places) <= 12
+
+
+def test_places_have_about_equal_steps_of_macs():
+    network = find_blocks(net(depth=9), X, most=3)
+    assert network.places == ("stem", "blocks.3", "blocks.7")
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "message"),
+    [
+        (Deciding(), None, "Deciding: no blocks found .* its modules are stem, blocks, blocks.0, .*name those"),
+        (Net(), ["layer1"], "no module 'layer1'; expected one of stem, blocks, fc"),
+        (Net(), ["blocks.7"], r"no module 'blocks.7'; expected one of blocks.0, blocks.1"),
+        (Net(), ["blocks.0.conv"], "cannot be cut after blocks.0.conv, since more than its output is read"),
+        (Skipping(), ["blocks.1"], "cannot be cut after blocks.1"),
+        (nn.Linear(3, 2), None, "Linear cannot read inputs of shape"),
+        (nn.Flatten(0), None, r"Flatten returns \(192,\); expected logits \(3, classes\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), None, "no block is followed by enough"),
+    ],
+)
+def test_networks_that_cannot_be_cut(module, names, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        find_blocks(module, X, names)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_text_classifier_in_layers_is_the_classifier():
+    vocabulary = Vocabulary(30522, 0, 102, "minilm-l6", 32)
+    torch.manual_seed(0)
+    model = HuggingFace(classes=3, vocabulary=vocabulary, layers=3, width=12, heads=3)
+    texts = torch.tensor([[101, 7, 8, 102, 0], [101, 9, 102, 11, 102]])  # (2, T): padded, and a pair
+    network = check_encoder(EncoderNetwork(model), texts)
+    assert network.places == ("layer 1", "layer 2")
+    limited = network.limited(["layer 2"])
+    pool = heads.pool_of([torch.zeros(2, 5, 12)])
+    head = heads.Head(pool, torch.zeros(24), torch.ones(24), nn.Linear(24, 3))
+    staged = limited.staged([0], [head])
+    *_, last = staged.exits(texts)
+    torch.testing.assert_close(last, model.stage(0, texts).logits, rtol=1e-4, atol=1e-5)
+    early = EarlyExit(staged, make_policy("confidence"), np.inf, cost=[1, 2])
+    torch.testing.assert_close(torch.from_numpy(early(texts).logits), last.detach())
+    preparation = TextPreparation(tokenizer="minilm-l6", max_tokens=32, pad=0)
+    assert np.shape(cost_coefficients(staged, preparation)) == (2, 3)
+
+
+# Heads
+
+
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.booleans())
+def test_cells_are_those_of_adaptive_pooling(height, width, grid, last):
+    x = torch.randn(2, 3, height, width)
+    pool = heads.ImagePool(height, width, grid, last)
+    found = pool(x.permute(0, 2, 3, 1) if last else x)
+    torch.testing.assert_close(found, nn.functional.adaptive_avg_pool2d(x, grid).flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_that_are_padding_do_not_count():
+    x = torch.randn(2, 5, 3)
+    kept = torch.tensor([[True] * 3 + [False] * 2] * 2)
+    torch.testing.assert_close(heads.TokenPool()(x, kept), heads.TokenPool()(x[:, :3]))
+
+
+def test_a_head_learns_without_labels_and_is_read_again(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    values = random.normal(size=(400, 6)).astype(np.float32)
+    teacher = (3 * values[:, :3]).astype(np.float32)
+    held = np.arange(400) % 4 == 0
+    arguments = ([nn.Identity()], [values], teacher, None, held, tmp_path, "key")
+    (head,) = heads.train_heads(*arguments, progress=False)
+    answers = head(torch.from_numpy(values)).argmax(1).numpy()
+    assert (answers == teacher.argmax(1))[held].mean() > 0.9
+    with monkeypatch.context() as patch:
+        patch.setattr(heads, "_train", None)
+        (again,) = heads.train_heads(*arguments, progress=False)
+    assert torch.equal(again(torch.from_numpy(values)), head(torch.from_numpy(values)))
+    arguments = (*arguments[:-1], "another key")
+    monkeypatch.setattr(heads, "STEPS", 1)
+    (other,) = heads.train_heads(*arguments, progress=False)
+    assert not torch.equal(other(torch.from_numpy(values)), head(torch.from_numpy(values)))
+
+
+# Subsets of exits
+
+
+def test_costs_of_a_subset_are_those_of_the_model_with_these_exits():
+    network = find_blocks(net(), X)
+    own = [nn.Sequential(nn.Flatten(), nn.Linear(8 * 64, 10)) for _ in network.places]
+    macs = exit_costs(network.staged(range(4), own), (1, 8, 8)).macs
+    record = ExitRecord.from_outputs(
+        np.zeros((2, 5), int), np.ones((2, 5)), None, macs, metadata={"head_cost": [8 * 64 * 10] * 4 + [0]}
+    )
+    for size in range(5):
+        for cuts in combinations(range(4), size):
+            expected = exit_costs(network.staged(cuts, [own[i] for i in cuts]), (1, 8, 8)).macs
+            np.testing.assert_array_equal(record.exits([*cuts, 4]).cost, expected)
+
+
+@quick
+@given(records(sample_costs=True), st.data())
+def test_exits_of_a_record(record, data):
+    places = sorted(data.draw(st.sets(st.integers(0, record.n_exits - 1), min_size=1)))
+    chosen = record.exits(places)
+    np.testing.assert_array_equal(chosen.prediction, record.prediction[:, places])
+    np.testing.assert_array_equal(chosen.costs, record.costs[..., places])
+    assert chosen.measures == record.measures
+    for measure in record.measures:
+        np.testing.assert_array_equal(chosen.measure(measure), record.measure(measure)[:, places])
+    assert record.exits(range(record.n_exits)).prediction.tolist() == record.prediction.tolist()
+
+
+@pytest.mark.parametrize("places", [[], [1, 0], [0, 0], [0, 3], [-1], [0.5], 1])
+def test_exits_that_are_not_there(places):
+    record = ExitRecord.from_outputs(np.zeros((2, 3), int), np.ones((2, 3)), [0, 0], [1, 2, 3])
+    with pytest.raises(ValueError, match="expected ascending numbers from 0 to 2"):
+        record.exits(places)
+
+
+def test_exits_of_an_ensemble_are_refused():
+    logits = np.random.default_rng(0).normal(size=(4, 1, 3))
+    made = offramp.cascade([ExitRecord(logits, [0] * 4, [cost]) for cost in (1, 2)], "mean_logit")
+    with pytest.raises(ValueError, match="the answers of an ensemble combine those of all exits"):
+        made.exits([1])
+
+
+def system(n=300, seed=0):
+    """A record whose later exits agree more often with the last one, with heads that cost."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, n)
+    logits = random.normal(size=(n, 5, 4)) + np.eye(4)[labels][:, None] * np.array([0.5, 1, 2, 3, 5])[:, None]
+    about = {"head_cost": [1, 1, 0.5, 0.5, 0]}
+    return ExitRecord(logits, labels, [3, 6, 9, 11, 14], metadata=about)
+
+
+@pytest.mark.parametrize("risk", ["disagreement", "gap", "error"])
+def test_the_chosen_exits_are_the_cheapest_of_all(risk):
+    record, level = system(), 0.1
+    policies = {"confidence": make_policy("confidence"), "margin": make_policy("confidence", score="margin")}
+    choices = choose_exits(record, policies, risk, level, 3)
+    assert choices.exact
+    for size, choice in enumerate(choices.best, start=1):
+        tried = []
+        for exits in combinations(range(4), size):
+            for policy in policies.values():
+                own = record.exits([*exits, 4])
+                result = certify(policy, own, risk, level, method="naive")
+                for threshold in [np.inf] if result.threshold is None else result.valid:
+                    tried.append(own.cost_of(first_exit(policy.signal(own), threshold)).mean())
+        assert choice.cost == pytest.approx(min(tried))
+        own = record.exits(choice.exits)
+        left = first_exit(policies[choice.policy].signal(own), choice.threshold)
+        assert own.cost_of(left).mean() == pytest.approx(choice.cost)
+        assert choices.bound <= choice.cost
+
+
+def test_greedy_is_between_the_bound_and_the_exact_choice(monkeypatch):
+    record, policies = system(), {"confidence": make_policy("confidence")}
+    exact = choose_exits(record, policies, "disagreement", 0.1, 3)
+    monkeypatch.setattr("offramp.acceleration.subset.EXACT", 1)
+    greedy = choose_exits(record, policies, "disagreement", 0.1, 3)
+    assert not greedy.exact
+    for one, other in zip(exact.best, greedy.best):
+        assert greedy.bound <= one.cost <= other.cost
+
+
+# Parts of the data
+
+
+@quick
+@given(st.integers(700, 5000), st.sampled_from(["disagreement", "gap", "error"]), st.sampled_from([0.02, 0.05, 0.1]))
+def test_parts_are_disjoint_and_enough(n, risk, level):
+    parts = draw_parts(n, risk, level, 0.9, 0)
+    together = np.concatenate([*vars(parts).values()])
+    assert np.array_equal(np.sort(together), np.arange(n))
+    assert len(parts.certificate) >= least_samples(risk, level, 0.9)
+    assert len(parts.heads) >= 100
+
+
+def test_what_can_be_certified():
+    assert least_samples("disagreement", 0.01, 0.95) == 299  # as in docs/guarantees.md
+    assert least_samples("gap", 0.05, 0.9) == 69
+    assert certifiable("disagreement", 0.01, 0.95, 299) == 0
+    record = ExitRecord.from_outputs(
+        np.repeat([[0, 1], [1, 1]], [16, 2376], axis=0), np.ones((2392, 2)) * 0.5, None, [1, 2]
+    )
+    aim = certifiable("disagreement", 0.01, 0.95, 2392)
+    for wrong, certified in ((round(aim * 2392), True), (round(aim * 2392) + 1, False)):
+        own = record.replace(prediction=np.repeat([[0, 1], [1, 1]], [wrong, 2392 - wrong], axis=0))
+        result = certify(make_policy("confidence"), own, "disagreement", 0.01, 0.95)
+        assert (result.threshold != np.inf) == certified
+
+
+# The data
+
+
+def picture(path, size=(8, 8), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 100 if mode == "L" else (1, 2, 3)).save(path)
+
+
+def test_images_in_class_folders(tmp_path):
+    for name in ("cat/1.png", "cat/2.png", "ant/1.png"):
+        picture(tmp_path / name)
+    inputs, _ = read_data(tmp_path, None, labelled=True, progress=False)
+    assert inputs.names == ["ant/1.png", "cat/1.png", "cat/2.png"]
+    assert (inputs.labels.tolist(), inputs.classes) == ([0, 1, 1], ("ant", "cat"))
+    assert inputs.preparation == ImagePreparation(shape=(1, 8, 8), divisor=255.0)
+    assert inputs.batch(np.array([2, 0])).shape == (2, 1, 8, 8)
+    picture(tmp_path / "3.png")
+    with pytest.raises(ValueError, match=r"3\.png is in no class folder; this risk needs labels"):
+        read_data(tmp_path, None, labelled=True, progress=False)
+
+
+def test_unreadable_images_are_named_counted_and_skipped_if_asked(tmp_path):
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    picture(tmp_path / "d.png", (9, 8))
+    with pytest.raises(ValueError, match=r"2 of 4 images cannot be used, the first: .*b.png.*--skip-unreadable"):
+        read_data(tmp_path, None, progress=False)
+    with pytest.warns(UserWarning, match="2 of 4 images are left out, the first: .*b.png"):
+        inputs, _ = read_data(tmp_path, None, skip_unreadable=True, progress=False)
+    assert inputs.names == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("timm:backbone=no_such_net", "timm cannot build 'no_such_net'"),
+        ("timm:width=3", "unknown option 'width'"),
+        ("nowhere.to:build", "'nowhere.to:build' cannot be imported"),
+        ("json:nothing", "'json:nothing' cannot be imported"),
+        ("json:loads,s=3", "json:loads failed"),
+        ("json:JSONEncoder", "json:JSONEncoder returns a JSONEncoder; expected an nn.Module"),
+        ("resnet18", "expected timm:…, huggingface:…, MODULE:FUNCTION"),
+    ],
+)
+def test_models_that_cannot_be_loaded(model, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(model)
+
+
+# The whole way
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A small network that was trained on some digits, and the other digits."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    x = torch.from_numpy(found.images[:, None] / 16).float()
+    y = torch.from_numpy(found.target)
+    model = net(width=8, depth=3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    torch.manual_seed(0)
+    for _ in range(6):
+        for batch in torch.randperm(400).chunk(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return model.eval(), x[400:].numpy(), y[400:].numpy()
+
+
+def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
+    model, x, _ = digits
+    monkeypatch.setattr(accelerating, "MEASURED", 4)
+    options = {"level": 0.1, "confidence": 0.9, "out": tmp_path / "fast", "optimise": "macs", "most_exits": 2}
+    result = offramp.accelerate(model, x, **options)
+    assert result.macs < 0.9
+    assert result.certificate.threshold == result.promise.threshold < np.inf
+    assert result.promise.estimate <= 0.1
+    assert result.promise.checked > 0
+    assert json.loads((tmp_path / "fast" / "promise.json").read_text())["measured"] == result.promise.measured
+    assert "Promise: answers differ from those of the model at most 10.000% of the time" in result.report.read_text()
+    assert len(str(result).splitlines()) == 3
+
+    bundle, record = load(result.bundle), result.record
+    answers = bundle(x[record.index])
+    expected = first_exit(result.policy.signal(record), result.promise.threshold)
+    near = np.abs(result.policy.signal(record) - result.promise.threshold).min(axis=1) < 1e-4  # rounding
+    assert (answers.exit == expected)[~near].all()
+    with torch.no_grad():
+        own = model(torch.from_numpy(x[record.index])).argmax(1).numpy()
+    assert np.array_equal(record.prediction[:, -1], own)
+    assert (answers.prediction != own).mean() <= result.promise.estimate + near.mean()
+    np.testing.assert_allclose(answers.cost, record.cost[answers.exit])
+
+    # A run that was ended goes on from what it has: nothing of it is computed again
+    monkeypatch.setattr(features, "_compute", None)
+    monkeypatch.setattr(heads, "_train", None)
+    monkeypatch.setattr(accelerating, "measure", lambda *_: result.times)
+    monkeypatch.setattr(accelerating, "export_bundle", lambda folder, *_, **__: folder)
+    monkeypatch.setattr(accelerating, "write_page", lambda *_: result.report)
+    again = offramp.accelerate(model, x, **options)
+    assert again.promise == result.promise
+
+
+def test_a_model_that_cannot_be_made_faster_is_handed_over_as_it_is(digits, tmp_path, monkeypatch):
+    model, x, y = digits
+    monkeypatch.setattr(heads, "STEPS", 1)
+    monkeypatch.setattr("offramp.acceleration.subset._cheapest", lambda *_: (np.inf, 1e9, 0.0))
+    result = offramp.accelerate(
+        model, x, labels=y, risk="gap", level=0.2, confidence=0.9, out=tmp_path / "fast", exits_at=["blocks.0"]
+    )
+    assert result.macs == 1
+    assert "Chosen: the model as it is, since no exits are cheaper" in str(result)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x[:9])).argmax(1).numpy()
+    assert np.array_equal(load(result.bundle)(x[:9]).prediction, expected)
+
+
+def test_what_is_refused_before_anything_is_computed(digits, tmp_path):
+    model, x, y = digits
+    for options, message in (
+        ({"level": 0.01}, "1397 samples are too few|at least"),
+        ({"level": 1.5}, "expected numbers between 0 and 1"),
+        ({"risk": "cost"}, "risk is 'cost'; expected one of"),
+        ({"optimise": "energy"}, "expected seconds or macs"),
+        ({"most_exits": 0}, "most_exits is 0"),
+        ({"risk": "gap", "level": 0.1}, "no labels, which this risk needs"),
+        ({"risk": "gap", "level": 0.1, "labels": y[:5]}, "labels: int64 .5,.; expected integers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            offramp.accelerate(model, x[:10] if options == {"level": 0.01} else x, out=tmp_path / "fast", **options)
+    (tmp_path / "fast" / "bundle").mkdir(parents=True)
+    (tmp_path / "fast" / "bundle" / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match="exists and is not a bundle"):
+        offramp.accelerate(model, x, out=tmp_path / "fast")
+    for words in (["--agree", "0.9", "--drop", "0.1"], []):
+        with pytest.raises(Exception, match="expected one of --agree, --drop and --error"):
+            cli(["accelerate", "--model", "a:b", "--data", str(tmp_path), "--out", "o", *words], standalone_mode=False)
+
+
+def test_a_full_disk_leaves_whole_chunks(digits, tmp_path, monkeypatch):
+    model, x, _ = digits
+    written = features.save_arrays
+
+    def full(path, *arguments):
+        if "00001" in str(path):
+            raise OSError(f"{path}: not written (No space left on device); make room and run again")
+        return written(path, *arguments)
+
+    monkeypatch.setattr(features, "save_arrays", full)
+    with pytest.raises(OSError, match="make room and run again"):
+        offramp.accelerate(model, x, level=0.1, confidence=0.9, out=tmp_path / "fast")
+    there = sorted(path.name for path in (tmp_path / "fast" / "cache").iterdir())
+    assert there == ["features-00000.safetensors"]
+    assert not (tmp_path / "fast" / "bundle").exists()
