@@ -42,6 +42,7 @@ reference: $(STAMP) ## make a finished report the committed one (STUDY=digits)
 	cd reports/$(STUDY) && cp -r figures tables *.json ../reference/$(STUDY)
 
 docs: $(STAMP) ## build the documentation, docs/_build/index.html; warnings and dead links are errors
+	rm -rf docs/generated  # pages of names that are gone
 	sphinx-build -W --keep-going -q docs docs/_build
 
 # Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.

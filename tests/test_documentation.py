@@ -65,7 +65,7 @@ def test_from_a_table_to_a_deployed_policy(tmp_path, monkeypatch, capsys):
             monkeypatch.setattr(judging, "judge", lambda validation, test, *_, **__: (validation, test))
             run(step)
         else:
-            run(step.replace('"', "") + (" --resamples 50" if "judge" in step else ""))
+            run(step.replace('"', "") + (" --resamples 100" if "judge" in step else ""))
     chosen = json.loads(Path("judged/recommendation.json").read_text())
     assert names["threshold"] == chosen["threshold"]
     expected = names["policy"].predict(names["record"][:10], chosen["threshold"])

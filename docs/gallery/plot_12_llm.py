@@ -7,6 +7,9 @@ a table with one row per question: whether each model was right, and how sure th
 probability of its tokens. The numbers in this example are drawn at random.
 """
 
+import tempfile
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -28,7 +31,8 @@ table = pd.DataFrame(
         "words": rng.integers(5, 60, 2000),
     }
 )
-table.to_csv("questions.csv", index=False)
+questions = Path(tempfile.mkdtemp(), "questions.csv")
+table.to_csv(questions, index=False)
 table.head(3).round(3)
 
 # %%
@@ -37,7 +41,7 @@ table.head(3).round(3)
 # large model has paid for the small one, too.
 
 record = import_outputs(
-    "questions.csv",
+    questions,
     columns={
         "quality": ["small_right", "large_right"],
         "max_softmax": ["small_sure", "large_sure"],

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from offramp._io.arrays import open_arrays, save_arrays
+from offramp._io.arrays import StoredArray, open_arrays, reading, save_arrays
 from offramp.online.alarms import ALARMS, Alarm, ConfidenceAlarm, RiskAlarm
 from offramp.online.methods import Feedback, Method, make_method
 from offramp.policies import Policy, restored, stored
@@ -295,6 +295,11 @@ class Online:
             If the file is damaged or is of another kind.
         """
         _, files, metadata = open_arrays(path, FORMAT)
+        with reading(path, FORMAT):
+            return cls._restored(files, metadata)
+
+    @classmethod
+    def _restored(cls, files: Mapping[str, StoredArray], metadata: Mapping[str, Any]) -> "Online":
         settings, online = metadata["online"], cls.__new__(cls)
 
         def part(prefix: str) -> dict[str, np.ndarray]:
