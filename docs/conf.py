@@ -35,6 +35,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "remove_config_comments": True,
+    "ignore_repr_types": "matplotlib|displays|tuple",
     "show_memory": False,
     "write_computation_times": False,
     "show_signature": False,

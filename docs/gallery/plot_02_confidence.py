@@ -17,18 +17,18 @@ from offramp.reports import ControlDisplay, ReliabilityDisplay
 
 # %%
 # The first system is a trained network with four exits. The second is a cascade of two networks that learned 200 images
-# by heart, of which a fifth had wrong labels.
+# by heart, of which a tenth had wrong labels.
 
 images, digits = load_digits(return_X_y=True)
 images /= 16  # from 0 to 1
 rng = np.random.default_rng(0)
-learned = np.where(rng.random(200) < 0.2, rng.integers(0, 10, 200), digits[:200])
+learned = np.where(rng.random(200) < 0.1, rng.integers(0, 10, 200), digits[:200])
 systems = [example_records()]
-models = [MLPClassifier((width,), solver="lbfgs", max_iter=1000, random_state=0) for width in (8, 64)]
+models = [MLPClassifier((width,), solver="lbfgs", max_iter=1000, random_state=0) for width in (12, 64)]
 for model in models:
     model.fit(images[:200], learned)
 logits = np.stack([model.predict_log_proba(images[200:]).clip(-50) for model in models], axis=1)  # (N, L, C)
-overconfident = ExitRecord(logits, digits[200:], cost=[8 * 74, 8 * 74 + 64 * 74], metadata={"unit": "MAC"})
+overconfident = ExitRecord(logits, digits[200:], cost=[12 * 74, (12 + 64) * 74], metadata={"unit": "MAC"})
 systems.append((overconfident[:800], overconfident[800:]))
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")

@@ -40,8 +40,8 @@ single = single[single["cost"] < 2.4e9]
 ax.plot(single["cost"] / 1e9, 100 * single["accuracy"], "ks", fillstyle="none")
 for _, model in single.iterrows():
     place = (model["cost"] / 1e9, 100 * model["accuracy"])
-    ax.annotate(model["model"], place, (5, -10), textcoords="offset points")
-ax.set_xlim(0.2, 2.6)
+    ax.annotate(model["model"], place, (6, -12), textcoords="offset points")
+ax.set_xlim(0.2, 3.5)
 
 # %%
 # The cheapest threshold that loses nothing on the validation half, measured on the other half. ``exit_1`` is the share

@@ -19,31 +19,43 @@ from offramp.reports import StreamDisplay
 
 images, digits = load_digits(return_X_y=True)
 images /= 16  # from 0 to 1
-models = [LogisticRegression(max_iter=1000), MLPClassifier((64,), solver="lbfgs", max_iter=500, random_state=0)]
-for model in models:
-    model.fit(images[:600], digits[:600])
+rng = np.random.default_rng(0)
 
 
-def record(first, last, severity=0.0, copies=1):
-    """Return the record of the cascade on noisy copies of some images."""
-    labels = np.tile(digits[first:last], copies)
-    noise = np.random.default_rng(0).normal(size=(len(labels), 64))
-    noisy = np.tile(images[first:last], (copies, 1)) + 0.2 * severity * noise
-    logits = np.stack([model.predict_log_proba(noisy) for model in models], axis=1)  # (N, 2, 10)
-    return ExitRecord(logits.clip(-50), labels, cost=[640, 640 + 64 * 74], metadata={"unit": "MAC"})
+def noisy(rows, severity):
+    """Return images with more noise the higher the severity."""
+    return images[rows] + 0.15 * severity * rng.normal(size=(len(rows), 64))
 
-
-validation = record(600, 1200)
-stream = drift({severity: record(1200, 1797, severity, copies=8) for severity in range(4)})
 
 # %%
-# The stream has 4,776 images. Labels come 50 images later. ``static`` learns nothing, ``window`` keeps the maps of PCEE
-# up to date, and ``aci`` moves the threshold.
+# The small model sees every fourth pixel. The large one was trained on noisy images, too.
+
+train = np.repeat(np.arange(600), 4)
+small = LogisticRegression(max_iter=1000).fit(images[train, ::4], digits[train])
+large = MLPClassifier((64,), max_iter=200, tol=0.01, random_state=0).fit(
+    noisy(train, rng.integers(0, 4, (2400, 1))), digits[train]
+)
+
+
+def record(rows, severity=0):
+    """Return the record of the cascade on images with noise."""
+    inputs = noisy(rows, severity)
+    logits = np.stack([small.predict_log_proba(inputs[:, ::4]), large.predict_log_proba(inputs)], axis=1)  # (N, 2, C)
+    return ExitRecord(logits.clip(-50), digits[rows], cost=[160, 160 + 64 * 74], metadata={"unit": "MAC"})
+
+
+validation = record(np.arange(600, 1200))
+streamed = np.tile(np.arange(1200, 1797), 8)
+stream = drift({severity: record(streamed, severity) for severity in range(4)})
+
+# %%
+# The stream has 4,776 images. Labels come 50 images later. ``static`` learns nothing, and ``window`` keeps the maps
+# of PCEE up to date.
 
 policy = make_policy("pcee").fit(validation)
 tables = {}
-for method in ("static", "window", "aci"):
-    online = Online(policy, 0.95, validation, method, alarms={"shift": ConfidenceAlarm(validation)})
+for method in ("static", "window"):
+    online = Online(policy, 0.9, validation, method, alarms={"shift": ConfidenceAlarm(validation)})
     tables[method] = run_stream(online, stream, delay=50, batch=20)
 
 figure, axes = plt.subplots(3, 1, figsize=(8, 9), sharex=True, layout="constrained")
@@ -51,7 +63,7 @@ for ax, show in zip(axes, ("accuracy", "cost", "evidence")):
     StreamDisplay(tables, window=300, unit="MAC").plot(ax, show=show)
 
 # %%
-# Shades are the severities. The vertical line is where the alarm is raised. Nothing brings the accuracy of clean images
-# back, but policies that learn pay for the second model where it helps.
+# Shades are the severities, and the vertical line is where the alarm is raised. The static policy still believes the
+# small model. The other one learns that it is no longer right, and pays for the large one.
 
-print(online.alarms["shift"].raised_at)
+print(f"alarm after {online.alarms['shift'].raised_at} images, of which the first {len(streamed) // 4} were clean")

@@ -54,7 +54,9 @@ dataset
 # ``model: outputs`` with a file and a cost.
 
 records = [
-    ExitRecord(read((folder / name).read_bytes())["logits"][:, None], dataset.labels["all"], [cost])
+    ExitRecord(
+        read((folder / name).read_bytes())["logits"][:, None], dataset.labels["all"], [cost], metadata={"unit": "MAC"}
+    )
     for name, cost in (("small.npz", 26_272), ("large.npz", 190_048))
 ]
 _, ax = plt.subplots(figsize=(7, 5))
