@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from offramp import ExitRecord, cascade, load_policies, make_policy, save_policies
 from offramp._io.arrays import open_arrays, save_arrays
@@ -84,7 +85,7 @@ def read_bundle(folder: Path) -> None:
 
 
 def read_record(path: Path) -> None:
-    assert ExitRecord.load(path).logits is not None
+    _ = ExitRecord.load(path).logits  # read when they are used
 
 
 def read_outputs(path: Path) -> None:
@@ -327,3 +328,57 @@ def test_changed_files(check, kind, tmp_path):
 @pytest.mark.parametrize(("check", "kind"), TESTS)
 def test_a_thousand_changed_files(check, kind, tmp_path):
     check(kind, tmp_path, 1000)
+
+
+# Faults that were found in this way, or by reading the code for the page about security
+
+
+def test_whole_numbers_that_are_too_large(tmp_path):
+    (tmp_path / "o.jsonl").write_text(
+        '{"label": 0, "prediction": 0}\n{"label": 123456789012345678901234, "prediction": 0}\n'
+    )
+    with pytest.raises(ValueError, match=r"o\.jsonl: label in row 2 is 12345678901234567890…; expected a whole number"):
+        import_outputs(tmp_path / "o.jsonl", cost=[1])
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (3", "\0" * 40, "('a' " + "(" * 90])
+def test_a_header_of_numpy_that_is_no_python(header, tmp_path):
+    text = header.encode().ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(ValueError, match=r"x\.npy: not a readable \.npy file"):
+        read_numbers(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(("write", "read"), [(write_policies, load_policies), (write_online, Online.load)])
+@pytest.mark.parametrize("change", [{}, {"policies": None}, {"policies": {"policy": {"policy": ["pcee"]}}}])
+def test_metadata_that_are_not_those_of_the_kind(write, read, change, tmp_path):
+    write(tmp_path / "f.safetensors")
+    form, stored, metadata = open_arrays(tmp_path / "f.safetensors", "offramp-policies/1", "offramp-online/1")
+    about = {**metadata, **change} if change else {}
+    save_arrays(tmp_path / "f.safetensors", form, {name: np.array(its.read()) for name, its in stored.items()}, about)
+    with pytest.raises(ValueError, match=rf"f\.safetensors: [^\n]*; expected a whole {form} file$"):
+        read(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [{"checksums": "[]"}, {"x": "[" * 100_000}])
+def test_metadata_of_other_programs(metadata, tmp_path):
+    save_file({"cost": np.ones(2)}, tmp_path / "f.safetensors", {"format": "offramp-record/1", **metadata})
+    with pytest.raises(ValueError, match=r"f\.safetensors: not readable"):
+        ExitRecord.load(tmp_path / "f.safetensors")
+
+
+def test_a_manifest_names_no_files_outside_of_its_folder(tmp_path):
+    write_bundle(tmp_path / "bundle")
+    file = tmp_path / "bundle/manifest.json"
+    values = json.loads(file.read_text())
+    del values["checksum"]
+    (tmp_path / "secret").write_bytes(b"a network")
+    values["files"]["../secret"] = values["files"]["stage-1.onnx"]
+    file.write_text(json.dumps({**values, "checksum": manifests._checksum(values)}))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: files: '\.\./secret' is not the name of a file in the folder"
+    ):
+        read_manifest(tmp_path / "bundle")
+    file.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"manifest\.json: not readable"):
+        read_manifest(tmp_path / "bundle")
