@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import resource
 import signal
 import warnings
 from collections.abc import Callable
@@ -199,7 +200,9 @@ def limited(path: Path):
         raise AssertionError(f"{path}: more than {SECONDS} s")
 
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory is that from here on
-    before, handler, refused = memory(), signal.signal(signal.SIGALRM, late), None
+    address_space = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") * 2**10 + 2**32, address_space[1]))
+    before, handler, refused = status("VmHWM"), signal.signal(signal.SIGALRM, late), None
     signal.alarm(SECONDS)
     try:
         with warnings.catch_warnings():
@@ -210,13 +213,14 @@ def limited(path: Path):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, address_space)
     assert refused is None or (path.name in refused and "\n" not in refused), refused
-    assert memory() - before < MEGABYTES * 2**10
+    assert status("VmHWM") - before < MEGABYTES * 2**10
 
 
-def memory() -> int:
-    """The highest memory of this process, in KiB."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().split("\n") if line.startswith("VmHWM"))
+def status(name: str) -> int:
+    """A number of this process in KiB: VmHWM is its highest memory."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().split("\n") if line.startswith(f"{name}:"))
     return int(line.split()[1])
 
 
@@ -358,6 +362,19 @@ def test_metadata_that_are_not_those_of_the_kind(write, read, change, tmp_path):
     save_arrays(tmp_path / "f.safetensors", form, {name: np.array(its.read()) for name, its in stored.items()}, about)
     with pytest.raises(ValueError, match=rf"f\.safetensors: [^\n]*; expected a whole {form} file$"):
         read(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("method/place", "the state of exit 1 has bin 2147483648"), ("memory/total", "8 of 2147483648 samples")],
+)
+def test_a_state_that_would_need_much_memory(name, message, tmp_path):
+    write_online(tmp_path / "o.safetensors")
+    form, stored, metadata = open_arrays(tmp_path / "o.safetensors", "offramp-online/1")
+    arrays = {key: np.array(its.read()) for key, its in stored.items()}
+    save_arrays(tmp_path / "o.safetensors", form, arrays | {name: np.full_like(arrays[name], 2**31)}, metadata)
+    with pytest.raises(ValueError, match=rf"o\.safetensors: {message}"):
+        Online.load(tmp_path / "o.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [{"checksums": "[]"}, {"x": "[" * 100_000}])
