@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verify reference test test-all lint bench gpu-check lock environment unlock clean
+.PHONY: help reproduce verify reference docs test test-all lint bench gpu-check lock environment unlock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ reference: $(STAMP) ## make a finished report the committed one (STUDY=digits)
 	rm -rf reports/reference/$(STUDY)
 	mkdir -p reports/reference/$(STUDY)
 	cd reports/$(STUDY) && cp -r figures tables *.json ../reference/$(STUDY)
+
+docs: $(STAMP) ## build the documentation, docs/_build/index.html; warnings and dead links are errors
+	rm -rf docs/generated  # pages of names that are gone
+	sphinx-build -W --keep-going -q docs docs/_build
 
 # Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.
 PYTEST := pytest -n 2 --dist loadgroup --no-loadscope-reorder

@@ -450,6 +450,12 @@ def test_a_largest_probability_that_is_too_small_for_the_classes_that_occur(fold
     assert silent("o.csv", {"classes": 10}, cost=[1]).n_classes == 10
 
 
+def test_answers_that_are_no_classes_have_no_smallest_largest_probability(folder):
+    text("o.csv", "right,max_softmax\n1,0.01\n0,0.9\n")
+    record = silent("o.csv", columns={"quality": "right"}, cost=[1])
+    np.testing.assert_array_equal(record.confidence(), [[0.01], [0.9]])
+
+
 @quick
 @given(st.integers(0, 999), st.sampled_from([2, 3, 10]), st.floats(0.1, 9), st.booleans())
 def test_measures_of_probabilities_are_accepted(tmp_path_factory, seed, classes, scale, known):

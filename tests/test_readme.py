@@ -21,6 +21,8 @@ README, POLICIES_PAGE, STUDIES_PAGE, DESIGN = (
     (ROOT / page).read_text(encoding="utf-8")
     for page in ("README.md", "docs/policies.md", "docs/studies.md", "docs/design.md")
 )
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 QUICK = "--resamples 100"  # added to the commands that draw bootstrap samples
 
 
@@ -234,16 +236,16 @@ def test_table_of_studies():
 def test_named_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     assert {"make reproduce", "make test", "make verify"} <= set(commands(README))
-    for page in ("README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
-        text = (ROOT / page).read_text(encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
         for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
-            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page.name, target)
         for verb in re.findall(r"(?:^|`)offramp ([a-z-]+)", text, re.MULTILINE):
-            assert verb in cli.commands, (page, verb)
+            assert verb in cli.commands, (page.name, verb)
 
 
 def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in PAGES:
         prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", prose):
             path = page.parent / target if target else page

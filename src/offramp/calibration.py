@@ -29,7 +29,7 @@ class ReliabilityDiagram:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: Σ_m (n_m / N) · |accuracy_m − mean confidence_m|."""
+        """Expected calibration error: `Σ_m (n_m / N) · |accuracy_m − mean confidence_m|`."""
         full = self.count > 0
         gap = np.abs(self.accuracy - self.mean_confidence)[full]
         return float(gap @ self.count[full] / self.count.sum())

@@ -7,7 +7,8 @@ that changes from run to run, and equal results must give identical files.
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,13 @@ def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, St
             header = json.loads(file.read(length))
         strings = header.pop("__metadata__", {})
         checksums = json.loads(strings.pop("checksums", "{}"))
+        if not isinstance(checksums, dict):
+            raise ValueError(f"its checksums are {checksums!r}")
         renamed = not checksums and any(f'"{HEADER}": ' in text for text in strings.values())
         if renamed or (checksums and checksums[HEADER] != _header_checksum(header, strings)):
             raise ValueError("its header is damaged")
         metadata = _from_strings(strings)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not readable ({error}); {expected}; if damaged, {AGAIN}") from None
     found = metadata.pop("format", None)
     if found not in kinds:
@@ -117,6 +120,16 @@ def open_arrays(path: str | os.PathLike, *kinds: str) -> tuple[str, dict[str, St
         offset = 8 + length + entry["data_offsets"][0]
         arrays[name] = StoredArray(path, name, dtype, tuple(entry["shape"]), offset, checksums.get(name))
     return found, arrays, metadata
+
+
+@contextmanager
+def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Context manager that raises ValueError, with the path, where the content of a file is not what its kind has."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {reason}; expected a whole {kind} file") from None
 
 
 HEADER = "header"  # name of the checksum of the header, which excludes the checksums themselves and the arrays

@@ -196,6 +196,8 @@ class Window(_AccuracyMaps):
 
     def _counts(self, i):  # summed anew, so that rounding does not add up
         place, size = self.state["place"][i], len(self.edges[i]) + 1
+        if place.max() >= size:  # a state that somebody else wrote
+            raise ValueError(f"the state of exit {i + 1} has bin {place.max()}; expected 0 to {size - 1}")
         return tuple(np.bincount(place, self.state[name][i], minlength=size) for name in ("weight", "right"))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from offramp._io.arrays import open_arrays, save_arrays
+from offramp._io.arrays import StoredArray, open_arrays, reading, save_arrays
 from offramp.online.alarms import ALARMS, Alarm, ConfidenceAlarm, RiskAlarm
 from offramp.online.methods import Feedback, Method, make_method
 from offramp.policies import Policy, deciding, restored, stored
@@ -294,6 +294,11 @@ class Online:
             If the file is damaged or is of another kind.
         """
         _, files, metadata = open_arrays(path, FORMAT)
+        with reading(path, FORMAT):
+            return cls._restored(files, metadata)
+
+    @classmethod
+    def _restored(cls, files: Mapping[str, StoredArray], metadata: Mapping[str, Any]) -> "Online":
         settings, online = metadata["online"], cls.__new__(cls)
 
         def part(prefix: str) -> dict[str, np.ndarray]:
@@ -315,11 +320,11 @@ class Online:
         if policy.state is not None:  # not in the file, which the next `save` replaces
             policy.state = {name: np.array(values) for name, values in policy.state.items()}
         online._base = policy, np.array(files["threshold"].read())
+        online._memory = _Memory.restored(settings["memory"], online.exits, part("memory/"))
         online.method = make_method(settings["method"], **settings["options"])
         online.method.restore(*online._base, part("method/"), online.exits)
         online._random = np.random.default_rng()
         online._random.bit_generator.state = settings["chance"]
-        online._memory = _Memory.restored(settings["memory"], online.exits, part("memory/"))
         return online
 
 
@@ -485,8 +490,11 @@ class _Memory:
 
     @classmethod
     def restored(cls, size: int, exits: int, arrays: dict[str, np.ndarray]) -> "_Memory":
-        memory, total = cls(size, exits), int(arrays.pop("total"))
-        memory.total = total - len(arrays["id"])
+        total, n = int(arrays.pop("total")), len(arrays["id"])
+        if n != min(total, size) or arrays["read"].shape != (n, exits):
+            raise ValueError(f"{n} of {total} samples are remembered, at {exits} exits; expected the latest {size}")
+        memory = cls(size, exits)
+        memory.total = total - n
         memory.add(**arrays)
         return memory
 

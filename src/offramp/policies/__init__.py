@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp._io.arrays import StoredArray, open_arrays, save_arrays
+from offramp._io.arrays import StoredArray, open_arrays, reading, save_arrays
 from offramp._registry import find
 from offramp.policies.base import NotFittedError, Policy
 from offramp.policies.beem import BEEMA, BEEMC
@@ -107,7 +107,8 @@ def load_policies(path: str | os.PathLike) -> tuple[dict[str, Policy], dict[str,
         If the file is damaged or is of another kind.
     """
     _, arrays, metadata = open_arrays(path, FORMAT)
-    return restored(arrays, metadata["policies"], metadata["run"]), metadata["run"]
+    with reading(path, FORMAT):
+        return restored(arrays, metadata["policies"], metadata["run"]), metadata["run"]
 
 
 def restored(

@@ -63,7 +63,7 @@ class LearnedDeferral(Policy):
 
     At each exit i except the last, P_j is the estimated probability that exit j is correct, for each j ≥ i, given the
     outputs of exit i. c_j is the mean cumulative cost of exit j on validation data, and L is the number of exits. The
-    signal is
+    signal is::
 
         S_i = −max over j > i of (P_j − P_i) · c_L / (c_j − c_i),
 
@@ -75,7 +75,7 @@ class LearnedDeferral(Policy):
     P_j is estimated by logistic regression on validation data (our choice). The features x of exit i are those of max
     softmax, margin, entropy and mean token margin that the validation record contains, and whether the exit predicts
     the same class as the exit before it (if there are predictions). Features are standardised; constant features have
-    no effect. The weights w and the bias b minimise
+    no effect. The weights w and the bias b minimise::
 
         Σ_n ln(1 + exp(z_n)) − y_n · z_n + penalty / 2 · (|w|² + (b − b_0)²),    z_n = w · x_n + b, y_n ∈ [0, 1],
 

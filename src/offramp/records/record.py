@@ -188,7 +188,7 @@ class ExitRecord:
         --------
         >>> from offramp import ExitRecord, evaluate, make_policy
         >>> record = ExitRecord.from_scores([[0.2, 0.9], [0.7, 0.8]], [[0.1, 0.5], [0.6, 0.9]], cost=[1, 10])
-        >>> evaluate(make_policy("confidence"), record, [0.5])["accuracy"].tolist()
+        >>> evaluate(make_policy("confidence"), record, [0.5])["accuracy"].round(3).tolist()
         [0.8]
         """
         if quality is None or cost is None:

@@ -79,8 +79,10 @@ def read_inputs(path: str | os.PathLike, preparations: Sequence[ImagePreparation
 def _array(path: Path, preparations: list[ImagePreparation]) -> RawInputs:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({error})") from None
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header is parsed by NumPy as Python, with errors of many types
+        raise ValueError(f"{path}: not a readable .npy file ({' '.join(str(error).split())})") from None
     for shape in {each.shape for each in preparations}:
         if values.ndim != 4 or values.shape[1:] != tuple(shape):
             raise ValueError(f"{path}: shape {values.shape}; expected (N, {', '.join(map(str, shape))})")

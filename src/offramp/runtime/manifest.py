@@ -139,7 +139,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         found = values.get("format")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: no {MANIFEST}; expected a folder that `offramp export` wrote") from None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not readable ({error}); {again}") from None
     if found != FORMAT:
         raise ValueError(f"{path}: format is {found!r}; expected {FORMAT!r}: export again with this version of Offramp")
@@ -148,6 +148,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     if checksum != _checksum(values):
         raise ValueError(f"{path}: damaged or edited (checksum differs); {again}")
     for name, digest in manifest.files.items():
+        if Path(name).name != name:
+            raise ValueError(f"{path}: files: {name!r} is not the name of a file in the folder")
         file = Path(folder, name)
         if not file.is_file():
             raise ValueError(f"{file}: missing; {again}")

@@ -72,9 +72,12 @@ class Source:
         if isinstance(values[0], LISTS):
             return self._unpacked(name, values)
         numbers = [isinstance(value, Real | Decimal) and not isinstance(value, bool) for value in values]
-        if all(numbers):
-            return values.astype(np.int64 if all(isinstance(value, Integral) for value in values) else np.float64)
-        return values
+        if not all(numbers):
+            return values
+        for n, value in enumerate(values):
+            if isinstance(value, Integral) and abs(value) >= 2**63:
+                raise ValueError(f"{self.at(name, n)} is {str(value)[:20]}…; expected a whole number of 64 bits")
+        return values.astype(np.int64 if all(isinstance(value, Integral) for value in values) else np.float64)
 
     def _unpacked(self, name: str, rows: np.ndarray) -> np.ndarray:  # (N, …)
         for n, row in enumerate(rows):
