@@ -387,28 +387,28 @@ def test_ridge_is_that_of_scikit_learn_with_the_penalty_that_predicts_held_out_f
 
 
 def calibrated(seed, n):
-    """Max softmax is the probability of being right, and says all that can be known."""
+    """Max softmax is the probability of being right, and no order is better: half of the others are right later."""
     random = np.random.default_rng(seed)
-    labels, ease = random.integers(0, 10, n), random.normal(size=(n, 1))
-    chance = 0.1 + 0.9 / (1 + np.exp(-(2 * ease + [-0.5, 0.5, 1.2, 1.8])))  # (N, L)
-    right = random.random((n, 1)) < chance  # of what an exit gets right, a later one gets right
-    prediction = np.where(right, labels[:, None], (labels[:, None] + random.integers(1, 10, (n, 4))) % 10)
-    return ExitRecord.from_outputs(prediction, chance, labels, [1.0, 2.0, 3.0, 4.0])
+    labels = random.integers(0, 10, n)
+    sure = 1 - 0.9 * random.random((n, 2)) ** 2  # (N, L)
+    draw = random.random(n)
+    right = np.stack([draw < sure[:, 0], draw < (1 + sure[:, 0]) / 2], axis=1)  # (N, L)
+    prediction = np.where(right, labels[:, None], (labels[:, None] + random.integers(1, 10, (n, 2))) % 10)
+    others = {kind: random.random((n, 2)) for kind in ("margin", "entropy")}
+    return ExitRecord.from_outputs(prediction, {"max_softmax": sure, **others}, labels, [1.0, 2.0])
 
 
 def at_budgets(policy, record):
-    """Return the accuracies at nine mean costs, between those of operating points."""
-    signal = policy.signal(record)
-    curve = evaluate(policy, record, [-np.inf, *np.quantile(signal[:, :-1], np.linspace(0, 1, 200)), np.inf])
+    """Return the mean accuracy at nine mean costs, between those of operating points."""
+    quantiles = np.quantile(policy.signal(record)[:, 0], np.linspace(0, 1, 99))
+    curve = evaluate(policy, record, [-np.inf, *quantiles, np.inf])
     order = np.argsort(curve.cost, kind="stable")
-    budgets = 1 + 3 * np.arange(1, 10) / 10
-    return np.interp(budgets, np.asarray(curve.cost)[order], np.asarray(curve.accuracy)[order])
+    budgets = 1 + np.arange(1, 10) / 10
+    return np.interp(budgets, np.asarray(curve.cost)[order], np.asarray(curve.accuracy)[order]).mean()
 
 
 def test_few_samples_are_not_clearly_worse_than_max_softmax():
-    test, differences = calibrated(999, 4000), []
-    baseline = at_budgets(make_policy("confidence"), test)
-    for seed in range(20):
-        differences.append(at_budgets(make_policy("stopping").fit(calibrated(seed, 360)), test) - baseline)
-    print("MEAN", np.mean(differences), np.min(np.mean(differences, axis=1)))
-    assert np.mean(differences) >= -0.002
+    test = calibrated(999, 10_000)
+    best = at_budgets(make_policy("confidence"), test)
+    reached = [at_budgets(make_policy("stopping").fit(calibrated(seed, 360)), test) for seed in range(24)]
+    assert np.mean(reached) >= best - 0.0006  # what learns here without a comparison loses 0.0015
