@@ -48,6 +48,8 @@ EVERY = [
     ("agreement", {"tier": 3}),
     ("learned-deferral", {}),
     ("learned-deferral", {"penalty": 0.1}),
+    ("stopping", {}),
+    ("stopping", {"answer": "exit", "target": "final"}),
 ]
 IDS = [name + "".join(f" {key}={value}" for key, value in options.items()) for name, options in EVERY]
 

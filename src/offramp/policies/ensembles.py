@@ -41,10 +41,11 @@ def weighted_sum(weights: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarr
 class Geometric:
     """The geometric ensemble of ZTW: softmax(Σ_{j ≤ i} a_ij · ln p_j + b_i), with weights a_ij ≥ 0.
 
-    It is fitted for speed, and for few samples. The weights minimise the mean negative log-likelihood plus a penalty on
-    the squared distance from the exit alone (a_ii = 1). The bias makes the mean probability of each class equal to its
-    frequency, with `CLASS_PENALTY` samples added to both, which is the condition for the minimum if none is added. It
-    is found by iterative proportional fitting. Both are our choice.
+    It is fitted for speed, and for few samples. The weights minimise, for the bias so far, the mean negative
+    log-likelihood plus a penalty on the squared distance from the exit alone (a_ii = 1). The bias then moves the mean
+    probability of each class towards its frequency, which is the condition for the minimum. These are five steps of
+    iterative proportional fitting, for which `CLASS_PENALTY` samples are added to the frequencies and to the sums of
+    the probabilities, so that the bias of a rare class moves little. All of this is our choice.
     """
 
     needs_logits = True

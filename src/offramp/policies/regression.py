@@ -48,7 +48,7 @@ class Splines:
         """Return (N, 1 + F + F · K): ones, the features, and the splines of each feature, for x (N, F)."""
         z = (x - self.centre) / self.scale  # (N, F)
         above = np.maximum(z[:, :, None] - self.knots, 0.0)  # (N, F, K)
-        return np.concatenate([np.ones((len(x), 1)), z, above.reshape(len(x), -1)], axis=1)
+        return np.concatenate([np.ones((len(x), 1)), z, above.reshape(len(x), self.knots.size)], axis=1)
 
 
 def fit_ridge(

@@ -188,6 +188,8 @@ def _shown(
     sure = columns[0] if columns else None  # (n,)
     is_first = "depth" not in past
     if not is_first and about["similarity"][0]:
+        if outputs.similarity is None:
+            raise ValueError("stopping was fitted with similarity, but these outputs have none; expected the same data")
         columns.append(outputs.similarity.astype(np.float64))
     if estimate is not None:
         columns.append(shown_measure("max_softmax", estimate))
