@@ -386,7 +386,7 @@ def test_costs_that_are_no_quadratic_function_of_the_length(monkeypatch):
     monkeypatch.setattr(exporting, "exit_costs", lambda model, shape: Costs(shape[0] ** 3))
     prepare = TextPreparation(tokenizer="none", max_tokens=9, pad=0)
     with pytest.raises(ValueError, match=r"cost: \[729.0\] MACs for a text of 9 tokens; expected"):
-        exporting._costs(None, prepare)
+        exporting.cost_coefficients(None, prepare)
 
 
 # Loading
@@ -433,7 +433,7 @@ def edited(folder, **changes):
             r"manifest.json: damaged or edited \(checksum differs\)",
         ),
         (lambda b: edited(b, format="offramp-bundle/2"), "format is 'offramp-bundle/2'; expected 'offramp-bundle/1'"),
-        (lambda b: edited(b, colour="red"), "manifest.json: unknown or missing key 'colour'; expected classes, "),
+        (lambda b: edited(b, colour="red"), "manifest.json: unknown or missing key 'colour'; expected abstain_below, "),
         (lambda b: edited(b, unit="missing"), "manifest.json: unknown or missing key 'unit'"),
         (lambda b: edited(b, classes="4"), "classes: '4'; expected a value of type int"),
         (lambda b: edited(b, policy="other"), r"policy.safetensors: no policy 'other'; only sure"),

@@ -31,6 +31,8 @@ def test_ends_with_a_report_of_everything(finished):
         "speedup",
         "exit-histogram",
         "risk-coverage",
+        "promises",
+        "calibration-or-ranking",
         "agreement",
         "reliability-net-large",
         "overconfidence-three",
@@ -49,7 +51,8 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
-    tables += ["seconds", "times", "coverage", "shift", "shift-claim", "stream"]
+    tables += ["seconds", "times", "coverage", "promises", "efficiency", "calibration-or-ranking"]
+    tables += ["shift", "shift-claim", "stream"]
     assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
         assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
