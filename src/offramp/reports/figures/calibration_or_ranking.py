@@ -38,5 +38,5 @@ def draw(files: Sequence[Path]) -> Figure:
             there, x=measure, y="of_seed", ax=ax, s=16, linewidth=0.3, alpha=0.85, **style.looks(styles, "policy")
         )
         ax.set(xlabel=label, ylabel="Efficiency (%)", title=f"ρ = {found[measure, rules]}")
-    style.legend_below(figure, style.entries(styles, linestyle="none"), 5)
+    style.legend_below(figure, style.entries(styles, linestyle="none"), 4)
     return figure
