@@ -48,7 +48,7 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html; warnings and 
 # Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.
 PYTEST := pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-test: $(STAMP) ## run the tests (13 minutes on two cores)
+test: $(STAMP) ## run the tests (15 minutes on two cores)
 	$(PYTEST)
 
 test-all: $(STAMP) ## run all tests, also the long ones; those of Slurm need root and the Debian packages slurm-wlm and munge
