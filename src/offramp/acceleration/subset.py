@@ -7,6 +7,7 @@ from math import comb
 
 import numpy as np
 
+from offramp.certification.certifying import Walk, until_first
 from offramp.certification.losses import loss_of
 from offramp.policies import Policy
 from offramp.records import ExitRecord
@@ -113,18 +114,11 @@ def _cheapest(signal: np.ndarray, losses: np.ndarray, costs: np.ndarray, level: 
     losses, costs : ndarray of shape (N, K + 1)
     level : float
     """
-    flat = np.maximum.accumulate(signal, axis=1).ravel()
-    order = np.argsort(flat)[::-1]  # (N K,): samples leave earlier, one after another
-    values = flat[order]
-    ends = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
-    thresholds = np.concatenate([[np.inf], values[ends]])  # (T,)
-    risk, cost = (
-        (each[:, -1].sum() + np.append(0, np.cumsum(-np.diff(each, axis=1).ravel()[order])[ends])) / len(each)
-        for each in (losses, costs)
-    )
-    safe = np.flatnonzero(np.logical_and.accumulate(risk <= max(level, risk[0]) + 1e-12))
+    walk = Walk(np.maximum.accumulate(signal, axis=1))
+    risk, cost = (walk.total(each) / len(each) for each in (losses, costs))  # (T,) each
+    safe = np.flatnonzero(until_first(risk > max(level, risk[0]) + 1e-12))
     place = safe[cost[safe].argmin()]
-    return float(thresholds[place]), float(cost[place]), float(risk[place])
+    return float(walk.thresholds[place]), float(cost[place]), float(risk[place])
 
 
 def lower_bound(record: ExitRecord, risk: str, level: float) -> float:

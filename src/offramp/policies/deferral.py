@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.policies.regression import fit_logistic
+from offramp.policies.regression import fit_logistic, location
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.confidence import SCORES
@@ -111,7 +111,7 @@ class LearnedDeferral(Policy):
         for i in range(n_exits - 1):
             before = None if record.prediction is None else record.prediction[:, max(i - 1, 0)]  # (N,)
             shown = _shown(record.outputs(i, logits=False), before, used)  # (F, N)
-            mean[i], scale[i] = _location(shown)
+            mean[i], scale[i] = location(shown, axis=1)
             x = _standardised(shown, mean[i], scale[i])
             for j in range(i, n_exits):
                 weights[i, j] = fit_logistic(x, correct[:, j], self.penalty)
@@ -167,7 +167,7 @@ class Router(Policy):
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         correct = record.needed_correct(f"fitting {self.name}")  # (N, L)
         features = _features(record.features, self.name).T  # (F, N)
-        mean, scale = _location(features)
+        mean, scale = location(features, axis=1)
         x = _standardised(features, mean, scale)
         weights = np.stack([fit_logistic(x, right, self.penalty) for right in correct.T])  # (L, F + 1)
         return {"mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
@@ -217,13 +217,6 @@ def _shown(outputs: ExitOutputs, before: np.ndarray | None, used: np.ndarray) ->
     measures = [outputs.measure(measure) for measure, is_used in zip(SCORES, used) if is_used]
     agrees = [] if before is None else [outputs.prediction == before]
     return np.stack([*measures, *agrees]).astype(np.float64)
-
-
-def _location(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the standard deviation of features (F, N), (F,) each: +∞ for those that are constant."""
-    scale = shown.std(axis=1)
-    scale[np.ptp(shown, axis=1) == 0] = np.inf
-    return shown.mean(axis=1), scale
 
 
 def _standardised(shown: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ class Geometric:
     """
 
     needs_logits = True
+    arrays = ("weights", "bias")  # of the state of an exit
 
     @staticmethod
     def fit(record: ExitRecord, right: np.ndarray, folds: np.ndarray) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
@@ -150,6 +151,7 @@ class Votes:
     """
 
     needs_logits = False
+    arrays = ("weights", "odds", "centre", "scale", "knots")  # of the state of an exit
 
     @staticmethod
     def fit(record: ExitRecord, right: np.ndarray, folds: np.ndarray) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
@@ -187,13 +189,13 @@ class Votes:
             odds += weight * column
         answers = stream.past["answers"] = (*stream.past.get("answers", ()), outputs.needed_prediction("stopping"))
         past = stream.past["odds"] = (*stream.past.get("odds", ()), odds)
-        k = len(answers)
-        same, first = _groups(np.stack(answers, axis=1))  # (n, k, k), (n, k)
+        k, said = len(answers), np.stack(answers, axis=1)  # (n, k)
+        same, first = _groups(said)  # (n, k, k), (n, k)
         scores = np.zeros((stream.n, k))
         for j, (constant, slope) in enumerate(zip(state["weights"][:k], state["weights"][k:])):
             scores += same[:, :, j] * (constant + slope * past[j])[:, None]
         winner, probability = _winner(scores, first)
-        return np.stack(answers, axis=1)[np.arange(stream.n), winner], probability
+        return said[np.arange(stream.n), winner], probability
 
 
 def _log_odds(outputs: ExitOutputs) -> np.ndarray:
@@ -253,7 +255,11 @@ def _fit_votes(votes: np.ndarray, first: np.ndarray, right: np.ndarray, start: n
     return minimise(derivatives, start)
 
 
-def of_record(record: ExitRecord) -> type[Geometric] | type[Votes] | None:
+Ensemble = type[Geometric] | type[Votes]
+KINDS: tuple[Ensemble | None, ...] = (None, Geometric, Votes)  # files of policies have the place in this list
+
+
+def of_record(record: ExitRecord) -> Ensemble | None:
     """Return the kind of ensemble that the exits of a record allow, or None if they have neither logits nor votes."""
     if record.n_exits < 2 or record.prediction is None:
         return None

@@ -8,6 +8,13 @@ import numpy as np
 from offramp.policies.newton import minimise
 
 
+def location(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation of features over an axis: +∞ for those that are constant."""
+    scale = x.std(axis=axis)
+    scale[np.ptp(x, axis=axis) == 0] = np.inf
+    return x.mean(axis=axis), scale
+
+
 @dataclass(frozen=True)
 class Splines:
     """Standardised features and linear splines of them.
@@ -27,8 +34,7 @@ class Splines:
     @classmethod
     def of(cls, x: np.ndarray, knots: int = 5) -> "Splines":
         """Choose the splines for features x (N, F): knots are at quantiles, if a feature has more than 2 · K values."""
-        centre, scale = x.mean(axis=0), x.std(axis=0)  # (F,)
-        scale[np.ptp(x, axis=0) == 0] = np.inf
+        centre, scale = location(x, axis=0)  # (F,) each
         places = np.full((x.shape[1], knots), np.inf)  # (F, K)
         for f, values in enumerate(x.T):
             if knots and np.isfinite(scale[f]) and len(np.unique(values)) > 2 * knots:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from offramp.policies.base import Policy, first_exit
-from offramp.policies.ensembles import Geometric, Votes, of_record, shown_measure
+from offramp.policies.ensembles import KINDS, Ensemble, of_record, shown_measure
 from offramp.policies.regression import Splines, fit_ridge
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
@@ -87,12 +87,12 @@ class Stopping(Policy):
 
     @property
     def needs_logits(self) -> bool:
-        return self._ensemble is Geometric
+        return self._ensemble is not None and self._ensemble.needs_logits
 
     @property
-    def _ensemble(self) -> type[Geometric] | type[Votes] | None:
+    def _ensemble(self) -> Ensemble | None:
         """The kind of ensemble that answers, of the fitted policy."""
-        return (None, Geometric, Votes)[0 if self.state is None else int(self.state["ensemble"][0])]
+        return None if self.state is None else KINDS[int(self.state["ensemble"][0])]
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         if self.target == "final":
@@ -115,7 +115,7 @@ class Stopping(Policy):
             if kind is not None:
                 exits = list(kind.fit(record, right, folds))
                 rights, estimates = (np.stack([each[k] for each in exits], axis=1) for k in (1, 2))  # (N, L) each
-                of_ensemble = _named({"vote": [each[0] for each in exits]})
+                of_ensemble = _named([each[0] for each in exits], "vote.")
             features = self._features(record, common, estimates)
             candidates = {} if kind is None else {OWN: (estimates - 1, {})}
             for knots in KNOTS:
@@ -124,7 +124,7 @@ class Stopping(Policy):
                 gain = _reached(signal, rights, cost) - baseline  # (N,)
                 surely = gain.mean() - CAUTION * gain.std() / np.sqrt(len(gain))
                 if surely > least:
-                    code = np.array([(None, Geometric, Votes).index(kind)])
+                    code = np.array([KINDS.index(kind)])
                     least, best = surely, {"ensemble": code, "knots": np.array([knots]), **of_ensemble, **fitted}
         return common | best
 
@@ -134,18 +134,17 @@ class Stopping(Policy):
         features = []
         for i in range(record.n_exits):
             estimate = None if estimates is None else estimates[:, i]  # (N,)
-            features.append(_shown(record.outputs(i, logits=False), past, about, estimate))
+            features.append(_shown(i, record.outputs(i, logits=False), past, about, estimate))
         return features
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         i, estimate, kind = stream.exit, None, self._ensemble
         if kind is not None:
-            prefix = f"exit_{i + 1}.vote."
-            state = {n.removeprefix(prefix): values for n, values in self.state.items() if n.startswith(prefix)}
+            state = {name: self.state[f"exit_{i + 1}.vote.{name}"] for name in kind.arrays}
             stream.prediction, estimate = kind.step(state, outputs, stream)
         if self.state["knots"][0] == OWN:
             return (_sureness(outputs, self.state["measures"]) if estimate is None else estimate) - 1.0
-        x = _shown(outputs, stream.past, self.state, estimate)  # (n, F)
+        x = _shown(i, outputs, stream.past, self.state, estimate)  # (n, F)
         if stream.is_last:
             return np.zeros(stream.n)
         from offramp._kernels.stopping import least_prices  # imported here, because importing Numba takes time
@@ -154,14 +153,9 @@ class Stopping(Policy):
         return -least_prices(x, *of_exit, self.state["least"][i])
 
 
-def _named(parts: Mapping[str, list[Mapping[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-    """Return the arrays of each exit by name, `exit_1.PART.NAME`, or `exit_1.NAME` for the part ""."""
-    return {
-        ".".join(filter(None, (f"exit_{i + 1}", part, name))): values
-        for part, exits in parts.items()
-        for i, arrays in enumerate(exits)
-        for name, values in arrays.items()
-    }
+def _named(exits: list[Mapping[str, np.ndarray]], part: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of all exits by name: `exit_1.NAME`, with `part` before NAME."""
+    return {f"exit_{i + 1}.{part}{name}": values for i, arrays in enumerate(exits) for name, values in arrays.items()}
 
 
 def _sureness(outputs: ExitOutputs, used: np.ndarray) -> np.ndarray:
@@ -177,17 +171,16 @@ def _own(record: ExitRecord, used: np.ndarray) -> np.ndarray:
 
 
 def _shown(
-    outputs: ExitOutputs, past: dict[str, Any], about: Mapping[str, np.ndarray], estimate: np.ndarray | None
+    i: int, outputs: ExitOutputs, past: dict[str, Any], about: Mapping[str, np.ndarray], estimate: np.ndarray | None
 ) -> np.ndarray:
-    """Return the features of an exit, (n, F), and put into `past` what those of the next one need."""
+    """Return the features of exit i, (n, F), and put into `past` what those of the next one need."""
     columns = [
         shown_measure(measure, outputs.measure(measure))
         for measure, is_used in zip(SCORES, about["measures"])
         if is_used
     ]
     sure = columns[0] if columns else None  # (n,)
-    is_first = "depth" not in past
-    if not is_first and about["similarity"][0]:
+    if i > 0 and about["similarity"][0]:
         if outputs.similarity is None:
             raise ValueError("stopping was fitted with similarity, but these outputs have none; expected the same data")
         columns.append(outputs.similarity.astype(np.float64))
@@ -195,7 +188,7 @@ def _shown(
         columns.append(shown_measure("max_softmax", estimate))
     if outputs.prediction is not None:
         streak = np.zeros(len(outputs.prediction))  # (n,)
-        if not is_first:
+        if i > 0:
             agrees = (outputs.prediction == past["of_exit"]).astype(np.float64)  # (n,)
             streak = (past["streak"] + 1) * agrees
             columns += [agrees, streak]
@@ -203,12 +196,10 @@ def _shown(
                 columns.append((2 * agrees - 1) * past["sure"])
         past["of_exit"], past["streak"] = outputs.prediction, streak
     if sure is not None:
-        if not is_first:
+        if i > 0:
             columns += [past["sure"], past["surest"]]
-        past["sure"], past["surest"] = sure, sure if is_first else np.maximum(sure, past["surest"])
-    n = len(columns[0]) if columns else len(streak)
-    past["depth"] = np.zeros(n)
-    return np.stack(columns, axis=1) if columns else np.zeros((n, 1))
+        past["sure"], past["surest"] = sure, np.maximum(sure, past["surest"]) if i > 0 else sure
+    return np.stack(columns, axis=1) if columns else np.zeros((len(streak), 1))
 
 
 def _backward(
@@ -225,7 +216,7 @@ def _backward(
         return held_out
 
     prices = backward_prices(right, cost, expect, least)  # (N, L − 1)
-    return np.concatenate([-prices, np.zeros((len(prices), 1))], axis=1), {"least": least, **_named({"": fitted})}
+    return np.concatenate([-prices, np.zeros((len(prices), 1))], axis=1), {"least": least, **_named(fitted)}
 
 
 def backward_prices(
