@@ -87,7 +87,7 @@ WHOLE = {
     },
     "times": {"systems": ["net-small"], "batch_sizes": [1, 8]},
     "shifts": {"systems": ["net-small"], "kinds": ["noise"], "severities": [1, 5]},
-    "comparison": {**TINY["comparison"], "level": 0.1},
+    "comparison": {**TINY["comparison"], "level": 0.1, "samples": [100], "duels": [["pcee", "confidence"]]},
     "report": {**TINY["report"], "oracle": "three"},
 }
 

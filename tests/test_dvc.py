@@ -148,6 +148,8 @@ CHANGES = {
     "comparison.level": 0.05,
     "comparison.resamples": 300,
     "comparison.splits": 3,
+    "comparison.samples": [50],
+    "comparison.duels": [["pcee-ws", "confidence"]],
     "sensitivity.draws": 3,
     "sensitivity.factors.map fitted on": [{"setting": "all", "policy": "pcee-ws"}],
     "sensitivity.factors.samples": [

@@ -1,5 +1,6 @@
 """One factor at a time: every variant compared with loops that fit and route it again."""
 
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 import oracles
 from offramp import ExitRecord, make_policy
 from offramp.cli.options import PolicySpec
-from offramp.comparison import sensitivity
+from offramp.comparison import samples, sensitivity
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import CONTROL_NUMBERS, control, reachable
+from offramp.comparison.matched import duels, match
 from offramp.comparison.runs import Run
 from offramp.comparison.sensitivity import ALL, Setting
-from offramp.records.splitting import stratified_order
+from offramp.records.splitting import Holdout, stratified_order
 from strategies import quick
 
 N = 60
@@ -77,7 +79,7 @@ def table(runs, resampled, orders):
     """Compute the table with draws that are known to the test."""
     with pytest.MonkeyPatch.context() as patch:
         drawn = cycle(orders)
-        patch.setattr(sensitivity, "stratified_order", lambda labels, random: next(drawn))
+        patch.setattr(samples, "stratified_order", lambda labels, random: next(drawn))
         return sensitivity.sensitivity(runs, VARIANTS, GRID, DRAWS, resampled)
 
 
@@ -288,3 +290,35 @@ def test_variants_that_cannot_be(variants, message, runs, resampled, capsys):
 def test_systems_of_other_seeds(runs, resampled):
     with pytest.raises(ValueError, match=r"large has the seeds \[1\], small \[0, 1\]; expected the same for all"):
         sensitivity.sensitivity(runs[:3], VARIANTS, GRID, DRAWS, resampled)
+
+
+@pytest.mark.parametrize("holdout", [Holdout(), Holdout(0.5, 3)])
+def test_a_learning_curve_repeats_the_duels_on_each_draw(runs, resampled, orders, holdout):
+    made = {"pcee": make_policy("pcee", bins=4), "confidence": make_policy("confidence"), "ztw": make_policy("ztw")}
+    pairs = [("pcee", "confidence"), ("ztw", "pcee"), ("pcee", "absent")]
+
+    def fitted(run, order):
+        run = replace(run, validation=run.validation.take(order), holdout=holdout)
+        return replace(run, policies={label: replace(policy).fit(run.fitting) for label, policy in made.items()})
+
+    def budgets(order):
+        its = duels(match([fitted(run, order) for run in runs]), pairs[:2], resampled).query("match == 'budgets'")
+        return its.set_index(["system", "policy", "rival"])[["gain", "cost_difference"]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = cycle(orders)
+        patch.setattr(samples, "stratified_order", lambda labels, random: next(drawn))
+        every = [fitted(run, np.arange(N)) for run in runs]
+        table = samples.learning_curve(every, pairs, [40, 25], DRAWS, resampled)
+    table = table.set_index(["system", "policy", "rival"])
+    assert table["samples"].unique().tolist() == [25, 40, N]
+    for size, its in table.groupby("samples"):
+        expected = budgets(np.arange(N)) if size == N else sum(budgets(order[:size]) for order in orders) / DRAWS
+        pd.testing.assert_frame_equal(its[expected.columns], expected, check_like=True, atol=1e-12, rtol=0)
+    whole = duels(match(every), pairs[:2], resampled).query("match == 'budgets'")
+    assert table.query(f"samples == {N}")["gain_low"].tolist() == pytest.approx(whole["gain_low"].tolist())
+
+
+def test_a_learning_curve_needs_more_samples_than_its_sizes(runs, resampled):
+    with pytest.raises(ValueError, match=f"{N} validation samples are asked for, but small has {N}; expected fewer"):
+        samples.learning_curve(runs, [], [20, N], 1, resampled)

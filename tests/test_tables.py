@@ -16,6 +16,7 @@ from offramp.comparison.promises import promises
 from offramp.comparison.ranking import efficiency
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run
+from offramp.comparison.samples import learning_curve
 from offramp.comparison.sensitivity import ALL, Setting, sensitivity
 from offramp.evaluation.exits import exit_table
 from offramp.records import ExitRecord
@@ -78,6 +79,8 @@ def study(runs, tmp_path_factory):
     write_table(promises(runs, [0.7, 0.9], splits=1), folder / "promises.parquet")
     write_table(efficiency(matched.match(runs), bootstrap), folder / "efficiency.parquet")
     write_table(sensitivity(runs, VARIANTS, grid, 2, bootstrap), folder / "sensitivity.parquet")
+    curve = learning_curve(runs, [("pcee", "confidence")], [50], 1, bootstrap)
+    write_table(curve, folder / "learning-curve.parquet")
     for run in runs:
         table = exit_table(run.test, run.policies, 15)
         table.insert(0, "system", run.system)

@@ -50,6 +50,7 @@ def test_ends_with_a_report_of_everything(finished):
         assert (folder / f"figures/{name}.png").stat().st_size > 1000
         assert (folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     tables = ["claims", "equal-cost", "equal-accuracy", "control", "calibration", "targets", "exits", "sensitivity"]
+    tables += ["duels", "learning-curve"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
     tables += ["seconds", "times", "coverage", "promises", "efficiency", "calibration-or-ranking"]
     tables += ["shift", "shift-claim", "stream"]

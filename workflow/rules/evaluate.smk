@@ -54,7 +54,7 @@ rule compare:
         targets=flags(target=STUDY["comparison"]["targets"]),
         pairs=" ".join(f"--pair {small} {large}" for small, large in STUDY["comparison"]["pairs"]),
         duels=" ".join(f"--duel {policy} {rival}" for policy, rival in STUDY["duels"]),
-        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels", "level")),
+        others=flags(**without(STUDY["comparison"], "targets", "pairs", "duels", "level", "samples")),
     shell:
         "offramp compare {input.records} {input.policies} --grid {params.grid} {params.targets} {params.pairs}"
         " {params.duels} {params.others} --targets-out {output.targets} --pairs-out {output.pairs}"
@@ -93,6 +93,32 @@ rule sensitivity:
     shell:
         "offramp sensitivity {input.records} --grid {params.grid} --draws {params.draws}"
         " --resamples {params.resamples} {params.variants} --out {output} 2>&1 | tee {log}"
+
+
+# What policies gain at equal cost with fewer validation samples
+SAMPLES = STUDY["comparison"].get("samples", []) if STUDY["duels"] else []
+
+
+rule learning_curve:
+    input:
+        records=RECORDS_OF_SYSTEMS,
+        policies=of_runs(rules.calibrate.output.policies),
+        code=sources("comparison.samples"),
+    output:
+        f"{ROOT}/evaluate/learning-curve.parquet",
+    log:
+        f"{LOGS}/learning-curve.log",
+    benchmark:
+        f"{BENCHMARKS}/learning-curve.tsv"
+    resources:
+        **needs("learning_curve", mem_mb=4000, runtime=60),
+    params:
+        samples=flags(samples=SAMPLES),
+        duels=rules.compare.params.duels,
+        resamples=STUDY["comparison"]["resamples"],
+    shell:
+        "offramp learning-curve {input.records} {input.policies} {params.samples} {params.duels}"
+        " --resamples {params.resamples} --out {output} 2>&1 | tee {log}"
 
 
 # Which cascades are searched, and over which accuracies
@@ -277,6 +303,7 @@ rule curves:
         [of_runs(table) for table in rules.evaluate.output],
         rules.compare.output,
         rules.sensitivity.output if VARIANTS else [],
+        rules.learning_curve.output if SAMPLES else [],
         rules.search.output if STUDY["search"] else [],
         rules.resplit.output if STUDY["search"].get("splits") else [],
         TIMES,

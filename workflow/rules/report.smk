@@ -12,6 +12,7 @@ FILES = {
     **({"record": expand(RECORD, split="test", system=LAYERS_OF, seed=STUDY["seeds"][0])} if LAYERS_OF else {}),
     **{kind: [path] for kind, path in COMPARED.items() if kind != "control" or "baseline" in STUDY["comparison"]},
     **({"sensitivity": rules.sensitivity.output} if VARIANTS else {}),
+    **({"learning curve": rules.learning_curve.output} if SAMPLES else {}),
     **({kind: [path] for kind, path in SEARCHED.items()} if STUDY["search"] else {}),
     **({"times": TIMES} if TIMES else {}),
     **({"shift": rules.shift.output} if SHIFTED else {}),

@@ -1,4 +1,4 @@
-"""The commands `offramp evaluate`, `compare`, `sensitivity` and `search`, which report results on test data."""
+"""The commands that report results on test data: `offramp evaluate`, `compare`, `sensitivity`, `search` and others."""
 
 import math
 import warnings
@@ -400,6 +400,43 @@ def sensitivity(files, variants, grid, draws, resamples, seed, out) -> None:
     runs = load_runs(files, fitted=False)
     bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
     write_table(with_metric(sensitivity(runs, variants, grid, draws, bootstrap), runs[0].test), out)
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--duel", "duels", nargs=2, multiple=True, required=True, help="POLICY RIVAL: two policies to compare. Repeatable."
+)
+@click.option(
+    "--samples",
+    "sizes",
+    type=click.IntRange(20),
+    multiple=True,
+    required=True,
+    help="Number of validation samples. Repeat this option. All samples are always included.",
+)
+@click.option("--draws", type=click.IntRange(1), default=4, show_default=True, help="Random draws of each number.")
+@RESAMPLES
+@BOOTSTRAP_SEED
+@click.option("--out", type=TABLE, required=True, help="Output: one row per system, duel and number of samples.")
+def learning_curve(files, duels, sizes, draws, resamples, seed, out) -> None:
+    """Measure what policies gain over others at equal cost, with fewer validation samples.
+
+    FILES are the validation and test records of all runs, and the files of policies, as for `offramp compare`. The
+    policies are fitted again on random draws of the validation samples, on which their thresholds are chosen, too.
+
+    \b
+    For example:
+      offramp learning-curve cascade/*.safetensors --duel stopping confidence --samples 200 --samples 1000 \\
+          --out curve.csv
+    """
+    from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.runs import load_runs
+    from offramp.comparison.samples import learning_curve
+
+    runs = load_runs(files)
+    bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
+    write_table(with_metric(learning_curve(runs, duels, sizes, draws, bootstrap), runs[0].test), out)
 
 
 VARIANTS_OF_CASCADES = click.option(

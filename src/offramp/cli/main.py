@@ -27,7 +27,8 @@ from offramp.cli import (
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
-    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
+    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.learning_curve),
+    *(evaluate.search, evaluate.resplit),
     *(stream.stream, shift.shift, shift.drift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),

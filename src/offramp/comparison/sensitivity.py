@@ -10,10 +10,11 @@ from tqdm import tqdm
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import CONTROL_NUMBERS, control_columns, measure_control, reachable
 from offramp.comparison.runs import Run, by_system
+from offramp.comparison.samples import orders
 from offramp.evaluation import evaluate, frontier, outcomes, threshold_on
 from offramp.policies import Policy, spec
 from offramp.records import ExitRecord
-from offramp.records.splitting import Holdout, strata, stratified_order
+from offramp.records.splitting import Holdout
 
 ALL = "all"  # used as the name of the system for the mean over systems
 
@@ -156,10 +157,7 @@ def _check(runs: Sequence[Run], variants: Sequence[Setting]) -> None:
 def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int, bootstrap: Bootstrap) -> np.ndarray:
     """Return the result of `measure_control` for each variant, (V, M, 1 + B)."""
     deltas = reachable(run.test, grid)
-    orders = [
-        stratified_order(strata(run.validation), np.random.default_rng([bootstrap.seed, 2, run.seed, draw]))
-        for draw in range(draws)
-    ]
+    drawn = orders(run, draws, bootstrap.seed)
     measured: dict[tuple, np.ndarray] = {}  # many variants are the reference of several factors
     places = [(variant.spec, variant.validation, variant.fit_share, variant.folds) for variant in variants]
     for variant, place in zip(variants, places):
@@ -167,7 +165,7 @@ def _measure(run: Run, variants: Sequence[Setting], grid: np.ndarray, draws: int
             continue
         parts = [run.validation]
         if variant.is_drawn:
-            parts = [run.validation.take(order[: variant.validation]) for order in orders]
+            parts = [run.validation.take(order[: variant.validation]) for order in drawn]
         each = [_outcomes(variant, part, run.test, deltas) for part in parts]
         right, cost = (np.stack(values) for values in zip(*each))  # (parts, T, N) each
         measured[place] = measure_control(right, cost, run.test, deltas, bootstrap).mean(0)

@@ -168,6 +168,7 @@ TABLES = _catalogue(
     _table("calibration-or-ranking", "efficiency", needs=("max_softmax",)),
     _table("exits", "exits"),
     _table("sensitivity", "sensitivity"),
+    _table("learning-curve", "learning curve"),
     _table("shift", "shift"),
     _table("stream", "drift"),
     _table("reductions", "reductions", source="tables.reductions:REDUCTIONS"),

@@ -28,6 +28,7 @@ KINDS = {
     "promises": ({"system", "policy", "choice", "target", "promised", "broken", "shortfall"}, "compare --promises-out"),
     "efficiency": ({"system", "policy", "seed", "of_seed", "ece", "auroc", "gap_closed"}, "compare --efficiency-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
+    "learning curve": ({"system", "policy", "rival", "samples", "gain", "cost_difference"}, "learning-curve --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
     "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
     "shift": ({"system", "corruption", "severity", "policy", "choice", "gap", "speedup"}, "shift --out"),
@@ -57,8 +58,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "promises", "efficiency", "sensitivity", "seconds", "times", "shift", "drift", "models", "relations",
-            "choices", "reductions", "replacements", "measures", "resplits"}
+            "promises", "efficiency", "sensitivity", "learning curve", "seconds", "times", "shift", "drift", "models",
+            "relations", "choices", "reductions", "replacements", "measures", "resplits"}
 
     Returns
     -------
