@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.optimize import linprog
 
 from offramp import ExitRecord, Policy, make_policy
 from offramp._io.tables import write_table
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.comparison.matched import match
-from offramp.comparison.ranking import correlations, efficiency, measures
+from offramp.comparison.matched import BUDGETS, match
+from offramp.comparison.ranking import best_possible, correlations, efficiency, measures
 from offramp.comparison.runs import Run
 from offramp.evaluation.rejection import Ranking
 from offramp.reports.catalogue import TABLES
@@ -104,18 +105,39 @@ def test_efficiency_of_a_worked_example():
     assert of_policy(table, "cost")["margin"] == 0.5  # exit 1 alone is at least as accurate as exit 2
 
 
-def test_the_gap_is_from_max_softmax_to_the_oracle():
-    """The oracle needs more than the highest budget, and max softmax is a random choice."""
-    policies = {"confidence": make_policy("confidence"), "oracle": make_policy("oracle", target="label")}
-    records = []
-    for seed in (0, 1):
-        both = [random_record([seed, part], 400, (0.05, 1.0)) for part in (0, 1)]
-        same = np.full((400, 2), 0.5)
-        records.append([ExitRecord.from_outputs(each.prediction, same, each.labels, each.cost) for each in both])
-    table = table_of(policies, records)
-    for end in ("", "_low", "_high"):
-        np.testing.assert_allclose(of_policy(table, f"gap_closed{end}"), [0, 1], atol=1e-12)
-    np.testing.assert_allclose(table.groupby("policy", sort=False)["of_seed"].mean(), of_policy(table, "efficiency"))
+@quick
+@given(st.data(), st.integers(1, 6), st.integers(2, 4), st.booleans())
+def test_no_choice_of_exits_is_better_than_the_best_possible(data, n, n_exits, each):
+    """The linear programme over all shares with which samples leave at exits."""
+    quality = data.draw(arrays(np.float64, (n, n_exits), elements=QUALITIES))
+    steps = data.draw(arrays(np.float64, (n, n_exits) if each else n_exits, elements=st.sampled_from([1.0, 2.0, 5.0])))
+    record = ExitRecord.from_scores(quality, cost=steps.cumsum(axis=-1))
+    costs = np.broadcast_to(record.costs, quality.shape)
+    expected = []
+    for budget in record.cost[0] + BUDGETS * (record.cost[-1] - record.cost[0]):
+        found = linprog(
+            -quality.ravel(),
+            A_ub=costs.reshape(1, -1),
+            b_ub=[budget * n],
+            A_eq=np.repeat(np.eye(n), n_exits, axis=1),
+            b_eq=np.ones(n),
+            bounds=(0, 1),
+        )
+        expected.append(-found.fun / n)
+    assert best_possible(record).mean() == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gap_is_from_max_softmax_to_the_best_possible(seed):
+    record = random_record(seed)
+    policies = {"confidence": make_policy("confidence"), "pcee": make_policy("pcee")}
+    policies |= {"oracle": make_policy("oracle", target="label"), "random": make_policy("random")}
+    table = table_of(policies, [(record, record)])
+    closed = of_policy(table, "gap_closed")
+    assert closed["confidence"] == 0
+    assert closed.max() <= 1 + 1e-12
+    assert closed["oracle"] > closed[["pcee", "random"]].max()
+    assert table["of_seed"].tolist() == of_policy(table, "efficiency").tolist()  # of one seed
 
 
 @pytest.mark.parametrize("seed", range(5))

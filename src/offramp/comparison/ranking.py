@@ -32,10 +32,8 @@ SIGNS = {"ece": -1, "auroc": 1, "aurc": -1}
 def efficiency(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap) -> pd.DataFrame:
     """Return how efficient each policy is, and how well its signal is calibrated and ranks the answers.
 
-    Accuracy is the mean over the nine budgets of `matched`, so it is the area under accuracy over cost. The oracle
-    leaves at the first right answer (`Oracle` with target="label"), and does not spend what it does not need. It is no
-    upper limit at budgets below its own cost, because it also runs all exits for samples that none of them gets right.
-    Systems with one exit are left out.
+    Accuracy is the mean over the nine budgets of `matched`, so it is the area under accuracy over cost. The oracle is
+    the best that is possible at each budget (`best_possible`). Systems with one exit are left out.
 
     Parameters
     ----------
@@ -103,28 +101,55 @@ def _share(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 def _references(group: Sequence[Run], bootstrap: Bootstrap) -> list[np.ndarray]:
     """Return the accuracies of max softmax (NaN if records have none), random exits and the oracle, (S, 1 + B) each."""
     test = group[0].test
-    has_softmax = "max_softmax" in test.measures and not test.is_router
-    found = []
-    for policy in (
-        make_policy("confidence") if has_softmax else None,
-        make_policy("random"),
-        make_policy("oracle", target="label"),
-    ):
-        right = np.full((len(group), test.n_samples), np.nan)  # (S, N)
-        if policy is not None:
-            right = np.stack([_at_budgets(policy, run) for run in group])
-        found.append(bootstrap.with_means(right))
-    return found
+    softmax = np.full((len(group), test.n_samples), np.nan)  # (S, N)
+    if "max_softmax" in test.measures and not test.is_router:
+        softmax = np.stack([_at_budgets(make_policy("confidence"), run) for run in group])
+    chance = np.stack([_at_budgets(make_policy("random"), run) for run in group])
+    best = np.stack([best_possible(run.test) for run in group])
+    return [bootstrap.with_means(right) for right in (softmax, chance, best)]
 
 
 def _at_budgets(policy: Policy, run: Run) -> np.ndarray:
     """Return how right each test sample is, on average over the budgets, (N,)."""
-    points = frontier(policy, run.choosing)
-    if policy.name == "oracle":  # beyond its best point, it would have to leave too late
-        points = points.iloc[: int(points["accuracy"].to_numpy().argmax()) + 1]
-    thresholds, weights = at_budgets(points, run.choosing.cost)
+    thresholds, weights = at_budgets(frontier(policy, run.choosing), run.choosing.cost)
     answering = answering_exits(policy, run.test, thresholds)[1]  # (2 * budgets, N)
     return weights @ at_exits(policy.correct(run.test), answering) / len(BUDGETS)
+
+
+def best_possible(record: ExitRecord) -> np.ndarray:
+    """Return how right each sample is, on average over the budgets, if the labels decide where it leaves.
+
+    No rule by which one of the exits answers is more accurate at the same average cost. Each sample starts at the first
+    exit and moves on where its answer gets better, and those moves are made first that gain most for their cost, until
+    the budget is spent. (A knapsack with shares: the last samples leave at random at one of two exits.) An ensemble of
+    exits can be right where none of them is, which this does not include.
+
+    Parameters
+    ----------
+    record : ExitRecord
+
+    Returns
+    -------
+    ndarray of shape (N,)
+    """
+    right, rows = record.correct.astype(np.float64), np.arange(record.n_samples)  # (N, L), (N,)
+    costs = np.broadcast_to(record.costs, right.shape)  # (N, L)
+    at = np.zeros(record.n_samples, np.int64)  # exit of each sample
+    moves = []
+    for _ in range(record.n_exits - 1):
+        gain, price = (values - values[rows, at][:, None] for values in (right, costs))  # (N, L) each
+        worth = np.divide(gain, price, out=np.full(gain.shape, -np.inf), where=price > 0)
+        to = worth.argmax(axis=1)  # (N,): first the best, so that the worth of a sample's moves decreases
+        better = np.flatnonzero(worth[rows, to] > 0)
+        moves.append(np.stack([better, *(values[better, to[better]] for values in (gain, price, worth))]))
+        at[better] = to[better]
+    sample, gain, price, worth = np.concatenate(moves, axis=1)  # (M,) each
+    order = np.argsort(-worth, kind="stable")
+    sample, gain, price = sample[order].astype(np.int64), gain[order], price[order]
+    budgets = BUDGETS * (record.cost[-1] - record.cost[0]) * record.n_samples  # of all samples, beyond the first exit
+    spent = price.cumsum() - price  # (M,): before each move
+    made = np.clip((budgets[:, None] - spent) / price, 0, 1).mean(axis=0)  # (M,): share of the budgets
+    return right[:, 0] + np.bincount(sample, made * gain, record.n_samples)
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:

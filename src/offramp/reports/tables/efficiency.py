@@ -17,15 +17,16 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     Accuracy at equal cost: mean over nine average costs between the cost of the first exit and the cost of the full
     model, each spent exactly on validation data, as in the table of duels. Gap closed: the share of the gap between max
     softmax (0) and the oracle (100) that the policy closes. Efficiency: the same for the gap between random exits and
-    the oracle, which is the normalised area under accuracy over cost. This oracle knows the labels: it leaves at the
-    first right answer, and spends no more than it needs. (The policy "oracle" leaves at the first exit that agrees with
-    the last one.) Cost at equal accuracy: mean cost in % of the cost of the full model, at the cheapest shared
-    threshold with which the policy is at least as accurate as the last exit on validation data. ECE: expected
-    calibration error with 15 bins, in points, if the signal estimates an accuracy. AUROC: how often a right answer has
-    a higher signal than a wrong one, in %, where equal signals count half. AURC: area under the curve of error against
-    coverage if the answers with the lowest signal are rejected, in points. These three are means over all exits but the
-    last, on the test samples at each exit, before any sample leaves. Numbers are means over seeds [95 % bootstrap
-    interval over test samples and seeds] ± standard deviation over seeds.
+    the oracle, which is the normalised area under accuracy over cost. This oracle is the best that is possible: it
+    knows the labels, and spends the average cost on the samples whose answers get better for the least. Only an
+    ensemble of exits, which can be right where no exit is, could beat it. (The policy "oracle" leaves at the first exit
+    that agrees with the last one.) Cost at equal accuracy: mean cost in % of the cost of the full model, at the
+    cheapest shared threshold with which the policy is at least as accurate as the last exit on validation data. ECE:
+    expected calibration error with 15 bins, in points, if the signal estimates an accuracy. AUROC: how often a right
+    answer has a higher signal than a wrong one, in %, where equal signals count half. AURC: area under the curve of
+    error against coverage if the answers with the lowest signal are rejected, in points. These three are means over all
+    exits but the last, on the test samples at each exit, before any sample leaves. Numbers are means over seeds [95 %
+    bootstrap interval over test samples and seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "efficiency")
     groups = table.groupby(["system", "policy"], sort=False)
