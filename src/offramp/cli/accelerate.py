@@ -22,6 +22,12 @@ from offramp.cli.options import EXISTING
     required=True,
     help="A folder of images, a .npy file (N, C, H, W), or texts: .csv or .tsv with the column text, or .txt.",
 )
+@click.option(
+    "--candidates",
+    multiple=True,
+    help="A smaller model of the same classes, written as for --model, which can answer before it; or front:FILE, a "
+    "table of timm's results, for some models of its front. May be repeated.",
+)
 @click.option("--agree", type=float, help="Promise: answers are those of the model at least this often. No labels.")
 @click.option("--drop", type=float, help="Promise: the accuracy is lower than that of the model by at most this.")
 @click.option("--error", type=float, help="Promise: at most this share of the answers is wrong.")
@@ -56,15 +62,16 @@ def accelerate(
     """Make a model faster, with a certificate of what is lost, in one command.
 
     The model stays as it is. Exits are added after some of its blocks, and trained on its own answers, so that no
-    labels are needed (with --drop and --error: on the labels, too). An easy input leaves at an early exit. Which exits
-    there are, and when an input leaves, is chosen on a second part of the data; a third part proves the promise, and a
-    fourth one checks it. The data must be what the model will meet, and must not be those on which it was trained.
+    labels are needed (with --drop and --error: on the labels, too). An easy input leaves at an early exit. With
+    --candidates, smaller models can answer before it, with or without exits of their own. Which exits and models there
+    are, and when an input leaves, is chosen on a second part of the data; a third part proves the promise, and a fourth
+    one checks it. The data must be what the model will meet, and must not be those on which it was trained.
 
     \b
     OUT contains:
       bundle/        the faster model, for `offramp run` and `offramp serve`, which need no torch
       index.html     the page: what is promised and saved
-      promise.json   the promise, and the exits and the policy that were chosen
+      promise.json   the promise, and the models, exits and policy that were chosen
       records/       the answers of all exits on each part of the data, for all other commands
       cache/         features and heads, from which a run that was ended goes on; it can be deleted
 
@@ -75,6 +82,8 @@ def accelerate(
       offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
       offramp accelerate --model huggingface:backbone=mymodel/ --data texts.csv --drop 0.005 --out fast/
       offramp accelerate --model mypackage.net:build --data images/ --agree 0.98 --exits-at layer1,layer2 --out fast/
+      offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
+      --candidates timm:backbone=resnet18.a1_in1k,pretrained=true
       offramp run fast/bundle images/ --out answers.csv
     """
     given = {"disagreement": agree, "gap": drop, "error": error}
