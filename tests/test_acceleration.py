@@ -326,16 +326,14 @@ def test_the_chosen_structures_are_the_cheapest_of_their_kinds(risk):
                 continue
             record = offramp.cascade(made) if stages else made[0]
             for policy in fit_families(record).values():
-                table = offramp.evaluate(policy, record, np.unique(policy.signal(record)))  # from the last exit down
-                answers = policy.prediction(record)
-                risks = 1 - table["accuracy"]
-                if risk == "disagreement":
-                    left = [first_exit(policy.signal(record), threshold) for threshold in table["threshold"]]
-                    own = np.array([answers[np.arange(len(record)), each] for each in left])  # (T, N)
-                    risks = (own != answers[:, -1]).mean(axis=1)
+                signal, answers = policy.signal(record), record.prediction
                 kind = "exits" if first is None else "both" if n_early else "cascade"
-                safe = np.logical_and.accumulate(np.asarray(risks <= level)[::-1])[::-1]  # (T,)
-                cheapest[kind] = min([*table["cost"][safe], cheapest.get(kind, np.inf)])
+                for threshold in np.unique(signal[:, :-1])[::-1]:  # from the last exit on, until the first failure
+                    left = first_exit(signal, threshold)
+                    given = answers[np.arange(len(left)), left]
+                    if (given != (answers[:, -1] if risk == "disagreement" else record.labels)).mean() > level:
+                        break
+                    cheapest[kind] = min(record.cost_of(left).mean(), cheapest.get(kind, np.inf))
     assert cheapest.keys() == {"exits", "cascade", "both"}
     for kind, cost in cheapest.items():
         best = found.of_kind(kind)[0]
@@ -561,7 +559,7 @@ def test_a_cascade_of_a_candidate_and_the_model(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "SAMPLES", 4)
     monkeypatch.setattr(heads, "STEPS", 60)
     small, x = linear(x[-300:], y[-300:]), x[:-300]
-    options = {"level": 0.1, "confidence": 0.9, "out": tmp_path / "fast", "optimise": "macs", "most_exits": 1}
+    options = {"level": 0.1, "confidence": 0.9, "out": tmp_path / "fast", "optimise": "macs", "exits_at": ["blocks.1"]}
     result = offramp.accelerate(model, x, candidates=[small], **options)
     kind = result.structure.kind
     assert kind in ("cascade", "both")

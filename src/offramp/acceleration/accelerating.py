@@ -184,7 +184,8 @@ def accelerate(
     smaller = open_candidates(candidates, model, data, **options)
     cache = out / "cache"
     own = Exits.of(model, parts, cache, seed, progress)
-    systems = [Exits.of(each, parts, cache / f"candidate-{each.key[:12]}", seed, progress, own) for each in smaller]
+    teacher = own.logits[parts.heads]
+    systems = [Exits.of(each, parts, cache / f"candidate-{each.key[:12]}", seed, progress, teacher) for each in smaller]
     systems.append(own)
     held = [each.record(parts.heads[own.held], own.logits.argmax(axis=1)) for each in systems]
     structure, certificate = ([each.record(rows) for each in systems] for rows in (parts.structure, parts.certificate))

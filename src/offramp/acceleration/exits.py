@@ -146,11 +146,12 @@ class Exits:
         cache: Path,
         seed: int,
         progress: bool,
-        teacher: "Exits | None" = None,
+        teacher: np.ndarray | None = None,
     ) -> "Exits":
         """Compute the features and train the heads, as far as the cache does not have them.
 
-        Heads learn the answers of the teacher, which are those that count: by default, those of the network itself.
+        Heads learn the answers of a teacher, given by its logits (H, C) on the samples of the heads. By default, this is
+        the network itself.
         """
         network, inputs, key = member.network, member.inputs, member.key
         places = range(len(network.places))
@@ -166,11 +167,11 @@ class Exits:
         heads = train_heads(
             pools,
             [each[rows] for each in features],
-            (logits if teacher is None else teacher.logits)[rows],
+            logits[rows] if teacher is None else teacher,
             None if inputs.labels is None else inputs.labels[rows],
             held,
             cache,
-            key if teacher is None else f"{key} {teacher.member.key}",
+            key,
             progress=progress,
         )
         bare = np.array(cost_coefficients(network.staged(places, [First() for _ in places]), inputs.preparation))

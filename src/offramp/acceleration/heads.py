@@ -119,6 +119,7 @@ def train_heads(
     progress : bool
     """
     key = hashlib.sha256(f"{key} {seed} {held.tobytes()!r} {None if labels is None else labels.tobytes()!r}".encode())
+    key.update(teacher.tobytes())
     targets = torch.from_numpy(teacher).softmax(1)  # (N, C)
     if labels is not None:
         targets = (targets + nn.functional.one_hot(torch.from_numpy(labels), teacher.shape[1])) / 2
