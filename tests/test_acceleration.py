@@ -1,9 +1,11 @@
 """Acceleration of any model: blocks, heads, the choice of exits, the parts of the data, and the whole way."""
 
 import json
+import re
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -13,10 +15,12 @@ from torch import nn
 
 import offramp
 from offramp import ExitRecord, certify, make_policy
+from offramp._io.tables import write_table
 from offramp.acceleration import accelerating, features, heads, measuring
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.candidates import _expanded, open_candidates
 from offramp.acceleration.data import read_data
+from offramp.acceleration.evaluating import evaluate_records
 from offramp.acceleration.exits import Member
 from offramp.acceleration.loading import Loaded, load_model
 from offramp.acceleration.splits import certifiable, draw_parts, least_samples
@@ -28,6 +32,7 @@ from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.models.costs import exit_costs
 from offramp.models.huggingface import HuggingFace
 from offramp.policies.base import first_exit
+from offramp.reports.catalogue import FIGURES, TABLES
 from offramp.runtime import EarlyExit, load
 from offramp.runtime.exporting import cost_coefficients
 from strategies import quick, records
@@ -352,6 +357,82 @@ def test_heads_in_a_cascade_cost_what_they_cost_in_its_models():
         chosen = whole.exits([*first, *(2 + i for i in second)])
         np.testing.assert_allclose(chosen.cost, parts.cost)
         assert chosen.metadata["head_cost"] == parts.metadata["head_cost"]
+
+
+# Many divisions
+
+
+def recorded(n=900):
+    """What `record-exits` writes for the two systems, and records of the larger one as if its exits were its own."""
+    made = []
+    for record in two_systems(n):
+        about = {"seed": 0, "dataset": "drawn", **record.metadata}
+        for split, rows in (("validation", slice(200)), ("test", slice(200, None))):
+            made.append(record[rows].replace(metadata={**about, "split": split, "teacher": "20"}))
+        if about["system"] == "20":
+            joint = {"system": "joint", "teacher": None}
+            made += [each.replace(metadata={**each.metadata, **joint}) for each in made[-2:]]
+    for each in made:
+        if each.metadata["teacher"] is None:
+            del each.metadata["teacher"]
+    return made
+
+
+def test_promises_over_many_divisions():
+    records = recorded()
+    table = evaluate_records(records[::-1], [0.3, 0.15], confidence=0.9, splits=4, most_exits=1)
+    assert set(table["kind"]) == {"exits", "cascade", "both", "best", "joint"}
+    assert (table["n_structure"] + table["n_certificate"] + table["n_check"] == 700).all()
+    assert table.groupby(["system", "level", "kind"])["split"].apply(list).map(lambda its: its == [0, 1, 2, 3]).all()
+    easy, hard = (table[table["level"] == level].groupby("kind")["speedup"].mean() for level in (0.3, 0.15))
+    assert (easy > hard).all()
+    assert (table["estimate"] <= table["level"]).all()
+    assert table["refuted"].mean() < 0.1
+    rest, (row,) = (
+        records[-3],
+        table[(table["kind"] == "joint") & (table["level"] == 0.3)].query("split == 0").itertuples(),
+    )
+    unseen = rest[np.random.default_rng(0).permutation(700)[row.n_structure + row.n_certificate :]]
+    assert 1 <= row.speedup <= unseen.cost[-1] / unseen.cost[0]
+    assert round(row.risk * row.n_check) == pytest.approx(row.risk * row.n_check)
+
+
+def test_records_that_do_not_belong_together():
+    small, _, model, other, *joint = recorded()
+    for records, message in (
+        ([small, *joint], "10|4, seed 0: expected a validation and a test record"),
+        (recorded()[:2], "20, seed 0: no record of the model itself"),
+        (
+            [each.replace(cost=each.costs * 9) for each in recorded()[:2]] + [model, other],
+            "20: 4 is not cheaper; expected smaller models",
+        ),
+        ([each[:120] for each in (model, other)], "120 samples are too few; expected more than"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_records(records, [0.05], splits=1)
+
+
+def test_the_table_and_the_figure_of_accelerations(tmp_path):
+    kinds = {"exits": 2.0, "cascade": 3.0, "both": 4.0, "best": 4.0, "joint": 1.5}
+    rows = [
+        {"system": "minilm-6", "seed": 0, "split": split, "kind": kind, "level": level, "risk_name": "disagreement",
+         "risk": level * (1.5 if split == 3 else 0.5), "refuted": split == 3, "certified": True, "confidence": 0.95,
+         "speedup": speedup + split, "bound": 9.0, "models": "a + b", "exits": "1 + 2,3"}
+        for level in (0.01, 0.02) for kind, speedup in kinds.items() for split in range(4)
+    ]  # fmt: skip
+    write_table(pd.DataFrame(rows), tmp_path / "accelerations.parquet")
+    TABLES["accelerations"].write([tmp_path / "accelerations.parquet"], tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    assert (
+        "MiniLM 6: at 98 %, cascade with exits (5.50×); at 99 %, cascade with exits (5.50×). Promises kept: 75 %"
+        in text
+    )
+    assert re.search(
+        r"\| MiniLM 6 +\| +98 \| exits +\| +3\.50 \[2\.08, 4\.92\] \| +1\.50 \| +75 \[19, 99\] \| +25", text
+    )
+    assert "a + b (1 + 2,3)" in text
+    FIGURES["accelerations"].write([tmp_path / "accelerations.parquet"], tmp_path / "figure")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 # Parts of the data

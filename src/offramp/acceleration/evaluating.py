@@ -22,6 +22,66 @@ from offramp.records import ExitRecord
 BEST, JOINT = "best", "joint"  # kinds in addition to `KINDS`
 
 
+def evaluate_records(
+    records: Sequence[ExitRecord], levels: Sequence[float], progress: bool = False, **options
+) -> pd.DataFrame:
+    """Evaluate all models of a study at several levels.
+
+    Parameters
+    ----------
+    records : sequence of ExitRecord
+        Validation and test records, in any order: those of `record_exits`, which belong together if they have the same
+        teacher and seed, and those of models whose exits were trained jointly, which have no teacher.
+    levels : sequence of float
+    progress : bool
+    **options
+        As for `evaluate_splits`.
+
+    Returns
+    -------
+    DataFrame
+        The tables of `evaluate_splits` and `evaluate_joint`, with the columns system and seed.
+
+    Raises
+    ------
+    ValueError
+        If a record is missing, if a smaller model is not cheaper, or as for `evaluate_splits`.
+    """
+    tables = []
+    for (teacher, seed), (held, rest) in _groups(records).items():
+        for level in levels:
+            if "teacher" in rest[0].metadata:
+                table = evaluate_splits(held, rest, level=level, progress=progress, **options)
+            else:
+                table = evaluate_joint(held[0], rest[0], level=level, progress=progress, **options)
+            tables.append(table.assign(system=teacher, seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["system", "seed", *table.columns.drop(["system", "seed"])]]
+
+
+def _groups(records: Sequence[ExitRecord]) -> dict[tuple[str, int], tuple[list[ExitRecord], list[ExitRecord]]]:
+    """Return the validation and the test records of each model and seed, with smaller models first."""
+    found: dict[tuple, dict[str, dict[str, ExitRecord]]] = {}
+    for record in records:
+        about = record.metadata
+        key = about.get("teacher", about["system"]), about["seed"]
+        found.setdefault(key, {}).setdefault(about["system"], {})[about["split"]] = record
+    groups = {}
+    for (teacher, seed), systems in found.items():
+        order = sorted(systems, key=lambda system: (system == teacher, full_cost([*systems[system].values()])))
+        for system in order:
+            if systems[system].keys() != {"validation", "test"}:
+                raise ValueError(f"{system}, seed {seed}: expected a validation and a test record")
+        if order[-1] != teacher:
+            raise ValueError(f"{teacher}, seed {seed}: no record of the model itself")
+        parts = [[systems[system][split] for system in order] for split in ("validation", "test")]
+        costs = [full_cost([record]) for record in parts[1]]
+        if len(costs) > 1 and max(costs[:-1]) >= costs[-1]:
+            raise ValueError(f"{teacher}: {order[int(np.argmax(costs))]} is not cheaper; expected smaller models")
+        groups[teacher, seed] = tuple(parts)
+    return groups
+
+
 def evaluate_splits(
     held: Sequence[ExitRecord],
     rest: Sequence[ExitRecord],
@@ -101,6 +161,8 @@ def evaluate_joint(
     All its exits stay, the policy is chosen among the same ones, and its answers and its cost are compared with those
     of its own last exit.
     """
+    if risk == "disagreement":
+        held = held.replace(labels=held.needed_prediction("disagreement")[:, -1])
     policies, rows = fit_families(held), []
     kept = range(held.n_exits - 1)
     for split, (structure, certificate, check), aim in _divided([rest], risk, level, confidence, splits, progress):
@@ -121,7 +183,7 @@ def evaluate_joint(
 def _divided(
     rest: Sequence[ExitRecord], risk: str, level: float, confidence: float, splits: int, progress: bool
 ) -> Iterator[tuple[int, list[list[ExitRecord]], float]]:
-    """Yield the number of each division, its parts, and the risk on the first part that can be certified on the second."""
+    """Yield the number of each division, its three parts, and the highest risk at which the second one certifies."""
     n = len(rest[-1])
     n_structure, n_certificate = choosing_sizes(n, risk, level, confidence)
     if n <= n_structure + n_certificate:

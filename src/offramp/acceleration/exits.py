@@ -150,8 +150,8 @@ class Exits:
     ) -> "Exits":
         """Compute the features and train the heads, as far as the cache does not have them.
 
-        Heads learn the answers of a teacher, given by its logits (H, C) on the samples of the heads. By default, this is
-        the network itself.
+        Heads learn the answers of a teacher, given by its logits (H, C) on the samples of the heads: by default, the
+        network itself.
         """
         network, inputs, key = member.network, member.inputs, member.key
         places = range(len(network.places))
