@@ -23,7 +23,13 @@ BEST, JOINT = "best", "joint"  # kinds in addition to `KINDS`
 
 
 def evaluate_records(
-    records: Sequence[ExitRecord], levels: Sequence[float], progress: bool = False, **options
+    records: Sequence[ExitRecord],
+    levels: Sequence[float],
+    *,
+    risk: str = "disagreement",
+    confidence: float = 0.95,
+    splits: int = 10,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Evaluate all models of a study at several levels.
 
@@ -33,8 +39,7 @@ def evaluate_records(
         Validation and test records, in any order: those of `record_exits`, which belong together if they have the same
         teacher and seed, and those of models whose exits were trained jointly, which have no teacher.
     levels : sequence of float
-    progress : bool
-    **options
+    risk, confidence, splits, progress
         As for `evaluate_splits`.
 
     Returns
@@ -48,12 +53,13 @@ def evaluate_records(
         If a record is missing, if a smaller model is not cheaper, or as for `evaluate_splits`.
     """
     tables = []
+    options = {"risk": risk, "confidence": confidence, "splits": splits, "progress": progress}
     for (teacher, seed), (held, rest) in _groups(records).items():
         for level in levels:
             if "teacher" in rest[0].metadata:
-                table = evaluate_splits(held, rest, level=level, progress=progress, **options)
+                table = evaluate_splits(held, rest, level=level, **options)
             else:
-                table = evaluate_joint(held[0], rest[0], level=level, progress=progress, **options)
+                table = evaluate_joint(held[0], rest[0], level=level, **options)
             tables.append(table.assign(system=teacher, seed=seed))
     table = pd.concat(tables, ignore_index=True)
     return table[["system", "seed", *table.columns.drop(["system", "seed"])]]
