@@ -303,7 +303,7 @@ def test_greedy_is_between_the_bound_and_the_exact_choice(monkeypatch):
 # Structures
 
 
-def two_systems(n=200):
+def two_systems(n=120):
     """Records of a small model with one exit before its end and of the model itself with two, on the same samples."""
     random = np.random.default_rng(1)
     labels = random.integers(0, 4, n)

@@ -164,7 +164,7 @@ CHANGES = {
     "shifts.systems": ["vit"],
     "shifts.kinds": ["blur"],
     "shifts.severities": [1, 4],
-    "accelerate.models.resnet-12": ["resnet-4"],
+    "accelerate.models.resnet-4": ["resnet-8"],
     "accelerate.joint": ["vit"],
     "accelerate.levels": [0.3],
     "accelerate.divisions": 3,

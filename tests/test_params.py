@@ -93,7 +93,7 @@ MISTAKES = {
         ("accelerate.models names 'vit'", "expected models that answer once and run"),
     ),
     "level of agreement": (("accelerate", ACCELERATE | {"levels": [1.5]}), ("accelerate.levels", "1.5")),
-    "no divisions": (("accelerate", {"models": {"vit": []}}), ("accelerate", "divisions")),
+    "no divisions": (("accelerate", {"models": {"vit": []}}), ("accelerate", "levels", "models")),
     # unknown keys
     "study": (("epochs", 3), ("'epochs'", "expected")),
     "splits": (("splits", "valid", 3), ("splits", "'valid'", "validation")),
