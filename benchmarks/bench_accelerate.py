@@ -44,7 +44,9 @@ def main(folder: Path, times: int, levels: list[float]) -> None:
                     "highest": of_kind["speedup"].max(),
                     "bound": of_kind["bound"].mean(),
                 }
-            ).round(4)
+            )
+            .round(4)
+            .to_string()
         )
         best = table[table["kind"] == "best"]
         print(best.groupby(["models", "exits", "policy"]).size().sort_values(ascending=False).head(5).to_string())

@@ -25,7 +25,8 @@ from offramp.reports.tables import claims
 from offramp.reports.tables.writing import cell, is_numeric
 
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 4}
-# Except the tables in the tests of speed-up, public models, cascade reports, stored outputs, timing, shift and acceleration
+# Except the tables in the tests of speed-up, public models, cascade reports, stored outputs, timing, shift and
+# acceleration
 _APART = ["beem-claims", "duels", "speedup", "per-exit", "public-zoo"]
 _APART += ["cascade-claims", "reductions", "cascade-variants", "replacements", "models", "seconds", "resplits", "times"]
 _APART += ["shift", "shift-claim", "stream", "accelerations"]
