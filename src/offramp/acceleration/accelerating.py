@@ -1,6 +1,7 @@
 """The whole way from a model and inputs to a bundle with a certificate (`offramp.accelerate`, `offramp accelerate`)."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,6 +231,7 @@ def accelerate(
         if chosen is as_it_is
         else _reason(chosen, found, kinds, memory, len(parts.structure), full, optimise, aim),
     )
+    shutil.rmtree(out / "records", ignore_errors=True)  # those of other candidates
     for name, records in {"held": held, "structure": structure, "certificate": certificate, "check": check}.items():
         for k, each in enumerate(records or (), start=1):
             folder = "" if k == len(records) else f"candidate-{k}"
