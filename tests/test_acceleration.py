@@ -20,7 +20,7 @@ from offramp.acceleration import accelerating, features, heads, measuring
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.candidates import _expanded, open_candidates
 from offramp.acceleration.data import read_data
-from offramp.acceleration.evaluating import evaluate_records
+from offramp.acceleration.evaluating import evaluate_joint, evaluate_records
 from offramp.acceleration.exits import Member
 from offramp.acceleration.loading import Loaded, load_model
 from offramp.acceleration.splits import certifiable, draw_parts, least_samples
@@ -389,6 +389,15 @@ def test_promises_over_many_divisions():
     unseen = rest[np.random.default_rng(0).permutation(700)[row.n_structure + row.n_certificate :]]
     assert 1 <= row.speedup <= unseen.cost[-1] / unseen.cost[0]
     assert round(row.risk * row.n_check) == pytest.approx(row.risk * row.n_check)
+
+
+def test_where_nothing_is_certified_the_model_runs_as_it_is():
+    model = [each for each in recorded() if each.metadata["system"] == "20"]
+    held, rest = (each.replace(logits=1e3 * np.eye(4)[each.prediction]) for each in model)  # all equally sure
+    table = evaluate_joint(held, rest, level=0.05, splits=2)
+    assert not table["certified"].any()
+    assert (table["speedup"] == 1).all()
+    assert (table["risk"] == 0).all()
 
 
 def test_records_that_do_not_belong_together():

@@ -120,11 +120,11 @@ def evaluate_splits(
     -------
     DataFrame
         One row per division and kind: split; kind (`exits`, `cascade`, `both`, and the `best` of them); models, exits
-        and policy; certified (whether a threshold was certified; otherwise, the model runs); risk (on the samples that
-        check), refuted (whether the lower 95 % bound of the risk on them is above the level), estimate (on the samples
-        of the certificate), speedup (cost of the model divided by the average cost, on the samples that check), bound
-        (highest possible speed-up on the samples of the structure); risk_name, level, confidence, n_structure,
-        n_certificate and n_check.
+        and policy; certified (whether a threshold was certified; otherwise, the model runs as it is); risk (on the
+        samples that check), refuted (whether the lower 95 % bound of the risk on them is above the level), estimate (on
+        the samples of the certificate), speedup (cost of the model divided by the average cost, on the samples that
+        check), bound (highest possible speed-up on the samples of the structure); risk_name, level, confidence,
+        n_structure, n_certificate and n_check.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def _certified(
         "risk": loss.low + scale * float(scaled.mean()),
         "refuted": bool(loss.low + scale * lowest > level),
         "estimate": estimate,
-        "speedup": full / float(check.cost_of(left).mean()),
+        "speedup": full / float(check.cost_of(left).mean()) if threshold < np.inf else 1.0,  # the model as it is
     }
 
 
