@@ -1,76 +1,56 @@
 """How often the promise of `offramp accelerate` is kept, and how fast its models are, over random parts of the data.
 
 The heads are those of a finished run. The samples on which they were not trained are divided at random into structure,
-certificate and check, as often as asked for; exits, policy and threshold are chosen anew each time.
+certificate and check, as often as asked for; structure, policy and threshold are chosen anew each time.
 
-For example: python benchmarks/bench_accelerate.py fast/ 100
+For example: python benchmarks/bench_accelerate.py fast/ 100 [LEVEL …]
 """
 
 import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from offramp import ExitRecord, certify
-from offramp.acceleration.accelerating import fit_families
-from offramp.acceleration.splits import certifiable
-from offramp.acceleration.subset import choose_exits
-from offramp.certification.losses import loss_of
-from offramp.policies.base import first_exit
+from offramp import ExitRecord
+from offramp.acceleration.evaluating import evaluate_splits
+from offramp.records.joining import concatenated
 
 
-def main(folder: Path, times: int) -> None:
+def main(folder: Path, times: int, levels: list[float]) -> None:
     promise = json.loads((folder / "promise.json").read_text())
-    risk, level, confidence = (promise[name] for name in ("risk", "level", "confidence"))
-    held, *parts = (
-        ExitRecord.load(folder / "records" / f"{name}.safetensors")
-        for name in ("held", "structure", "certificate", "check")
-    )
-    sizes = [len(part) for part in parts]
-    together = parts[0].replace(
-        **{name: np.concatenate([part.by_sample[name] for part in parts]) for name in parts[0].by_sample},
-        confidence={m: np.concatenate([part.measure(m) for part in parts]) for m in parts[0].measures},
-        logits=np.concatenate([part.logits for part in parts]),
-    )
-    aim, rows = certifiable(risk, level, confidence, sizes[1]), []
-    for seed in range(times):
-        order = np.random.default_rng(seed).permutation(len(together))
-        structure, certificate, check = (together[part] for part in np.split(order, np.cumsum(sizes)[:-1]))
-        choices = choose_exits(structure, fit_families(held), risk, aim, 3)
-        choice = min(choices.best, key=lambda each: each.cost)
-        policy = fit_families(held.exits(choice.exits), [choice.policy])[choice.policy]
-        own = certificate.exits(choice.exits)
-        result = certify(policy, own, risk, level, confidence)
-        unseen = check.exits(choice.exits)
-        left = first_exit(policy.signal(unseen), result.threshold)
-        losses = loss_of(risk, policy, unseen, None, None).values[np.arange(len(left)), left]
-        full = unseen.exits([unseen.n_exits - 1]).cost[0]
-        rows.append(
-            {
-                "exits": str(choice.exits),
-                "policy": choice.policy,
-                "risk": losses.mean(),
-                "estimate": result.estimate,
-                "speedup": full / unseen.cost_of(left).mean(),
-                "bound": full / choices.bound,
-            }
+    folders = [*sorted((folder / "records").glob("candidate-*")), folder / "records"]
+    held = [ExitRecord.load(each / "held.safetensors") for each in folders]
+    parts = [name for name in ("structure", "certificate", "check") if (folders[-1] / f"{name}.safetensors").exists()]
+    rest = [concatenated([ExitRecord.load(each / f"{name}.safetensors") for name in parts]) for each in folders]
+    for level in levels or [promise["level"]]:
+        table = evaluate_splits(
+            held, rest, risk=promise["risk"], level=level, confidence=promise["confidence"], splits=times, progress=True
         )
-    table = pd.DataFrame(rows)
-    noise = np.sqrt(level * (1 - level) / sizes[2])
-    print(f"{risk} at most {level:g}, confidence {confidence:g}; parts of {sizes} samples, {times} times")
-    print(f"risk on the check: mean {table.risk.mean():.4f}, above the level {(table.risk > level).mean():.0%}")
-    print(
-        f"above the level by more than twice the noise of the check ({2 * noise:.4f}): "
-        f"{(table.risk > level + 2 * noise).mean():.0%}"
-    )
-    print(
-        f"speed-up in MACs: {table.speedup.mean():.2f} [{table.speedup.min():.2f}, {table.speedup.max():.2f}]; "
-        f"no choice of exits can exceed {table.bound.mean():.2f}"
-    )
-    print(table.groupby(["exits", "policy"]).size().sort_values(ascending=False).head(5).to_string())
+        sizes = table[["n_structure", "n_certificate", "n_check"]].iloc[0].tolist()
+        print(
+            f"{promise['risk']} at most {level:g}, confidence {promise['confidence']:g}; {sizes} samples, {times} times"
+        )
+        of_kind = table.assign(above=table["risk"] > level).groupby("kind", sort=False)
+        print(
+            pd.DataFrame(
+                {
+                    "certified": of_kind["certified"].mean(),
+                    "risk": of_kind["risk"].mean(),
+                    "above the level": of_kind["above"].mean(),
+                    "refuted": of_kind["refuted"].mean(),
+                    "speedup": of_kind["speedup"].mean(),
+                    "lowest": of_kind["speedup"].min(),
+                    "highest": of_kind["speedup"].max(),
+                    "bound": of_kind["bound"].mean(),
+                }
+            )
+            .round(4)
+            .to_string()
+        )
+        best = table[table["kind"] == "best"]
+        print(best.groupby(["models", "exits", "policy"]).size().sort_values(ascending=False).head(5).to_string())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20, [float(each) for each in sys.argv[3:]])

@@ -1,9 +1,11 @@
 """Acceleration of any model: blocks, heads, the choice of exits, the parts of the data, and the whole way."""
 
 import json
+import re
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -13,18 +15,24 @@ from torch import nn
 
 import offramp
 from offramp import ExitRecord, certify, make_policy
-from offramp.acceleration import accelerating, features, heads
+from offramp._io.tables import write_table
+from offramp.acceleration import accelerating, features, heads, measuring
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
+from offramp.acceleration.candidates import _expanded, open_candidates
 from offramp.acceleration.data import read_data
-from offramp.acceleration.loading import load_model
+from offramp.acceleration.evaluating import evaluate_joint, evaluate_records
+from offramp.acceleration.exits import Member
+from offramp.acceleration.loading import Loaded, load_model
 from offramp.acceleration.splits import certifiable, draw_parts, least_samples
-from offramp.acceleration.subset import choose_exits
+from offramp.acceleration.structures import choose_structures
+from offramp.acceleration.subset import choose_exits, fit_families
 from offramp.cli import cli
 from offramp.datasets.base import Vocabulary
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.models.costs import exit_costs
 from offramp.models.huggingface import HuggingFace
 from offramp.policies.base import first_exit
+from offramp.reports.catalogue import FIGURES, TABLES
 from offramp.runtime import EarlyExit, load
 from offramp.runtime.exporting import cost_coefficients
 from strategies import quick, records
@@ -292,6 +300,139 @@ def test_greedy_is_between_the_bound_and_the_exact_choice(monkeypatch):
         assert greedy.bound <= one.cost <= other.cost
 
 
+# Structures
+
+
+def two_systems(n=120):
+    """Records of a small model with one exit before its end and of the model itself with two, on the same samples."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 4, n)
+
+    def record(strength, cost, heads):
+        logits = random.normal(size=(n, len(cost), 4)) + np.eye(4)[labels][:, None] * np.array(strength)[:, None]
+        return ExitRecord(logits, labels, cost, np.arange(5, n + 5), {"head_cost": heads, "system": f"{cost[-1]}"})
+
+    return [record([1, 3], [2, 4], [0.5, 0]), record([1, 3, 6], [8, 14, 20], [1, 1, 0])]
+
+
+@pytest.mark.parametrize("risk", ["disagreement", "error"])
+def test_the_chosen_structures_are_the_cheapest_of_their_kinds(risk):
+    records, level = two_systems(), 0.15
+    found = choose_structures(records, records, risk, level, 2)
+    full = records[1].exits([2]).cost[-1]
+    cheapest = {}
+    small, own = ([], [0]), ([], [0], [1], [0, 1])
+    for first in (None, *small):
+        for second in own:
+            stages = [] if first is None else [records[0].exits([*first, 1])]
+            made = [*stages, records[1].exits([*second, 2])]
+            n_early = len(second) + len(first or ())
+            if n_early > 2 or len(made) + n_early == 1:
+                continue
+            record = offramp.cascade(made) if stages else made[0]
+            for policy in fit_families(record).values():
+                signal, answers = policy.signal(record), record.prediction
+                kind = "exits" if first is None else "both" if n_early else "cascade"
+                for threshold in np.unique(signal[:, :-1])[::-1]:  # from the last exit on, until the first failure
+                    left = first_exit(signal, threshold)
+                    given = answers[np.arange(len(left)), left]
+                    if (given != (answers[:, -1] if risk == "disagreement" else record.labels)).mean() > level:
+                        break
+                    cheapest[kind] = min(record.cost_of(left).mean(), cheapest.get(kind, np.inf))
+    assert cheapest.keys() == {"exits", "cascade", "both"}
+    for kind, cost in cheapest.items():
+        best = found.of_kind(kind)[0]
+        assert best.cost == pytest.approx(cost)
+        record, policy = best.of(records), best.policy_of(records)
+        assert record.n_exits == best.n_exits
+        assert record.cost_of(first_exit(policy.signal(record), best.threshold)).mean() == pytest.approx(cost)
+        assert found.bound <= cost < full
+
+
+def test_heads_in_a_cascade_cost_what_they_cost_in_its_models():
+    records = two_systems()
+    whole = offramp.cascade(records)
+    for first, second in (([1], [0, 2]), ([0, 1], [2]), ([0, 1], [1, 2])):
+        parts = offramp.cascade([records[0].exits(first), records[1].exits(second)])
+        chosen = whole.exits([*first, *(2 + i for i in second)])
+        np.testing.assert_allclose(chosen.cost, parts.cost)
+        assert chosen.metadata["head_cost"] == parts.metadata["head_cost"]
+
+
+# Many divisions
+
+
+def recorded(n=900):
+    """What `record-exits` writes for the two systems, and records of the larger one as if its exits were its own."""
+    made = []
+    for record in two_systems(n):
+        for split, rows in (("validation", slice(200)), ("test", slice(200, None))):
+            about = {**record.metadata, "seed": 0, "split": split}
+            made.append(record[rows].replace(metadata={**about, "teacher": "20"}))
+            if about["system"] == "20":
+                made.append(record[rows].replace(metadata={**about, "system": "joint"}))
+    return made
+
+
+def test_promises_over_many_divisions():
+    records = recorded()
+    table = evaluate_records(records[::-1], [0.3, 0.15], confidence=0.9, splits=4)
+    assert set(table["kind"]) == {"exits", "cascade", "both", "best", "joint"}
+    assert (table["n_structure"] + table["n_certificate"] + table["n_check"] == 700).all()
+    assert table.groupby(["system", "level", "kind"])["split"].apply(list).map(lambda its: its == [0, 1, 2, 3]).all()
+    easy, hard = (table[table["level"] == level].groupby("kind")["speedup"].mean() for level in (0.3, 0.15))
+    assert (easy > hard - 1e-9).all()
+    assert (table["estimate"] <= table["level"]).all()
+    assert table["refuted"].mean() < 0.1
+    row = next(table[(table["kind"] == "joint") & (table["level"] == 0.3)].itertuples())
+    (rest,) = (each for each in records if each.metadata["system"] == "joint" and len(each) == 700)
+    unseen = rest[np.random.default_rng(0).permutation(700)[row.n_structure + row.n_certificate :]]
+    assert 1 <= row.speedup <= unseen.cost[-1] / unseen.cost[0]
+    assert round(row.risk * row.n_check) == pytest.approx(row.risk * row.n_check)
+
+
+def test_where_nothing_is_certified_the_model_runs_as_it_is():
+    model = [each for each in recorded() if each.metadata["system"] == "20"]
+    held, rest = (each.replace(logits=1e3 * np.eye(4)[each.prediction]) for each in model)  # all equally sure
+    table = evaluate_joint(held, rest, level=0.05, splits=2)
+    assert not table["certified"].any()
+    assert (table["speedup"] == 1).all()
+    assert (table["risk"] == 0).all()
+
+
+def test_records_that_do_not_belong_together():
+    small, small_test, model, joint, model_test, joint_test = recorded()
+    dear = [each.replace(cost=each.costs * 9) for each in (small, small_test)]
+    for parts, message in (
+        ([small, joint, joint_test], "4, seed 0: expected a validation and a test record"),
+        ([small, small_test], "20, seed 0: no record of the model itself"),
+        ([*dear, model, model_test], "20: 4 is not cheaper; expected smaller models"),
+        ([model[:100], model_test[:100]], "100 samples are too few; expected more than"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_records(parts, [0.05], splits=1)
+
+
+def test_the_table_and_the_figure_of_accelerations(tmp_path):
+    kinds = {"exits": 2.0, "cascade": 3.0, "both": 4.0, "best": 4.0, "joint": 1.5}
+    rows = [
+        {"system": "minilm-6", "seed": 0, "split": split, "kind": kind, "level": level, "risk_name": "disagreement",
+         "risk": level * (1.5 if split == 3 else 0.5), "refuted": split == 3, "certified": True, "confidence": 0.95,
+         "speedup": speedup + split, "bound": 9.0, "models": "a + b", "exits": "1 + 2,3"}
+        for level in (0.01, 0.02) for kind, speedup in kinds.items() for split in range(4)
+    ]  # fmt: skip
+    write_table(pd.DataFrame(rows), tmp_path / "accelerations.parquet")
+    TABLES["accelerations"].write([tmp_path / "accelerations.parquet"], tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    both = "cascade with exits (5.50×)"
+    assert f"MiniLM 6: at 98 %, {both}; at 99 %, {both}. Promises kept: 75 %." in text
+    row = r"\| MiniLM 6 +\| +98 \| exits +\| +3\.50 \[2\.08, 4\.92\] \| +1\.50 \| +75 \[19, 99\] \| +25"
+    assert re.search(row, text)
+    assert "a + b (1 + 2,3)" in text
+    FIGURES["accelerations"].write([tmp_path / "accelerations.parquet"], tmp_path / "figure")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
 # Parts of the data
 
 
@@ -369,6 +510,61 @@ def test_models_that_cannot_be_loaded(model, message):
         load_model(model)
 
 
+# Candidates
+
+
+def member(module, names=(), preparation=None, pixels=None):
+    pixels = np.zeros((9, 1, 8, 8), np.uint8) if pixels is None else pixels
+    inputs, _ = read_data(pixels, ImagePreparation(shape=(1, 8, 8), divisor=255.0), progress=False)
+    return Member.of(Loaded(module, preparation, "model", names), inputs)
+
+
+def candidate(names=(), preparation=None, **options):
+    """What `load_model` returns for a candidate."""
+    return Loaded(net(**options), preparation, "small", names)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([candidate(classes=3)], "small has 3 classes, the model 4; expected the same classes"),
+        ([candidate(("a", "c", "b", "d"))], "small has the class 'c' where the model has 'b'"),
+        ([candidate(depth=6)], "small needs .* MACs, the model .*; expected cheaper models"),
+        ([candidate(depth=5)], "small is the same as the model"),
+        ([candidate(depth=2), candidate(depth=2)], "small-2 is the same as small"),
+        ([candidate(preparation=TextPreparation(tokenizer="a", max_tokens=9, pad=0))], "small reads texts, the model"),
+        ([candidate(preparation=ImagePreparation(shape=(1, 9, 9)))], r"small reads images \(1, 9, 9\), the data have"),
+    ],
+)
+def test_candidates_that_are_refused(candidates, message, monkeypatch):
+    for each in candidates:
+        if each.module.fc.out_features == 10:
+            each.module.fc = nn.Linear(8, 4)
+            torch.nn.init.zeros_(each.module.fc.weight)
+            torch.nn.init.zeros_(each.module.fc.bias)
+    own = net(classes=4, depth=5)
+    torch.nn.init.zeros_(own.fc.weight)
+    torch.nn.init.zeros_(own.fc.bias)
+    monkeypatch.setattr("offramp.acceleration.candidates.load_model", lambda each, _: each)
+    pixels = np.zeros((9, 1, 8, 8), np.uint8)
+    options = {"max_tokens": 9, "skip_unreadable": False, "progress": False}
+    with pytest.raises(ValueError, match=message) as refused:
+        open_candidates(candidates, member(own, ("a", "b", "c", "d")), pixels, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_front_stands_for_some_of_its_cheaper_members(tmp_path):
+    rows = [f"m{i},224,{50 + i},{0.00001 * 2**i},100" for i in range(9)]
+    (tmp_path / "zoo.csv").write_text("\n".join(["model,img_size,top1,gmacs,sps_rtx3090_nchw", *rows]) + "\n")
+    model = member(net(depth=5))  # 0.0002 GMACs
+    found = _expanded([f"front:{tmp_path / 'zoo.csv'}", "timm:backbone=a"], model)
+    assert [each[1]["backbone"] for each in found[:-1]] == ["m0", "m1", "m2", "m3"]
+    assert found[-1] == "timm:backbone=a"
+    (tmp_path / "zoo.csv").write_text("model,img_size,top1,gmacs,sps_rtx3090_nchw\nm,224,70,4,100\n")
+    with pytest.raises(ValueError, match=r"no model needs less than 0\.5 of the MACs"):
+        _expanded([f"front:{tmp_path / 'zoo.csv'}"], model)
+
+
 # The whole way
 
 
@@ -393,7 +589,7 @@ def digits(tmp_path_factory):
 
 def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
     model, x, _ = digits
-    monkeypatch.setattr(accelerating, "MEASURED", 4)
+    monkeypatch.setattr(measuring, "SAMPLES", 4)
     options = {"level": 0.1, "confidence": 0.9, "out": tmp_path / "fast", "optimise": "macs", "most_exits": 2}
     result = offramp.accelerate(model, x, **options)
     assert result.macs < 0.9
@@ -418,11 +614,59 @@ def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
     # A run that was ended goes on from what it has: nothing of it is computed again
     monkeypatch.setattr(features, "_compute", None)
     monkeypatch.setattr(heads, "_train", None)
-    monkeypatch.setattr(accelerating, "measure", lambda *_: result.times)
-    monkeypatch.setattr(accelerating, "export_bundle", lambda folder, *_, **__: folder)
+    monkeypatch.setattr(measuring.Running, "measure", lambda *_: result.times)
+    monkeypatch.setattr(measuring, "export_bundle", lambda folder, *_, **__: folder)
     monkeypatch.setattr(accelerating, "write_page", lambda *_: result.report)
     again = offramp.accelerate(model, x, **options)
     assert again.promise == result.promise
+
+
+def linear(x, answers):
+    """A candidate that is too small for exits."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=0.1).fit(x.reshape(len(x), -1), answers)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.from_numpy(fitted.coef_))
+        model[1].bias.copy_(torch.from_numpy(fitted.intercept_))
+    return model
+
+
+def test_a_cascade_of_a_candidate_and_the_model(digits, tmp_path, monkeypatch):
+    model, x, y = digits
+    monkeypatch.setattr(measuring, "SAMPLES", 4)
+    monkeypatch.setattr(heads, "STEPS", 60)
+    small, x = linear(x[-300:], y[-300:]), x[:-300]
+    options = {"level": 0.1, "confidence": 0.9, "out": tmp_path / "fast", "optimise": "macs", "exits_at": ["blocks.1"]}
+    result = offramp.accelerate(model, x, candidates=[small], **options)
+    kind = result.structure.kind
+    assert kind in ("cascade", "both")
+    assert result.structure.models == (0, 1)
+    assert set(result.kinds["kind"]) == {"exits", "cascade", "both"}
+    assert result.kinds["macs"].is_monotonic_increasing
+    assert result.memory.parameters >= result.memory.plain_parameters + 650
+    said = json.loads((tmp_path / "fast" / "promise.json").read_text())
+    assert said["models"][0] == {"model": "Sequential", "exits": [0]}
+    assert said["kinds"][0]["kind"] == said["kind"] == kind
+    assert "a cascade of Sequential, then Net" in result.lines[2]
+    assert f"Memory: {result.memory.parameters:,} parameters" in result.lines[2]
+
+    bundle, record = load(result.bundle), result.record
+    answers = bundle(bundle.prepare(x[record.index]))
+    signal, threshold = result.policy.signal(record), result.promise.threshold
+    near = np.abs(signal - threshold).min(axis=1) < 1e-4  # rounding
+    expected = first_exit(signal, threshold)
+    assert (answers.exit == expected)[~near].all()
+    assert np.array_equal(answers.prediction[~near], record.prediction[np.arange(len(record)), expected][~near])
+    np.testing.assert_allclose(answers.cost, record.cost[answers.exit])
+
+    monkeypatch.setattr(features, "_compute", None)  # a run that was ended goes on
+    monkeypatch.setattr(heads, "_train", None)
+    monkeypatch.setattr(measuring.Running, "measure", lambda *_: result.times)
+    monkeypatch.setattr(measuring, "export_bundle", lambda folder, *_, **__: folder)
+    monkeypatch.setattr(accelerating, "write_page", lambda *_: result.report)
+    assert offramp.accelerate(model, x, candidates=[small], **options).promise == result.promise
 
 
 def test_a_model_that_cannot_be_made_faster_is_handed_over_as_it_is(digits, tmp_path, monkeypatch):

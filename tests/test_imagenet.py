@@ -246,6 +246,7 @@ def test_each_model_of_a_study_sees_the_images_in_its_own_way(tmp_path):
         "training": {"epochs": 0, "workers": 0},
         "times": {},
         "shifts": {},
+        "accelerate": {},
     }
     study["report"] |= {"oracle": "both", "reliability": "both"}
     study["calibration"]["fit_share"] = 1  # too few to hold some out

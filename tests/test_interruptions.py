@@ -105,6 +105,7 @@ MADE = (
     "artifacts/tiny/evaluate/reductions.parquet",
     "artifacts/tiny/evaluate/shift.parquet",
     "artifacts/tiny/evaluate/drift.parquet",
+    "artifacts/tiny/evaluate/accelerations.parquet",
     "reports/tiny/curves/net-small-s0.parquet",
     "reports/tiny/figures/control.png",
     "reports/tiny/tables/control.csv",

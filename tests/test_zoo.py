@@ -45,6 +45,18 @@ def test_records_of_cascades_are_those_of_their_stages(zoo):
             np.testing.assert_array_equal(made.logits, expected.logits)
 
 
+def test_exits_of_a_frozen_model_come_before_its_own_answer(zoo):
+    place = zoo.folder / "artifacts/tiny/evaluate/resnet-4-s0"
+    made, plain = ExitRecord.load(place / "exits-of-resnet-4-test.safetensors"), load(zoo, "resnet-4", "test")
+    np.testing.assert_array_equal(made.index, plain.index)
+    np.testing.assert_allclose(made.logits[:, -1], plain.logits[:, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(made.exits([made.n_exits - 1]).cost, plain.cost)
+    held = ExitRecord.load(place / "exits-of-resnet-4-validation.safetensors")
+    np.testing.assert_array_equal(held.labels, held.prediction[:, -1])
+    assert set(held.index) < set(load(zoo, "resnet-4", "validation").index)
+    assert set(table(zoo, "accelerations")["kind"]) == {"exits", "best", "joint"}
+
+
 def test_every_policy_runs_on_cascades(zoo):
     curve = read_table(zoo.folder / "reports/tiny/curves/three-s0.parquet")
     assert set(curve["policy"]) == set(SHARED["policies"])

@@ -298,6 +298,60 @@ rule drift:
         " 2>&1 | tee {log}"
 
 
+# An exit at every block of models that answer once. It learns the answers of the model that is made faster
+ACCELERATED = STUDY["accelerate"].get("models", {})
+
+
+rule heads:
+    input:
+        weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
+        teacher=f"{ROOT}/records/{{teacher}}-s{{seed}}/validation.safetensors",
+        splits=rules.data.output,
+        code=lambda wildcards: model_code(wildcards.system, "acceleration.recording"),
+    output:
+        validation=f"{ROOT}/evaluate/{{system}}-s{{seed}}/exits-of-{{teacher}}-validation.safetensors",
+        test=f"{ROOT}/evaluate/{{system}}-s{{seed}}/exits-of-{{teacher}}-test.safetensors",
+    log:
+        f"{LOGS}/heads/{{system}}-s{{seed}}-{{teacher}}.log",
+    benchmark:
+        f"{BENCHMARKS}/heads/{{system}}-s{{seed}}-{{teacher}}.tsv"
+    wildcard_constraints:
+        system=one_of(TRAINED),
+        teacher=one_of(ACCELERATED),
+    threads: 1
+    resources:
+        **needs("record", mem_mb=4000, runtime=60),
+    shell:
+        "offramp record-exits {input.weights} --splits {input.splits} --teacher {input.teacher}"
+        " --validation {output.validation} --test {output.test} --threads {threads} 2>&1 | tee {log}"
+
+
+# How often the promises of accelerated models are kept, and what they save
+rule accelerations:
+    input:
+        exits=[
+            path
+            for teacher, smaller in ACCELERATED.items()
+            for path in expand(rules.heads.output, teacher=teacher, system=[*smaller, teacher], seed=STUDY["seeds"])
+        ],
+        joint=of_runs(
+            expand(RECORD, split=["validation", "test"], allow_missing=True), STUDY["accelerate"].get("joint", [])
+        ),
+        code=sources("acceleration.evaluating"),
+    output:
+        f"{ROOT}/evaluate/accelerations.parquet",
+    log:
+        f"{LOGS}/accelerations.log",
+    benchmark:
+        f"{BENCHMARKS}/accelerations.tsv"
+    resources:
+        **needs("accelerations", mem_mb=4000, runtime=60),
+    params:
+        options=flags(level=STUDY["accelerate"].get("levels", []), divisions=STUDY["accelerate"].get("divisions", 0)),
+    shell:
+        "offramp accelerations {input.exits} {input.joint} {params.options} --out {output} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
@@ -309,3 +363,4 @@ rule curves:
         TIMES,
         rules.shift.output if SHIFTED else [],
         rules.drift.output if DRIFTS else [],
+        rules.accelerations.output if ACCELERATED else [],

@@ -17,6 +17,7 @@ FILES = {
     **({"times": TIMES} if TIMES else {}),
     **({"shift": rules.shift.output} if SHIFTED else {}),
     **({"drift": rules.drift.output} if DRIFTS else {}),
+    **({"accelerations": rules.accelerations.output} if ACCELERATED else {}),
     **({"resplits": rules.resplit.output} if STUDY["search"].get("splits") else {}),
     **({"seconds": of_runs(rules.seconds.output[0], TIMED)} if STUDY["search"] and TIMED else {}),
 }

@@ -1,99 +1,33 @@
 """The whole way from a model and inputs to a bundle with a certificate (`offramp.accelerate`, `offramp accelerate`)."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from offramp._io.progress import progress_bar
 from offramp._io.tables import write_table
 from offramp._io.writing import write_text
-from offramp.acceleration.blocks import EncoderNetwork, First, Network, check_encoder, find_blocks
-from offramp.acceleration.data import Inputs, read_data
-from offramp.acceleration.features import compute_features, fingerprint
-from offramp.acceleration.heads import Head, pool_of, train_heads
-from offramp.acceleration.loading import Loaded, load_model
+from offramp.acceleration.candidates import open_candidates
+from offramp.acceleration.data import read_data
+from offramp.acceleration.exits import Exits, Member
+from offramp.acceleration.loading import load_model
+from offramp.acceleration.measuring import Memory, Running, choose_fastest
 from offramp.acceleration.page import write_page
-from offramp.acceleration.splits import RISKS, Parts, certifiable, draw_parts
-from offramp.acceleration.subset import Choice, Choices, choose_exits
+from offramp.acceleration.promise import Promise
+from offramp.acceleration.splits import RISKS, certifiable, draw_parts
+from offramp.acceleration.structures import Structure, Structures, choose_structures, full_cost
+from offramp.acceleration.subset import fit_families
 from offramp.certification import Certificate, certify
-from offramp.certification.losses import loss_of
 from offramp.certification.pvalues import P_VALUES, upper_bound
 from offramp.datasets.preparing import ImagePreparation
-from offramp.models.huggingface import HuggingFace
-from offramp.models.wrapping import CascadeModel
-from offramp.policies import Policy, make_policy, save_policies
+from offramp.policies import Policy, save_policies
 from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
-from offramp.runtime.bundle import load
-from offramp.runtime.exporting import check_target, cost_coefficients, export_bundle
-from offramp.runtime.modules import EarlyExit
-from offramp.runtime.timing import side_by_side
-
-# Policies whose signal at an exit does not depend on other exits
-FAMILIES = {
-    "confidence": ("confidence", {}),
-    "margin": ("confidence", {"score": "margin"}),
-    "temperature": ("confidence", {"temperature": "per_exit"}),
-    "isotonic": ("isotonic", {}),
-}
-HELD = 0.25  # share of the part of the heads on which they are not trained, but chosen, and maps are fitted
-BATCHES = (1, 32)  # sizes at which seconds are measured
-MEASURED = 96  # samples on which they are
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What is promised, and what is known of it.
-
-    Attributes
-    ----------
-    risk : {"disagreement", "gap", "error"}
-    level, confidence : float
-        The risk on future inputs is at most the level, with this confidence over the draw of the samples.
-    n_samples : int
-        Samples of the certificate.
-    threshold : float or None
-        None: the model was handed over as it is.
-    estimate, bound : float or None
-        The risk on these samples, and its upper confidence bound.
-    checked : int
-        Samples that were used for nothing else. 0: there are none.
-    measured : float or None
-        The risk on them.
-    interval : tuple of float, or None
-        Its 95 % interval, exact for `disagreement` and `error`, by betting for `gap`.
-    """
-
-    risk: str
-    level: float
-    confidence: float
-    n_samples: int
-    threshold: float | None
-    estimate: float | None
-    bound: float | None
-    checked: int
-    measured: float | None
-    interval: tuple[float, float] | None
-
-    def __str__(self) -> str:
-        what = {
-            "disagreement": "answers differ from those of the model",
-            "gap": "the error is higher than that of the model by",
-            "error": "answers are wrong",
-        }[self.risk]
-        share = f"at most {self.level:.3g}" if self.risk == "gap" else f"at most {self.level:.3%} of the time"
-        text = f"{what} {share}, with confidence {self.confidence:g} ({self.n_samples} samples)"
-        if self.measured is not None and self.threshold is not None:
-            low, high = self.interval
-            text += f"; on {self.checked} other samples, {self.measured:.2%} [{low:.2%}, {high:.2%}]"
-        return text
+from offramp.runtime.exporting import check_target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,15 +42,20 @@ class Accelerated:
         The page.
     promise : Promise
     record : ExitRecord
-        Record of the chosen exits on the samples of the certificate.
+        Record of the chosen structure on the samples of the certificate.
+    structure : Structure
+        The models that run, and their exits.
     policy : Policy
     certificate : Certificate or None
     times : DataFrame
         Measured seconds per sample, side by side: runtime, batch_size, plain, fast, speedup.
     macs : float
         Average MACs on the samples of the certificate, as a share of those of the model.
-    choices : Choices
-        The best exits of each number, with the lower bound of the cost.
+    found : Structures
+        The best structures, with the lower bound of their cost.
+    kinds : DataFrame
+        The best structure of each kind (exits, cascade, both), as `choose_fastest` returns them.
+    memory : Memory
     lines : tuple of str
         What it promises, what it saves, and what was chosen and why.
     """
@@ -125,11 +64,14 @@ class Accelerated:
     report: Path
     promise: Promise
     record: ExitRecord
+    structure: Structure
     policy: Policy
     certificate: Certificate | None
     times: pd.DataFrame
     macs: float
-    choices: Choices
+    found: Structures
+    kinds: pd.DataFrame
+    memory: Memory
     lines: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -143,6 +85,7 @@ def accelerate(
     risk: str = "disagreement",
     level: float = 0.01,
     confidence: float = 0.95,
+    candidates: Sequence = (),
     out: str | Path = "accelerated",
     optimise: str = "seconds",
     exits_at: Sequence[str] | None = None,
@@ -156,12 +99,12 @@ def accelerate(
     progress: bool = False,
     command: str = "",
 ) -> Accelerated:
-    """Make a classifier faster: add exits to it, choose which to keep, and certify what is lost.
+    """Make a classifier faster: add exits or smaller models to it, choose which to keep, and certify what is lost.
 
     The network stays as it is, and its answer at the last exit is exactly its own. The samples are divided at random
-    into four parts: heads are trained on the first, the exits and the policy are chosen on the second, the threshold is
-    certified on the third (`certify`), and the promise is checked on the fourth, if there are enough samples. The
-    samples must be what the model will meet, and must not be those on which it was trained.
+    into four parts: heads are trained on the first, the structure and the policy are chosen on the second, the
+    threshold is certified on the third (`certify`), and the promise is checked on the fourth, if there are enough
+    samples. The samples must be what the model will meet, and must not be those on which it was trained.
 
     Parameters
     ----------
@@ -174,6 +117,9 @@ def accelerate(
         of the model. error: share of wrong answers.
     level, confidence : float
         The risk is at most the level, with this confidence.
+    candidates : sequence of Module, path, or str
+        Smaller models of the same classes, which can answer before the model, with or without exits of their own.
+        `front:FILE` stands for members of the front of accuracy and MACs in a table of timm's results.
     out : path
         Folder for the bundle (`bundle/`), the page (`index.html`), the records (`records/`), the numbers (`data/`) and
         the cache (`cache/`), from which a run that was ended goes on.
@@ -208,8 +154,9 @@ def accelerate(
     Raises
     ------
     ValueError
-        If an argument is not valid, if no blocks can be found, if the inputs cannot be read, or if there are too few of
-        them. The message says how many are needed.
+        If an argument is not valid, if no blocks can be found, if the inputs cannot be read, if there are too few of
+        them (the message says how many are needed), or if a candidate has other classes, is not cheaper than the model,
+        or is there twice.
     OSError
         If there is no room for the cache. What is written is whole, and the next run goes on from there.
     """
@@ -233,85 +180,83 @@ def accelerate(
         progress=progress,
     )
     parts = draw_parts(len(inputs), risk, level, confidence, seed)
-    network = _network(loaded, inputs, exits_at)
-    inputs = _matched(inputs, loaded, network)
-    exits = Exits.of(network, inputs, loaded, parts, out / "cache", seed, progress)
-    plain = export_bundle(
-        out / "cache" / "plain", network.module, make_policy("confidence"), np.inf, inputs.preparation, **exits.about
-    )
-    structure, certificate = (exits.record(rows) for rows in (parts.structure, parts.certificate))
-    base = structure.correct[:, -1].mean() if risk == "error" else None
-    if base is not None and 1 - base >= level:
-        raise ValueError(
-            f"accelerate: the error of the model itself is {1 - base:.3g} on {len(structure)} samples, so an error "
-            f"of at most {level:g} cannot be promised; give a higher level, or the risk gap"
-        )
-    held = exits.record(parts.heads[exits.held], answered=True)
+    model = Member.of(loaded, inputs, exits_at).matched()
+    options = {"max_tokens": max_tokens, "skip_unreadable": skip_unreadable, "progress": progress}
+    smaller = open_candidates(candidates, model, data, **options)
+    cache = out / "cache"
+    own = Exits.of(model, parts, cache, seed, progress)
+    teacher = own.logits[parts.heads]
+    systems = [Exits.of(each, parts, cache / f"candidate-{each.key[:12]}", seed, progress, teacher) for each in smaller]
+    systems.append(own)
+    held = [each.record(parts.heads[own.held], own.logits.argmax(axis=1)) for each in systems]
+    structure, certificate = ([each.record(rows) for each in systems] for rows in (parts.structure, parts.certificate))
+    check = [each.record(parts.check) for each in systems] if len(parts.check) else None
+    full = full_cost(structure)
+    if risk == "error":
+        _check_error(1 - structure[-1].correct[:, -1].mean(), level, len(parts.structure))
+    as_it_is = Running.of(systems, Structure.plain(held), held)
+    plain = as_it_is.export(cache / "plain", np.inf)
     aim = certifiable(risk, level, confidence, len(parts.certificate))
-    choices = choose_exits(structure, fit_families(held), risk, aim, most_exits)
-    chosen = [choice for choice in choices.best if choice.cost < _full(structure)]
-    made = _fastest(exits, chosen, held, plain, parts.structure, optimise, out / "cache", threads, progress)
-    result, fallback = None, "no exits are cheaper than the model at this level"
-    if made is not None:
-        choice, policy = made
-        own = certificate.exits(choice.exits)
-        result = certify(policy, own, risk, level, confidence)
+    found = choose_structures(structure, held, risk, aim, most_exits)
+    chosen, kinds = choose_fastest(systems, found, held, structure, plain, cache, optimise, threads, progress)
+    result, saved, fallback = None, 1.0, f"no exits {'or cascades ' * bool(smaller)}are cheaper than it at this level"
+    if chosen is not None:
+        record = chosen.structure.of(certificate)
+        result = certify(chosen.policy, record, risk, level, confidence)
         if result.threshold is None or result.threshold == np.inf:
-            made, fallback = None, f"{result.reason}"
-    if made is not None:
-        export_bundle(
-            out / "bundle",
-            exits.staged(choice),
-            policy,
-            result.threshold,
-            inputs.preparation,
-            label=choice.policy,
-            **exits.about,
-            run=own.metadata,
-        )
-        times = measure(out / "bundle", plain, exits, choice, policy, result.threshold, parts.certificate, threads)
+            chosen, fallback = None, f"{result.reason}"
+    if chosen is not None:
+        chosen.export(out / "bundle", result.threshold, record.metadata)
+        times = chosen.measure(out / "bundle", plain, parts.certificate, threads, result.threshold)
         onnx = times[times["runtime"] == "onnxruntime"]
-        saved = own.cost_of(first_exit(policy.signal(own), result.threshold)).mean() / _full(own)
+        saved = record.cost_of(first_exit(chosen.policy.signal(record), result.threshold)).mean()
+        saved = float(saved / full_cost(certificate))
         if optimise == "seconds" and onnx["speedup"].min() < 1:
-            made, fallback = None, f"the best exits save {1 - saved:.1%} of the MACs, but no time ({_speedups(onnx)})"
-    if made is None:
-        choice, policy, result, saved = Choice((len(network.places),), "confidence", np.inf, 0.0, 0.0), None, None, 1.0
-        policy, own = make_policy("confidence"), certificate.exits([len(network.places)])
-        wrong = None if risk != "error" else 1.0 - own.correct[:, -1]  # (n,)
-        if wrong is not None and (bound := upper_bound(P_VALUES["binomial"], wrong, confidence)) > level:
-            raise ValueError(
-                f"accelerate: an error of at most {level:g} cannot be certified for the model itself on "
-                f"{len(own)} samples (its upper bound is {bound:.3g}); give a higher level, or the risk gap"
-            )
-        export_bundle(
-            out / "bundle", network.module, policy, np.inf, inputs.preparation, **exits.about, run=own.metadata
-        )
+            fallback = f"the best structure saves {1 - saved:.1%} of the MACs, but no time ({_speedups(onnx)})"
+            chosen = None
+    if chosen is None:
+        chosen, result, saved = as_it_is, None, 1.0
+        record = chosen.structure.of(certificate)
+        if risk == "error":
+            _check_plain(1.0 - record.correct[:, -1], level, confidence)
+        chosen.export(out / "bundle", np.inf, record.metadata)
         times = pd.DataFrame(columns=["runtime", "batch_size", "plain", "fast", "speedup"])
-    promise = _promise(exits, choice, policy, result, risk, level, confidence, parts)
+    memory = Memory.of(chosen, as_it_is, out / "bundle", plain)
+    unseen = None if check is None else chosen.structure.of(check)
+    promise = Promise.of(risk, level, confidence, len(parts.certificate), chosen.policy, result, unseen)
     lines = (
         f"Promise: {promise}.",
         _saving(saved, times),
-        _reason(network, choice, choices, len(structure), _full(structure), optimise, aim)
-        if made
-        else f"Chosen: the model as it is, since {fallback}.",
+        f"Chosen: the model as it is, since {fallback}."
+        if chosen is as_it_is
+        else _reason(chosen, found, kinds, memory, len(parts.structure), full, optimise, aim),
     )
-    of_parts = {"held": held, "structure": structure, "certificate": certificate}
-    if len(parts.check):
-        of_parts["check"] = exits.record(parts.check)
-    for name, record in of_parts.items():
-        record.save(out / "records" / f"{name}.safetensors")
-    save_policies({choice.policy: policy}, out / "policies.safetensors", own.metadata)
+    shutil.rmtree(out / "records", ignore_errors=True)  # those of other candidates
+    for name, records in {"held": held, "structure": structure, "certificate": certificate, "check": check}.items():
+        for k, each in enumerate(records or (), start=1):
+            folder = "" if k == len(records) else f"candidate-{k}"
+            each.save(out / "records" / folder / f"{name}.safetensors")
+    label = chosen.structure.policy
+    save_policies({label: chosen.policy}, out / "policies.safetensors", record.metadata)
     write_table(times, out / "data" / "times.csv")
-    chosen = {"exits": list(choice.exits), "policy": choice.policy}
-    write_text(out / "promise.json", json.dumps(asdict(promise) | chosen, indent=2) + "\n")
+    write_table(kinds, out / "data" / "kinds.csv")
+    models = [
+        {"model": system.member.loaded.name, "exits": list(exits)}
+        for system, exits in zip(chosen.systems, chosen.structure.exits)
+    ]
+    about = {"kind": chosen.structure.kind, "models": models, "policy": label, "memory": asdict(memory)}
+    about["kinds"] = kinds.astype(object).where(kinds.notna(), None).to_dict("records")
+    write_text(out / "promise.json", json.dumps(asdict(promise) | about, indent=2) + "\n")
     report = write_page(
-        of_parts["check" if len(parts.check) else "structure"].exits(choice.exits),
-        fit_families(held.exits(choice.exits)),
+        chosen.structure.of(check or structure),
+        fit_families(chosen.structure.of(held)),
         lines,
         {
             "model": loaded.source,
+            "candidates": [each.loaded.source for each in smaller],
             "samples": {name: len(rows) for name, rows in vars(parts).items()},
             "promise": asdict(promise),
+            "chosen": about,
             "measured seconds per sample": times.round(7).astype(str).to_dict("records"),
         },
         command,
@@ -321,280 +266,37 @@ def accelerate(
         bundle=out / "bundle",
         report=report,
         promise=promise,
-        record=own,
-        policy=policy,
+        record=record,
+        structure=chosen.structure,
+        policy=chosen.policy,
         certificate=result,
         times=times,
-        macs=float(saved),
-        choices=choices,
+        macs=saved,
+        found=found,
+        kinds=kinds,
+        memory=memory,
         lines=lines,
     )
 
 
-def fit_families(record: ExitRecord, labels: Iterable[str] = FAMILIES) -> dict[str, Policy]:
-    """Fit the policies of `FAMILIES` on a record with labels."""
-    return {label: make_policy(FAMILIES[label][0], **FAMILIES[label][1]).fit(record) for label in labels}
-
-
-def _network(loaded: Loaded, inputs: Inputs, exits_at: Sequence[str] | None) -> Network:
-    x = inputs.batch(np.arange(min(4, len(inputs))))
-    if not isinstance(loaded.module, HuggingFace):
-        return find_blocks(loaded.module.float().cpu(), x, exits_at)
-    network = check_encoder(EncoderNetwork(loaded.module), x)
-    if exits_at is None:
-        return network
-    if unknown := [name for name in exits_at if name not in network.places]:
-        raise ValueError(f"--exits-at: no {unknown[0]!r}; expected some of {', '.join(network.places)}")
-    return network.limited(exits_at)
-
-
-@dataclass(frozen=True, eq=False)
-class Exits:
-    """A network with a trained head at every place, and the outputs of all of them on all inputs.
-
-    Attributes
-    ----------
-    network : Network
-    heads : list of Head
-    features : list of ndarray of shape (N, F)
-    teacher : ndarray of shape (N, C)
-        Logits of the network.
-    inputs : Inputs
-    held : ndarray of shape (H,), bool
-        Which samples of the part of the heads were not trained on.
-    coefficients : ndarray of shape (L, 1) or (L, 3)
-        Of the cost of each exit, as in a bundle.
-    head_cost : list of float
-        MACs of the head of each exit; the last one has none.
-    loaded : Loaded
-    """
-
-    network: Network
-    heads: list[Head]
-    features: list[np.ndarray]
-    teacher: np.ndarray
-    inputs: Inputs
-    held: np.ndarray
-    coefficients: np.ndarray
-    head_cost: list[float]
-    loaded: Loaded
-
-    @classmethod
-    def of(
-        cls, network: Network, inputs: Inputs, loaded: Loaded, parts: Parts, cache: Path, seed: int, progress: bool
-    ) -> "Exits":
-        """Compute the features and train the heads, as far as the cache does not have them."""
-        places = range(len(network.places))
-        with torch.inference_mode():
-            *states, _ = network.states(inputs.batch(np.arange(2)))
-        pools = [pool_of(state) for state in states]
-        key = fingerprint(network, inputs)
-        features, teacher = compute_features(network, pools, inputs, cache, key, progress=progress)
-        rows = parts.heads
-        held = np.zeros(len(rows), bool)  # (H,)
-        held[np.random.default_rng(seed).permutation(len(rows))[: max(1, round(HELD * len(rows)))]] = True
-        labels = None if inputs.labels is None else inputs.labels[rows]
-        heads = train_heads(
-            pools, [each[rows] for each in features], teacher[rows], labels, held, cache, key, progress=progress
+def _check_error(base: float, level: float, n: int) -> None:
+    """Raise ValueError if the model itself errs too often (its error on n samples) for a level of the error."""
+    if base >= level:
+        raise ValueError(
+            f"accelerate: the error of the model itself is {base:.3g} on {n} samples, so an error of at most {level:g} "
+            "cannot be promised; give a higher level, or the risk gap"
         )
-        bare = np.array(cost_coefficients(network.staged(places, [First() for _ in places]), inputs.preparation))
-        full = np.array(cost_coefficients(network.staged(places, heads), inputs.preparation))  # (L, 1) or (L, 3)
-        head_cost = np.diff((full - bare).sum(axis=1), prepend=0)  # (L,): at one token; heads may pool more than one
-        return cls(network, heads, features, teacher, inputs, held, full, head_cost.tolist(), loaded)
-
-    @property
-    def about(self) -> dict:
-        """Arguments of `export_bundle`."""
-        return {"names": self.names, "sources": [self.loaded.source]}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the classes, if they are known."""
-        known = self.loaded.names or self.inputs.classes
-        return known if len(known) == self.teacher.shape[1] else ()
-
-    def record(self, rows: np.ndarray, *, answered: bool = False) -> ExitRecord:
-        """Return the record of all exits on some samples.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (n,)
-        answered : bool
-            Whether the answers of the network take the place of labels where there are none.
-        """
-        with torch.inference_mode():
-            early = [head.of_features(torch.from_numpy(x[rows])).numpy() for head, x in zip(self.heads, self.features)]
-        logits = np.stack([*early, self.teacher[rows]], axis=1)  # (n, L, C)
-        labels = None if self.inputs.labels is None else self.inputs.labels[rows]
-        if labels is None and answered:
-            labels = logits[:, -1].argmax(axis=1)
-        lengths = self.inputs.lengths
-        tokens = np.ones(1) if lengths is None else lengths[rows].astype(np.float64)  # (1,) or (n,)
-        cost = (tokens[:, None] ** np.arange(self.coefficients.shape[1])) @ self.coefficients.T  # (1, L) or (n, L)
-        metadata = {
-            "system": self.loaded.name,
-            "seed": 0,
-            "classes": logits.shape[2],
-            "unit": "MAC",
-            "head_cost": self.head_cost,
-            "blocks": [*self.network.places, "end"],
-        }
-        if self.names:
-            metadata["names"] = list(self.names)
-        return ExitRecord(logits, labels, cost[0] if lengths is None else cost, rows, metadata)
-
-    def staged(self, choice: Choice):
-        """Return the network with the chosen exits."""
-        cuts = choice.exits[:-1]
-        return self.network.staged(cuts, [self.heads[i] for i in cuts])
 
 
-def _matched(inputs: Inputs, loaded: Loaded, network: Network) -> Inputs:
-    """Return the inputs with the labels in the order of the classes of the model, whose names it may know."""
-    if inputs.labels is None:
-        return inputs
-    with torch.inference_mode():
-        *_, (logits,) = network.states(inputs.batch(np.arange(1)))
-    classes = logits.shape[1]
-    found = len(inputs.classes) or int(inputs.labels.max()) + 1
-    if found > classes or (inputs.classes and found != classes):
-        raise ValueError(f"the data have {found} classes, {loaded.name} has {classes}; expected the same")
-    known = list(loaded.names)
-    if inputs.classes and set(known) == set(inputs.classes):
-        order = np.array([known.index(name) for name in inputs.classes])  # (C,)
-        return replace(inputs, labels=order[inputs.labels], classes=loaded.names)
-    return inputs
-
-
-def _full(record: ExitRecord) -> float:
-    """Return the average cost of the network without any of the heads."""
-    return float(record.exits([record.n_exits - 1]).cost[-1])
-
-
-def _fastest(
-    exits: Exits,
-    chosen: Sequence[Choice],
-    held: ExitRecord,
-    plain: Path,
-    rows: np.ndarray,
-    optimise: str,
-    cache: Path,
-    threads: int,
-    progress: bool,
-) -> tuple[Choice, Policy] | None:
-    """Return the choice with the lowest cost, or the fastest one on some samples of the structure, with its policy."""
-    made = [(choice, fit_families(held.exits(choice.exits), [choice.policy])[choice.policy]) for choice in chosen]
-    if not made:
-        return None
-    if optimise == "macs":
-        return min(made, key=lambda each: each[0].cost)
-    measured = []
-    with progress_bar(len(made), "measuring structures", shown=progress) as bar:
-        for choice, policy in made:
-            folder = export_bundle(
-                cache / f"exits-{len(choice.exits)}",
-                exits.staged(choice),
-                policy,
-                choice.threshold,
-                exits.inputs.preparation,
-                label=choice.policy,
-            )
-            times = measure(folder, plain, exits, None, None, None, rows, threads)
-            measured.append(np.exp(np.log(times["speedup"]).mean()))
-            bar.update()
-    return made[int(np.argmax(measured))]
-
-
-def measure(
-    bundle: Path,
-    plain: Path,
-    exits: Exits,
-    choice: Choice | None,
-    policy: Policy | None,
-    threshold: float | None,
-    rows: np.ndarray,
-    threads: int,
-) -> pd.DataFrame:
-    """Measure the seconds per sample of the model and of the one with exits, in onnxruntime and, with a choice, torch.
-
-    Returns
-    -------
-    DataFrame
-        runtime, batch_size, plain and fast (seconds per sample, medians), speedup (median of the ratios).
-    """
-    rows = rows[np.random.default_rng(0).permutation(len(rows))[:MEASURED]]
-    found = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for size in BATCHES:
-            batches = [exits.inputs.batch(part) for part in np.array_split(rows, -(-len(rows) // size))]
-            arrays = [batch.numpy() for batch in batches]
-            bundles = {name: load(path, threads=threads) for name, path in (("plain", plain), ("fast", bundle))}
-            for each in bundles.values():
-                each.profile(arrays[0])
-            found.append(("onnxruntime", size, side_by_side(bundles, arrays)))
-            if choice is None:
-                continue
-            models = {"plain": CascadeModel([exits.network.module]), "fast": exits.staged(choice)}
-            cost = np.arange(1.0, len(choice.exits) + 1)  # counting costs takes time
-            early = EarlyExit(models["fast"], policy, threshold, cost=cost)
-            early.profile(batches[0])
-            with torch.inference_mode():
-                variants = {"plain": partial(_forward, models["plain"].eval()), "fast": early}
-                found.append(("torch", size, side_by_side(variants, batches)))
-    finally:
-        torch.set_num_threads(before)
-    return pd.DataFrame(
-        [
-            {
-                "runtime": runtime,
-                "batch_size": size,
-                **{name: np.median(values) / len(rows) for name, values in times.items()},
-                "speedup": np.median(times["plain"] / times["fast"]),
-            }
-            for runtime, size, times in found
-        ]
-    )
-
-
-def _forward(model: nn.Module, x: torch.Tensor) -> np.ndarray:
-    return model(x)[:, -1].cpu().numpy()
-
-
-def _promise(
-    exits: Exits,
-    choice: Choice,
-    policy: Policy,
-    result: Certificate | None,
-    risk: str,
-    level: float,
-    confidence: float,
-    parts: Parts,
-) -> Promise:
-    measured = interval = None
-    if len(parts.check):
-        record = exits.record(parts.check).exits(choice.exits)
-        threshold = np.inf if result is None else result.threshold
-        left = first_exit(policy.signal(record), threshold)  # (K,)
-        loss = loss_of(risk, policy, record, None, None)
-        own = loss.scaled(loss.values)[np.arange(len(left)), left].astype(np.float64)  # (K,)
-        p_value, scale = P_VALUES["binomial" if loss.binary else "wsr"], loss.high - loss.low
-        ends = 1 - upper_bound(p_value, 1 - own, 0.975), upper_bound(p_value, own, 0.975)
-        measured = loss.low + scale * float(own.mean())
-        interval = tuple(loss.low + scale * float(end) for end in ends)
-    return Promise(
-        risk=risk,
-        level=level,
-        confidence=confidence,
-        n_samples=len(parts.certificate),
-        threshold=None if result is None else float(result.threshold),
-        estimate=None if result is None else result.estimate,
-        bound=None if result is None else result.bound,
-        checked=len(parts.check),
-        measured=measured,
-        interval=interval,
-    )
+def _check_plain(wrong: np.ndarray, level: float, confidence: float) -> None:
+    """Raise ValueError if an error of at most the level cannot be certified for the model itself, whose wrong answers
+    (n,) are given."""
+    bound = upper_bound(P_VALUES["binomial"], wrong, confidence)
+    if bound > level:
+        raise ValueError(
+            f"accelerate: an error of at most {level:g} cannot be certified for the model itself on {len(wrong)} "
+            f"samples (its upper bound is {bound:.3g}); give a higher level, or the risk gap"
+        )
 
 
 def _speedups(times: pd.DataFrame) -> str:
@@ -608,11 +310,29 @@ def _saving(macs: float, times: pd.DataFrame) -> str:
     return f"Saving: {1 - macs:.1%} of the MACs ({1 / macs:.2f}×); measured here, {'; '.join(each)}."
 
 
-def _reason(network: Network, choice: Choice, choices: Choices, n: int, full: float, optimise: str, aim: float) -> str:
-    places = ", ".join(network.places[i] for i in choice.exits[:-1])
-    how = "all subsets of exits were tried" if choices.exact else "exits were added greedily"
-    return (
-        f"Chosen: exits after {places} with the policy {choice.policy}, the best by {optimise} on {n} samples "
-        f"({choice.cost / full:.1%} of the MACs at a risk of {aim:.2%} there; {how}; no choice of exits among the "
-        f"{len(network.places)} places can need less than {choices.bound / full:.1%})."
+def _reason(
+    chosen: Running, found: Structures, kinds: pd.DataFrame, memory: Memory, n: int, full: float, optimise: str, aim
+) -> str:
+    """Say what was chosen and why, how the other kinds compare, and what memory it needs."""
+    each = []
+    for system, exits in zip(chosen.systems, chosen.structure.exits):
+        places = ", ".join(system.member.network.places[i] for i in exits[:-1])
+        each.append(f"{system.member.loaded.name} with exits after {places}" if places else system.member.loaded.name)
+    what = each[0].partition(" with ")[2] if len(each) == 1 else f"a cascade of {', then '.join(each)},"
+    how = "all subsets of exits were tried" if found.exact else "exits were added greedily"
+    text = (
+        f"Chosen: {what} with the policy {chosen.structure.policy}, the best by {optimise} on {n} samples "
+        f"({chosen.structure.cost / full:.1%} of the MACs at a risk of {aim:.2%} there; {how}; no structure of these "
+        f"models can need less than {found.bound / full:.1%})."
     )
+    others = kinds[kinds["kind"] != chosen.structure.kind]
+    if len(others):
+        text += f" The best of the other kinds: {'; '.join(_kind(row) for row in others.itertuples())}."
+    if memory.parameters != memory.plain_parameters:
+        text += f" {memory}"
+    return text
+
+
+def _kind(row) -> str:
+    names = {"exits": "exits alone", "cascade": "a cascade without exits", "both": "a cascade with exits"}
+    return f"{names[row.kind]}, {row.macs:.1%} of the MACs" + ("" if np.isnan(row.speedup) else f", {row.speedup:.2f}×")

@@ -129,6 +129,21 @@ class TracedNetwork(Network):
         return stages
 
 
+class UncutNetwork(Network):
+    """A network that is run as a whole, for example because it is too small for exits.
+
+    Raises ValueError if it cannot read the inputs x (B, …), or does not return logits.
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        self.module, self.places = module.eval(), ()
+        with torch.inference_mode():
+            _answers(self.module, x)
+
+    def stages(self, cuts: Sequence[int]) -> list[nn.Module]:
+        return [self.module]
+
+
 def find_blocks(module: nn.Module, x: Tensor, names: Sequence[str] | None = None, most: int = 12) -> TracedNetwork:
     """Find the places at which a network for images can be cut into stages.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from offramp._io.progress import progress_bar
-from offramp.datasets.base import Vocabulary
+from offramp.datasets.base import Samples, Vocabulary
 from offramp.datasets.preparing import FORMATS, ImagePreparation, TextPreparation, padded, read_image
 from offramp.datasets.text import tokenize
 from offramp.datasets.text_files import class_names, read_file
@@ -123,6 +123,19 @@ def read_data(
             inputs, labels=np.array([classes.index(each) for each in folders], np.int64), classes=tuple(classes)
         )
     return inputs, None
+
+
+def inputs_of(parts: Sequence[Samples], preparation: ImagePreparation | TextPreparation) -> Inputs:
+    """Return the samples of one or more splits of a dataset, one after another, as inputs without labels."""
+    found = [samples[np.arange(len(samples))][0].numpy() for samples in parts]  # (N, C, H, W) or (N, T) each
+    names = [int(i) for samples in parts for i in samples.index]
+    if parts[0].lengths is None:
+        return Inputs(names, preparation, np.concatenate(found))
+    tokens = [
+        x[np.arange(x.shape[1]) < samples.lengths[:, None]] for x, samples in zip(found, parts)
+    ]  # padding is last
+    lengths = np.concatenate([samples.lengths for samples in parts])  # (N,)
+    return Inputs(names, preparation, tokens=np.concatenate(tokens), offsets=np.append(0, lengths.cumsum()))
 
 
 def _checked_array(values: np.ndarray) -> RawInputs:

@@ -31,7 +31,14 @@ def fingerprint(network: Network, inputs: Inputs) -> str:
 
 
 def compute_features(
-    network: Network, pools: Sequence[nn.Module], inputs: Inputs, folder: Path, key: str, *, progress: bool = True
+    network: Network,
+    pools: Sequence[nn.Module],
+    inputs: Inputs,
+    folder: Path,
+    key: str,
+    *,
+    title: str = "computing features",
+    progress: bool = True,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the features of every block, (N, F) each, and the logits of the network, (N, C).
 
@@ -50,7 +57,7 @@ def compute_features(
     for stage in (network.module, *network.all_stages):  # stages share parameters, but not all buffers
         stage.to(device)
     pools = [pool.to(device) for pool in pools]
-    with progress_bar(len(chunks), "computing features", shown=progress) as bar, torch.inference_mode():
+    with progress_bar(len(chunks), title, shown=progress) as bar, torch.inference_mode():
         for k, rows in enumerate(chunks):
             path = Path(folder, f"features-{k:05d}.safetensors")
             arrays = _read(path, key)

@@ -17,6 +17,7 @@ GRIDS = (4, 2, 1)  # cells per axis to which images are pooled
 HIDDEN = 128  # width of a head with a hidden layer
 GAIN = 0.01  # share by which a hidden layer must reduce the held-out loss
 EPOCHS, STEPS, BATCH, RATE, DECAY = 20, 600, 256, 5e-3, 1e-2  # at least so many epochs and steps
+MOST = 150  # epochs, with few samples
 KIND = "offramp-head/1"
 
 
@@ -119,6 +120,7 @@ def train_heads(
     progress : bool
     """
     key = hashlib.sha256(f"{key} {seed} {held.tobytes()!r} {None if labels is None else labels.tobytes()!r}".encode())
+    key.update(teacher.tobytes())
     targets = torch.from_numpy(teacher).softmax(1)  # (N, C)
     if labels is not None:
         targets = (targets + nn.functional.one_hot(torch.from_numpy(labels), teacher.shape[1])) / 2
@@ -158,7 +160,7 @@ def _fit(layers: nn.Module, x: Tensor, targets: Tensor, rows: Tensor) -> float:
     """Train with AdamW and a cosine schedule, and keep the epoch with the lowest held-out loss, which is returned."""
     own, wanted = x[rows], targets[rows]
     batches = -(-len(own) // BATCH)
-    epochs = max(EPOCHS, -(-STEPS // batches))
+    epochs = max(EPOCHS, min(MOST, -(-STEPS // batches)))
     optimizer = torch.optim.AdamW(layers.parameters(), RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * batches)
     lowest, kept = np.inf, {}

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from offramp._registry import check_options, parse_spec
-from offramp.datasets.base import Vocabulary
+from offramp.datasets.base import Dataset, Vocabulary
 from offramp.datasets.imagenet import preparation_of
 from offramp.datasets.preparing import ImagePreparation, TextPreparation
 from offramp.datasets.pretrained import build_timm, one_line
 from offramp.models.huggingface import HuggingFace
-from offramp.models.timm import Timm
+from offramp.models.timm import Timm, resized
 
 TIMM = ("backbone", "pretrained", "classes", "channels", "weights")
 RENAMED = {"classes": "num_classes", "channels": "in_chans"}  # in timm
@@ -135,13 +135,28 @@ def _hugging_face(options: dict[str, Any], max_tokens: int) -> Loaded:
 def _trained(path: str) -> Loaded:
     from offramp.recording import load_trained
 
-    model, dataset, made = load_trained(path)
-    if isinstance(model, Timm) and model.image_size is None:
-        model = model.classifier
+    return of_trained(path, *load_trained(path))
+
+
+def of_trained(path: str, model: nn.Module, dataset: Dataset, made: dict[str, Any]) -> Loaded:
+    """Return a single-exit model that `offramp train` trained, from what `load_trained` returned for its file."""
+    if isinstance(model, Timm):
+        model = model.classifier if model.image_size is None else Resizing(model)
     elif not isinstance(model, HuggingFace):
-        raise ValueError(f"{path}: a {made['model']}; expected a single-exit model whose inputs are not resized")
+        raise ValueError(f"{path}: a {made['model']}; expected a single-exit model")
     kept = {key: made[key] for key in ("system", "seed", "dataset") if key in made}
     return Loaded(model, dataset.preparation, str(made["system"]), tuple(dataset.names), kept)
+
+
+class Resizing(nn.Module):
+    """A classifier of timm that resizes its inputs first, from images to logits."""
+
+    def __init__(self, model: Timm) -> None:
+        super().__init__()
+        self.size, self.classifier = model.image_size, model.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(resized(x, self.size))
 
 
 def _own(name: str, options: dict[str, Any]) -> Loaded:

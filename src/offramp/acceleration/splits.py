@@ -42,6 +42,13 @@ def certifiable(risk: str, level: float, confidence: float, n: int) -> float:
     return float(enough.max(initial=0)) / n
 
 
+def choosing_sizes(n: int, risk: str, level: float, confidence: float) -> tuple[int, int]:
+    """Return how many of n samples choose the structure, and how many certify the threshold."""
+    least = least_samples(risk, level, confidence)
+    certificate = max(least, min(ENOUGH * least, int(CERTIFICATE * n)))
+    return max(LEAST_STRUCTURE, min(ENOUGH * least, int(STRUCTURE * n))), certificate
+
+
 def draw_parts(n: int, risk: str, level: float, confidence: float, seed: int) -> Parts:
     """Draw the parts at random.
 
@@ -57,8 +64,7 @@ def draw_parts(n: int, risk: str, level: float, confidence: float, seed: int) ->
             f"{n} samples are too few for {risk} of at most {level:g} with confidence {confidence:g}; at least "
             f"{needed} are needed, of which {least} are for the certificate, or a higher level"
         )
-    certificate = max(least, min(ENOUGH * least, int(CERTIFICATE * n)))
-    structure = max(LEAST_STRUCTURE, min(ENOUGH * least, int(STRUCTURE * n)))
+    structure, certificate = choosing_sizes(n, risk, level, confidence)
     check = min(certificate, int(CHECK * n))
     if check < LEAST_CHECK or n - certificate - structure - check < LEAST_HEADS:
         check = 0

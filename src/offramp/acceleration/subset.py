@@ -1,6 +1,6 @@
-"""Which exits a model should have: the subset that costs least at a level of the risk, with the cost of its heads."""
+"""Which exits a record should have: the subset that costs least at a level of the risk, with the cost of its heads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -9,10 +9,22 @@ import numpy as np
 
 from offramp.certification.certifying import Walk, until_first
 from offramp.certification.losses import loss_of
-from offramp.policies import Policy
+from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
 
-EXACT = 3000  # subsets that are tried one by one; beyond, exits are added greedily
+EXACT = 1000  # subsets that are tried one by one; beyond, exits are added greedily
+# Policies whose signal at an exit does not depend on other exits
+FAMILIES = {
+    "confidence": ("confidence", {}),
+    "margin": ("confidence", {"score": "margin"}),
+    "temperature": ("confidence", {"temperature": "per_exit"}),
+    "isotonic": ("isotonic", {}),
+}
+
+
+def fit_families(record: ExitRecord, labels: Iterable[str] = FAMILIES) -> dict[str, Policy]:
+    """Fit the policies of `FAMILIES` on a record with labels."""
+    return {label: make_policy(FAMILIES[label][0], **FAMILIES[label][1]).fit(record) for label in labels}
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Choices:
     Attributes
     ----------
     best : tuple of Choice
-        For 1, 2, … exits before the last one. In ascending number of exits.
+        For each number of exits that were chosen, ascending from 1 (from 0 if some are kept).
     exact : bool
         Whether every subset was tried.
     bound : float
@@ -60,7 +72,14 @@ class Choices:
     bound: float
 
 
-def choose_exits(record: ExitRecord, policies: Mapping[str, Policy], risk: str, level: float, most: int) -> Choices:
+def choose_exits(
+    record: ExitRecord,
+    policies: Mapping[str, Policy],
+    risk: str,
+    level: float,
+    most: int,
+    kept: Sequence[int] = (),
+) -> Choices:
     """Find the subsets of at most `most` exits before the last one that cost least at a risk of at most `level`.
 
     All subsets are tried, with every policy and every shared threshold, if there are at most `EXACT`. Otherwise, exits
@@ -69,31 +88,33 @@ def choose_exits(record: ExitRecord, policies: Mapping[str, Policy], risk: str, 
     Parameters
     ----------
     record : ExitRecord
-        With an exit at every block. `metadata["head_cost"]` is what each exit adds to the costs of later ones.
+        With an exit at every block. Its `head_cost` is what each exit adds to the costs of later ones.
     policies : mapping of str to Policy
         Fitted policies whose signal at an exit does not depend on other exits.
     risk : {"disagreement", "gap", "error"}
     level : float
     most : int
+    kept : sequence of int
+        Exits that every subset has, for example the ends of the models of a cascade. They do not count.
     """
     last = record.n_exits - 1
-    most = min(most, last)
-    exact = sum(comb(last, size) for size in range(1, most + 1)) <= EXACT
+    free = [i for i in range(last) if i not in kept]
+    sizes = range(0 if kept else 1, min(most, len(free)) + 1)
+    exact = sum(comb(len(free), size) for size in sizes) <= EXACT
     signals = {label: policy.signal(record) for label, policy in policies.items()}  # (N, L) each
     losses = loss_of(risk, next(iter(policies.values())), record, None, None).values.astype(np.float64)  # (N, L)
     costs = np.broadcast_to(record.costs, losses.shape)  # (N, L)
-    heads = np.array(record.metadata.get("head_cost", np.zeros(record.n_exits)), np.float64)  # (L,)
     best: list[Choice] = []
-    for size in range(1, most + 1):
-        if exact:
-            tried = list(combinations(range(last), size))
+    for size in sizes:
+        if exact or not size:
+            tried = [tuple(sorted((*kept, *added))) for added in combinations(free, size)]
         else:
-            kept = best[-1].exits[:-1] if best else ()
-            tried = [tuple(sorted((*kept, i))) for i in range(last) if i not in kept]
+            before = best[-1].exits[:-1] if best else ()
+            tried = [tuple(sorted((*before, i))) for i in free if i not in before]
         found = []
         for exits in tried:
             places = [*exits, last]
-            dropped = heads.copy()
+            dropped = record.head_cost
             dropped[places] = 0
             own = losses[:, places], (costs - dropped.cumsum())[:, places]  # (N, size + 1) each
             for label, signal in signals.items():
@@ -129,8 +150,7 @@ def lower_bound(record: ExitRecord, risk: str, level: float) -> float:
     else:
         wrong = ~record.correct.astype(bool)
         losses = wrong.astype(np.int64) - wrong[:, -1:]
-    heads = np.cumsum(np.asarray(record.metadata.get("head_cost", np.zeros(record.n_exits))))  # (L,)
-    costs = np.broadcast_to(record.costs - heads, losses.shape)  # (N, L)
+    costs = np.broadcast_to(record.costs - record.head_cost.cumsum(), losses.shape)  # (N, L)
     if risk == "error":
         level = level - float(wrong[:, -1].mean())
     gained = losses.min(axis=1)  # (N,): −1 if an early exit is right where the last one is wrong

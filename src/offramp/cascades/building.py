@@ -116,6 +116,8 @@ def cascade(
     metadata |= {"stages": stage_names(records), "ensemble": ensemble}
     if temperatures is not None:
         metadata["temperatures"] = temperatures
+    if any("head_cost" in record.metadata for record in records):
+        metadata["head_cost"] = np.concatenate([record.head_cost for record in records]).tolist()
     read = partial(_all_logits, records) if all(record.has_logits for record in records) else None
     made = _joined(records, _costs(records), metadata, read)
     if ensemble is None:

@@ -1,11 +1,13 @@
-"""The command `offramp accelerate`."""
+"""The command `offramp accelerate`, and those with which a study measures what it does."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from offramp.cli.options import EXISTING
+from offramp._io.tables import write_table
+from offramp.cli.options import EXISTING, OUT, TABLE, Verb
+from offramp.records import ExitRecord
 
 
 @click.command()
@@ -21,6 +23,12 @@ from offramp.cli.options import EXISTING
     type=click.Path(exists=True, path_type=Path),
     required=True,
     help="A folder of images, a .npy file (N, C, H, W), or texts: .csv or .tsv with the column text, or .txt.",
+)
+@click.option(
+    "--candidates",
+    multiple=True,
+    help="A smaller model of the same classes, written as for --model, which can answer before it; or front:FILE, a "
+    "table of timm's results, for some models of its front. May be repeated.",
 )
 @click.option("--agree", type=float, help="Promise: answers are those of the model at least this often. No labels.")
 @click.option("--drop", type=float, help="Promise: the accuracy is lower than that of the model by at most this.")
@@ -56,15 +64,16 @@ def accelerate(
     """Make a model faster, with a certificate of what is lost, in one command.
 
     The model stays as it is. Exits are added after some of its blocks, and trained on its own answers, so that no
-    labels are needed (with --drop and --error: on the labels, too). An easy input leaves at an early exit. Which exits
-    there are, and when an input leaves, is chosen on a second part of the data; a third part proves the promise, and a
-    fourth one checks it. The data must be what the model will meet, and must not be those on which it was trained.
+    labels are needed (with --drop and --error: on the labels, too). An easy input leaves at an early exit. With
+    --candidates, smaller models can answer before it, with or without exits of their own. Which exits and models there
+    are, and when an input leaves, is chosen on a second part of the data; a third part proves the promise, and a fourth
+    one checks it. The data must be what the model will meet, and must not be those on which it was trained.
 
     \b
     OUT contains:
       bundle/        the faster model, for `offramp run` and `offramp serve`, which need no torch
       index.html     the page: what is promised and saved
-      promise.json   the promise, and the exits and the policy that were chosen
+      promise.json   the promise, and the models, exits and policy that were chosen
       records/       the answers of all exits on each part of the data, for all other commands
       cache/         features and heads, from which a run that was ended goes on; it can be deleted
 
@@ -75,6 +84,8 @@ def accelerate(
       offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
       offramp accelerate --model huggingface:backbone=mymodel/ --data texts.csv --drop 0.005 --out fast/
       offramp accelerate --model mypackage.net:build --data images/ --agree 0.98 --exits-at layer1,layer2 --out fast/
+      offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
+      --candidates timm:backbone=resnet18.a1_in1k,pretrained=true
       offramp run fast/bundle images/ --out answers.csv
     """
     given = {"disagreement": agree, "gap": drop, "error": error}
@@ -105,3 +116,70 @@ def accelerate(
     )
     click.echo(result)
     click.echo(f"{result.bundle}, {result.report}")
+
+
+@click.command(cls=Verb)
+@click.argument("weights", type=EXISTING)
+@click.option("--splits", type=EXISTING, required=True, help="Splits from `offramp data`.")
+@click.option(
+    "--teacher",
+    type=EXISTING,
+    required=True,
+    help="Validation record of the model whose answers the exits learn: this one, or a larger one.",
+)
+@click.option("--validation", type=OUT, required=True, help="Output: record of held-out validation samples.")
+@click.option("--test", type=OUT, required=True, help="Output: record of the test samples.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+def record_exits(weights, splits, teacher, validation, test, threads) -> None:
+    """Train an exit at every block of a trained model, which stays as it is, and record their answers.
+
+    WEIGHTS is a single-exit model from `offramp train`. The exits are trained on three quarters of the validation
+    samples; the record of the others has the answers of the teacher as labels.
+
+    \b
+    For example:
+      offramp record-exits large.safetensors --splits splits.csv --teacher large/validation.safetensors \\
+          --validation exits-validation.safetensors --test exits-test.safetensors
+    """
+    from offramp.acceleration.recording import record_exits
+    from offramp.datasets.splits import load_splits
+    from offramp.recording import load_trained
+
+    _, dataset, _ = load_trained(weights)
+    held, rest = record_exits(weights, load_splits(splits, dataset), ExitRecord.load(teacher), threads=threads)
+    held.save(validation)
+    rest.save(test)
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option("--level", "levels", type=float, multiple=True, required=True, help="Highest risk. May be repeated.")
+@click.option(
+    "--risk",
+    type=click.Choice(["disagreement", "gap", "error"]),
+    default="disagreement",
+    show_default=True,
+    help="What is promised, as for `offramp certify`.",
+)
+@click.option(
+    "--confidence", type=float, default=0.95, show_default=True, help="Probability with which the promise holds."
+)
+@click.option("--divisions", type=click.IntRange(1), default=10, show_default=True, help="Number of random divisions.")
+@click.option("--out", type=TABLE, required=True, help="Output: one row per division and kind, .parquet or .csv.")
+def accelerations(files, levels, risk, confidence, divisions, out) -> None:
+    """Measure how often the promises of accelerated models are kept, and what they save.
+
+    FILES are the validation and test records that `offramp record-exits` wrote for models and for smaller ones whose
+    exits learnt their answers, and records of models whose exits were trained jointly. The test samples are divided at
+    random, as `offramp accelerate` divides its data: one part chooses the structure (exits, a cascade, or a cascade
+    with exits), one certifies the threshold, and all others check it. The exits are the same for all divisions.
+
+    \b
+    For example:
+      offramp accelerations exits-validation.safetensors exits-test.safetensors --level 0.01 --out accelerations.csv
+    """
+    from offramp.acceleration.evaluating import evaluate_records
+
+    records = [ExitRecord.load(file) for file in files]
+    options = {"risk": risk, "confidence": confidence, "splits": divisions}
+    write_table(evaluate_records(records, levels, progress=True, **options), out)

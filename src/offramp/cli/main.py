@@ -33,7 +33,7 @@ VERBS = (
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
-    accelerate.accelerate,
+    *(accelerate.accelerate, accelerate.record_exits, accelerate.accelerations),
     plan.plan,
 )
 
@@ -61,6 +61,7 @@ def cli() -> None:
       stream                           learn while the policy is used, and watch for a shift
       shift                            measure what becomes of promises if the inputs are corrupted
       drift                            run online policies over streams whose corruption grows
+      record-exits, accelerations      measure how often the promises of `offramp accelerate` are kept
       figure, table, summary, report   show the results
 
     \b

@@ -57,8 +57,13 @@ class Timm(MultiExitModel):
     def stage(self, i: int, *state: Tensor) -> ExitOutput:
         (x,) = state
         if self.image_size is not None:
-            x = interpolate(x, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
+            x = resized(x, self.image_size)
         return ExitOutput(self.classifier(x))
+
+
+def resized(x: Tensor, size: int) -> Tensor:
+    """Return images (B, C, H, W) with this height and width."""
+    return interpolate(x, size=(size, size), mode="bilinear", antialias=True)
 
 
 def has_fixed_size(backbone: str) -> bool:

@@ -438,7 +438,7 @@ class ExitRecord:
         """Select exits: the record of the same system without the other ones.
 
         The last exit can be left out, too. Costs are those of the chosen exits, less what the heads of the exits before
-        them add that are left out: `metadata["head_cost"]`, one number for each exit, which is 0 if it is not there.
+        them add that are left out (`head_cost`).
 
         Parameters
         ----------
@@ -472,21 +472,31 @@ class ExitRecord:
         metadata = dict(self.metadata)
         for name in ("head_cost", "exit_parameters", "temperatures"):
             values = metadata.get(name)
-            if isinstance(values, list) and len(values) == self.n_exits and "stages" not in metadata:
+            single = name == "head_cost" or "stages" not in metadata  # the others are one list per stage of a cascade
+            if isinstance(values, list) and len(values) == self.n_exits and single:
                 metadata[name] = [values[i] for i in chosen]
-        heads = np.array(self.metadata.get("head_cost", np.zeros(self.n_exits)), np.float64)  # (L,)
-        if heads.shape != (self.n_exits,):
-            raise ValueError(f"metadata: head_cost: expected {self.n_exits} numbers, one for each exit")
-        heads[chosen] = 0
+        dropped = self.head_cost
+        dropped[chosen] = 0
         prediction, quality = (None if each is None else each[:, chosen] for each in (self.prediction, self.quality))
         return self.replace(
             prediction=prediction,
             quality=quality,
             confidence={measure: values[:, chosen] for measure, values in self._confidence.items()},
             logits=(lambda: self.logits[:, chosen]) if self.has_logits else None,
-            cost=(self.costs - heads.cumsum())[..., chosen],
+            cost=(self.costs - dropped.cumsum())[..., chosen],
             metadata=metadata,
         )
+
+    @property
+    def head_cost(self) -> np.ndarray:
+        """What the head of each exit adds to the costs of later exits, (L,), from the metadata. By default, 0.
+
+        Raises ValueError if there is not one number for each exit.
+        """
+        cost = np.array(self.metadata.get("head_cost", np.zeros(self.n_exits)), np.float64)  # (L,)
+        if cost.shape != (self.n_exits,):
+            raise ValueError(f"metadata: head_cost: expected {self.n_exits} numbers, one for each exit")
+        return cost
 
     def replace(self, **changes) -> "ExitRecord":
         """Return a record with other values of some fields. All other fields are kept.

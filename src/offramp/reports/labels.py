@@ -49,6 +49,14 @@ FRONT_NAMES = {
     "random": "random deferral",
     "oracle": "oracle",
 }
+# Kinds of accelerated models, in the order in which they are listed
+ACCELERATIONS = {
+    "exits": "exits",
+    "cascade": "cascade",
+    "both": "cascade with exits",
+    "best": "best of these",
+    "joint": "exits trained jointly",
+}
 _VARIANTS = {"temperature-mean-probability": "temperature, mean probability"}
 _UNITS = {"MAC": "MACs", "FLOP": "FLOPs", "token": "tokens"}
 _METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}

@@ -33,6 +33,10 @@ KINDS = {
     "times": ({"system", "policy", "batch_size", "in_layers", "in_cost", "in_seconds"}, "time --out"),
     "shift": ({"system", "corruption", "severity", "policy", "choice", "gap", "speedup"}, "shift --out"),
     "drift": ({"system", "corruption", "order", "method", "sample", "cost", "alarm_risk"}, "drift --out"),
+    "accelerations": (
+        {"system", "seed", "split", "kind", "level", "risk", "refuted", "speedup"},
+        "accelerations --out",
+    ),
     "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),
     "relations": ({"seed", "small", "large", "exit_rate", "reduction", "best_accuracy"}, "search --relations-out"),
     "choices": ({"seed", "variant", "kind", "target", "stage_1", "threshold_1"}, "search --choices-out"),
@@ -57,9 +61,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     ----------
     files : sequence of paths
         .parquet or .csv files, in any order.
-    kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "promises", "efficiency", "sensitivity", "learning curve", "seconds", "times", "shift", "drift", "models",
-            "relations", "choices", "reductions", "replacements", "measures", "resplits"}
+    kinds : str
+        Keys of `KINDS`.
 
     Returns
     -------

@@ -243,6 +243,15 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
     if others := [kind for kind in kinds if not unknown and CORRUPTIONS[kind].inputs != CORRUPTIONS[kinds[0]].inputs]:
         inputs = CORRUPTIONS[kinds[0]].inputs
         yield f"shifts.kinds has {kinds[0]!r} for {inputs} and {others[0]!r} for others: expected kinds for one of them"
+    accelerated = study["accelerate"].get("models", {})
+    once = [model for model in models if model not in systems and models[model]["model"] != STORED]
+    for name, smaller in accelerated.items():
+        if unknown := [model for model in (name, *smaller) if model not in once]:
+            answer = ", ".join(once) or "none, as no such model runs"
+            yield f"accelerate.models names {unknown[0]!r}: expected models that answer once and run: {answer}"
+        if name in smaller:
+            yield f"accelerate.models.{name} names {name!r} itself: expected smaller models"
+    named += [("accelerate.joint", system) for system in study["accelerate"].get("joint", [])]
     for where, system in named:
         if system not in systems:
             yield f"{where} names {system!r}: expected one of {', '.join(systems)}"

@@ -45,7 +45,7 @@ from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
-STEPS += ["times", "shift", "report"]
+STEPS += ["times", "shift", "accelerations", "report"]
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
@@ -53,9 +53,9 @@ ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches a
 # CPU-seconds of the steps after recording, measured on the machine of docs/benchmarks.md: per job (FIXED), and per cell
 # (A_CELL), with samples × exits × policies (or settings) cells. Measured with ten classes; a thousand classes take
 # longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant, and for `resplit` a sample,
-# variant, split and kind of cost.
+# variant, split and kind of cost; for `accelerations`, it is a sample, cascade, level and division.
 FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
-FIXED |= {"search": 10.0, "resplit": 10.0, "shift": 5.0}
+FIXED |= {"search": 10.0, "resplit": 10.0, "shift": 5.0, "accelerations": 5.0}
 A_CELL = {
     "calibrate": 1e-7,
     "evaluate": 7e-7,
@@ -64,6 +64,7 @@ A_CELL = {
     "search": 3e-4,
     "resplit": 8e-5,
     "shift": 1e-5,
+    "accelerations": 5e-4,
 }
 FRONTIER = 7  # bytes per cell
 # Of `times`: samples, passes over them for each policy, and CPU-seconds of one decision
@@ -98,7 +99,9 @@ class Job:
 
     @property
     def step(self) -> str:
-        return "record" if self.rule in ("seconds", "shifted") else self.rule if self.rule in STEPS else "report"
+        return (
+            "record" if self.rule in ("seconds", "shifted", "heads") else self.rule if self.rule in STEPS else "report"
+        )
 
 
 class Estimate(NamedTuple):
@@ -540,6 +543,11 @@ def estimator(
                 tests = 1 + len(its["kinds"]) * len(its["severities"])
                 n = cells(sizes.test, *len(study["seeds"]) * its["systems"])
                 return light(step, n * tests * study["comparison"]["resamples"] / 2000)
+            case "accelerations":
+                its = study["accelerate"]
+                structures = sum(2 ** len(smaller) for smaller in its["models"].values())
+                times = structures * len(its["levels"]) * its["divisions"] * len(study["seeds"])
+                return light(step, sizes.test * times)
             case "times":
                 passes = TIMED * PASSES * len(study["times"]["batch_sizes"]) * len(policies_of(study, system))
                 parts = [probes[stage] for stage in stages(system)]

@@ -1,0 +1,246 @@
+"""How often the promise of an acceleration is kept, and what it saves, over many random divisions of the same samples.
+
+Without torch: it reads records of models with an exit at every block, whose heads are trained.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from offramp._io.progress import progress_bar
+from offramp.acceleration.splits import certifiable, choosing_sizes
+from offramp.acceleration.structures import KINDS, Structure, choose_structures, full_cost
+from offramp.acceleration.subset import choose_exits, fit_families, lower_bound
+from offramp.certification import certify
+from offramp.certification.losses import loss_of
+from offramp.certification.pvalues import P_VALUES, upper_bound
+from offramp.policies import Policy
+from offramp.policies.base import first_exit
+from offramp.records import ExitRecord
+
+BEST, JOINT = "best", "joint"  # kinds in addition to `KINDS`
+
+
+def evaluate_records(
+    records: Sequence[ExitRecord],
+    levels: Sequence[float],
+    *,
+    risk: str = "disagreement",
+    confidence: float = 0.95,
+    splits: int = 10,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Evaluate all models of a study at several levels.
+
+    Parameters
+    ----------
+    records : sequence of ExitRecord
+        Validation and test records, in any order: those of `record_exits`, which belong together if they have the same
+        teacher and seed, and those of models whose exits were trained jointly, which have no teacher.
+    levels : sequence of float
+    risk, confidence, splits, progress
+        As for `evaluate_splits`.
+
+    Returns
+    -------
+    DataFrame
+        The tables of `evaluate_splits` and `evaluate_joint`, with the columns system and seed.
+
+    Raises
+    ------
+    ValueError
+        If a record is missing, if a smaller model is not cheaper, or as for `evaluate_splits`.
+    """
+    tables = []
+    options = {"risk": risk, "confidence": confidence, "splits": splits, "progress": progress}
+    for (teacher, seed), (held, rest) in _groups(records).items():
+        for level in levels:
+            if "teacher" in rest[0].metadata:
+                table = evaluate_splits(held, rest, level=level, **options)
+            else:
+                table = evaluate_joint(held[0], rest[0], level=level, **options)
+            tables.append(table.assign(system=teacher, seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["system", "seed", *table.columns.drop(["system", "seed"])]]
+
+
+def _groups(records: Sequence[ExitRecord]) -> dict[tuple[str, int], tuple[list[ExitRecord], list[ExitRecord]]]:
+    """Return the validation and the test records of each model and seed, with smaller models first."""
+    found: dict[tuple, dict[str, dict[str, ExitRecord]]] = {}
+    for record in records:
+        about = record.metadata
+        key = about.get("teacher", about["system"]), about["seed"]
+        found.setdefault(key, {}).setdefault(about["system"], {})[about["split"]] = record
+    groups = {}
+    for (teacher, seed), systems in found.items():
+        order = sorted(systems, key=lambda system: (system == teacher, full_cost([*systems[system].values()])))
+        for system in order:
+            if systems[system].keys() != {"validation", "test"}:
+                raise ValueError(f"{system}, seed {seed}: expected a validation and a test record")
+        if order[-1] != teacher:
+            raise ValueError(f"{teacher}, seed {seed}: no record of the model itself")
+        parts = [[systems[system][split] for system in order] for split in ("validation", "test")]
+        costs = [full_cost([record]) for record in parts[1]]
+        if len(costs) > 1 and max(costs[:-1]) >= costs[-1]:
+            raise ValueError(f"{teacher}: {order[int(np.argmax(costs))]} is not cheaper; expected smaller models")
+        groups[teacher, seed] = tuple(parts)
+    return groups
+
+
+def evaluate_splits(
+    held: Sequence[ExitRecord],
+    rest: Sequence[ExitRecord],
+    *,
+    risk: str = "disagreement",
+    level: float = 0.01,
+    confidence: float = 0.95,
+    splits: int = 10,
+    most_exits: int = 3,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Choose, certify and check structures on many random divisions of the same samples.
+
+    Parts have the sizes of `accelerate`, and all other samples check the promise. Heads are the same for all divisions.
+
+    Parameters
+    ----------
+    held, rest : sequence of ExitRecord
+        Of each model with all its exits, in ascending order of cost; the last one is the model itself. `held` has the
+        samples on which policies are fitted, with labels (the answers of the model, or the truth), and `rest` those
+        that are divided. Heads must have been trained on neither.
+    risk, level, confidence, most_exits
+        As for `accelerate`.
+    splits : int
+        Number of divisions.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    DataFrame
+        One row per division and kind: split; kind (`exits`, `cascade`, `both`, and the `best` of them); models, exits
+        and policy; certified (whether a threshold was certified; otherwise, the model runs as it is); risk (on the
+        samples that check), refuted (whether the lower 95 % bound of the risk on them is above the level), estimate (on
+        the samples of the certificate), speedup (cost of the model divided by the average cost, on the samples that
+        check), bound (highest possible speed-up on the samples of the structure); risk_name, level, confidence,
+        n_structure, n_certificate and n_check.
+
+    Raises
+    ------
+    ValueError
+        If there are too few samples.
+    """
+    rows = []
+    for split, (structure, certificate, check), aim in _divided(rest, risk, level, confidence, splits, progress):
+        found = choose_structures(structure, held, risk, aim, most_exits)
+        full = full_cost(structure)
+        chosen = {kind: found.of_kind(kind)[:1] for kind in KINDS}
+        chosen = {kind: each[0] for kind, each in chosen.items() if each and each[0].cost < full}
+        best = min(chosen.values(), key=lambda each: each.cost, default=Structure.plain(structure))
+        for kind, each in {**chosen, BEST: best}.items():
+            about = {
+                "split": split,
+                "kind": kind,
+                "models": " + ".join(str(rest[m].metadata.get("system", m)) for m in each.models),
+                "exits": " + ".join(",".join(str(i + 1) for i in exits) for exits in each.exits),
+                "policy": each.policy,
+                "bound": full / found.bound,
+            }
+            own = each.policy_of(held), each.of(certificate), each.of(check), full_cost(check)
+            rows.append(about | _certified(*own, risk, level, confidence))
+    return _table(rows, rest[-1], risk, level, confidence)
+
+
+def evaluate_joint(
+    held: ExitRecord,
+    rest: ExitRecord,
+    *,
+    risk: str = "disagreement",
+    level: float = 0.01,
+    confidence: float = 0.95,
+    splits: int = 10,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """As `evaluate_splits`, for a model whose exits were trained together with it. It has the kind `joint`.
+
+    All its exits stay, the policy is chosen among the same ones, and its answers and its cost are compared with those
+    of its own last exit.
+    """
+    if risk == "disagreement":
+        held = held.replace(labels=held.needed_prediction("disagreement")[:, -1])
+    policies, rows = fit_families(held), []
+    kept = range(held.n_exits - 1)
+    for split, (structure, certificate, check), aim in _divided([rest], risk, level, confidence, splits, progress):
+        (choice,) = choose_exits(structure[0], policies, risk, aim, 0, kept).best
+        about = {
+            "split": split,
+            "kind": JOINT,
+            "models": str(rest.metadata.get("system", JOINT)),
+            "exits": ",".join(str(i + 1) for i in choice.exits),
+            "policy": choice.policy,
+            "bound": structure[0].cost[-1] / lower_bound(structure[0], risk, aim),
+        }
+        own = policies[choice.policy], certificate[0], check[0], float(check[0].cost[-1])
+        rows.append(about | _certified(*own, risk, level, confidence))
+    return _table(rows, rest, risk, level, confidence)
+
+
+def _divided(
+    rest: Sequence[ExitRecord], risk: str, level: float, confidence: float, splits: int, progress: bool
+) -> Iterator[tuple[int, list[list[ExitRecord]], float]]:
+    """Yield the number of each division, its three parts, and the highest risk at which the second one certifies."""
+    n = len(rest[-1])
+    n_structure, n_certificate = choosing_sizes(n, risk, level, confidence)
+    if n <= n_structure + n_certificate:
+        raise ValueError(f"{n} samples are too few; expected more than {n_structure + n_certificate} for this level")
+    # They are a population that is divided, whatever split of a study they were
+    rest = [record.replace(metadata={**record.metadata, "split": "divided"}) for record in rest]
+    with progress_bar(splits, f"divisions, {risk} at most {level:g}", shown=progress) as bar:
+        for split in range(splits):
+            order = np.random.default_rng(split).permutation(n)
+            parts = np.split(order, [n_structure, n_structure + n_certificate])
+            aim = certifiable(risk, level, confidence, n_certificate)
+            yield split, [[record[part] for record in rest] for part in parts], aim
+            bar.update()
+
+
+def _certified(
+    policy: Policy,
+    certificate: ExitRecord,
+    check: ExitRecord,
+    full: float,
+    risk: str,
+    level: float,
+    confidence: float,
+) -> dict:
+    """Certify a threshold, and measure its risk and its speed-up on other samples."""
+    threshold, estimate = np.inf, 0.0
+    if certificate.n_exits > 1:
+        result = certify(policy, certificate, risk, level, confidence)
+        if result.threshold is not None:
+            threshold, estimate = result.threshold, result.estimate
+    left = first_exit(policy.signal(check), threshold)  # (K,)
+    loss = loss_of(risk, policy, check, None, None)
+    scaled = loss.scaled(loss.values)[np.arange(len(left)), left].astype(np.float64)  # (K,)
+    scale = loss.high - loss.low
+    lowest = 1 - upper_bound(P_VALUES["binomial" if loss.binary else "wsr"], 1 - scaled, 0.95)
+    return {
+        "certified": threshold < np.inf,
+        "risk": loss.low + scale * float(scaled.mean()),
+        "refuted": bool(loss.low + scale * lowest > level),
+        "estimate": estimate,
+        "speedup": full / float(check.cost_of(left).mean()) if threshold < np.inf else 1.0,  # the model as it is
+    }
+
+
+def _table(rows: list[dict], rest: ExitRecord, risk: str, level: float, confidence: float) -> pd.DataFrame:
+    n_structure, n_certificate = choosing_sizes(len(rest), risk, level, confidence)
+    return pd.DataFrame(rows).assign(
+        risk_name=risk,
+        level=level,
+        confidence=confidence,
+        n_structure=n_structure,
+        n_certificate=n_certificate,
+        n_check=len(rest) - n_structure - n_certificate,
+    )
