@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
 from offramp.records import ExitOutputs
 from offramp.runtime.generation import Generation
+from offramp.training import captioning as training
 from offramp.training.captioning import train_captioner
 from offramp.training.options import TrainingOptions
 
@@ -233,12 +235,14 @@ def test_exits_that_share_the_projection(images):
     assert equal(written.tokens, model.reference(images))
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "swin_tiny_patch4_window7_224"])
-def test_the_states_of_any_encoder_are_a_memory(backbone):
-    model = Captioner(image_shape=(3, 64, 64), vocabulary=WORDS, backbone=backbone, layers=1, width=12, heads=3).eval()
+@pytest.mark.parametrize(("backbone", "width"), [("test_resnet", 96), ("swin_tiny_patch4_window7_224", 12)])
+def test_the_states_of_any_encoder_are_a_memory(backbone, width):
+    shape = (3, 64, 64)
+    model = Captioner(image_shape=shape, vocabulary=WORDS, backbone=backbone, layers=1, width=width, heads=3).eval()
     with torch.inference_mode():
-        memory = model.encode(torch.zeros(2, 3, 64, 64))
-    assert memory.shape == (2, 4, 12)  # 1/32 of the size
+        memory = model.encode(torch.zeros(2, *shape))
+        assert memory.shape == (2, 4, width)  # 1/32 of the size
+        model(torch.zeros(2, *shape), torch.ones(2, 1, dtype=torch.long))  # also if the widths are equal
 
 
 # ----- records, sweeps and choices
@@ -340,7 +344,7 @@ def test_the_quality_of_captions():
 # ----- training
 
 
-def test_the_backbone_is_trained_first_and_then_frozen(dataset):
+def test_the_backbone_is_trained_first_and_then_frozen(dataset, tmp_path):
     model = make_model()
     options = TrainingOptions(epochs=2, batch_size=20, optimizer="adamw", learning_rate=0.01, schedule="linear")
     of_exits = {id(parameter) for parameter in model.exits}
@@ -350,7 +354,8 @@ def test_the_backbone_is_trained_first_and_then_frozen(dataset):
 
     def train(exit_epochs, epochs):
         options_ = TrainingOptions(**{**options.stored_options(), "epochs": epochs})
-        return train_captioner(model, dataset, options_, exit_epochs=exit_epochs, seed=0, progress=False)
+        files = {"out": tmp_path / "weights", "history": tmp_path / "history"}
+        return train_captioner(model, dataset, options_, exit_epochs=exit_epochs, seed=0, progress=False, **files)
 
     before = weights(False)
     history = train(0, 2)
@@ -364,6 +369,34 @@ def test_the_backbone_is_trained_first_and_then_frozen(dataset):
     assert history["stage"].tolist() == ["exits"] * 2
     assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0]
     assert history.filter(like="accuracy").notna().all(axis=None)
+
+
+@pytest.mark.parametrize("stop", [1, 3])  # epochs after which the training is interrupted: in either stage
+def test_an_interrupted_training_goes_on(dataset, tmp_path, monkeypatch, stop):
+    options = TrainingOptions(epochs=2, batch_size=20, optimizer="adamw", learning_rate=0.01, schedule="linear")
+
+    def train(name):
+        files = {"out": tmp_path / name, "history": tmp_path / f"{name}.csv"}
+        train_captioner(make_model(), dataset, options, exit_epochs=2, seed=0, progress=False, **files)
+
+    def interrupted(*arguments):
+        save_checkpoint(*arguments)
+        if next(epochs) == stop:
+            raise KeyboardInterrupt
+
+    train("whole")
+    save_checkpoint, epochs = training.save_checkpoint, count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped")
+    monkeypatch.setattr(training, "save_checkpoint", lambda *arguments: next(left) and save_checkpoint(*arguments))
+    left = iter([True] * (4 - stop))  # more epochs than were missing would raise StopIteration
+    train("stopped")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
+    before, after = (pd.read_csv(tmp_path / f"{name}.csv").drop(columns="seconds") for name in ("whole", "stopped"))
+    pd.testing.assert_frame_equal(before, after)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "whole.csv", "stopped", "stopped.csv"}
 
 
 # ----- data

@@ -75,6 +75,9 @@ def train_captioner(
     The encoder and the decoder are trained first. Then they are frozen, and the exits are trained with 0.5 times the
     cross-entropy plus 0.5 times the divergence from the last exit. The learning rate decreases linearly in both stages.
 
+    A checkpoint is saved after every epoch, next to the weights. If training is interrupted, the same command continues
+    from the last epoch. Checkpoints are deleted at the end.
+
     \b
     For example:
       offramp train-captioner --dataset scenes:train=2000 --epochs 10 --out weights.safetensors \\
@@ -82,12 +85,10 @@ def train_captioner(
     """
     import torch
 
-    from offramp._io.writing import write_text
     from offramp._registry import check_options
     from offramp.datasets import load_captions
     from offramp.models.captioner import Captioner
     from offramp.training.captioning import train_captioner
-    from offramp.training.checkpoints import save_weights
     from offramp.training.device import default_device
     from offramp.training.options import TrainingOptions
 
@@ -106,26 +107,24 @@ def train_captioner(
         weight_decay=weight_decay,
         schedule="linear",
     )
-    table = train_captioner(
+    train_captioner(
         model.to(default_device()),
         source,
         training,
         exit_epochs=exit_epochs,
         seed=seed,
+        out=out,
+        history=history,
+        parameters={
+            "system": system,
+            "dataset": data_name,
+            "dataset_options": data_options,
+            "model": model_name,
+            "model_options": model_options,
+        },
         threads=threads,
         label=f"{system} seed {seed}",
     )
-    parameters = {
-        "system": system,
-        "dataset": data_name,
-        "dataset_options": data_options,
-        "model": model_name,
-        "model_options": model_options,
-        "training": training.stored_options() | {"exit_epochs": exit_epochs},
-        "seed": seed,
-    }
-    write_text(history, table.to_csv(index=False))
-    save_weights(out, model, parameters)
 
 
 @click.command("record-tokens", cls=Verb)
