@@ -1,18 +1,22 @@
 """Captioning: data, generation with exits against slow versions and transformers, records, choices, and training."""
 
 import json
+import shutil
 from collections import Counter
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binom
 
-from offramp.captioning import at_matched_quality, chosen_points, thresholds_of, token_costs, token_record
+from offramp.captioning import certified_threshold, sweep, thresholds_of, token_costs, token_record
+from offramp.comparison.captions import FULL, Sweeps, chosen_points
 from offramp.datasets import load_captions
-from offramp.datasets.captions import CaptionDataset, Words, following
+from offramp.datasets.captions import CaptionDataset, Words, following, plain
 from offramp.datasets.preparing import ImagePreparation
 from offramp.datasets.scenes import CELLS, NOUNS, OPPOSITE, SPLITS, load_scenes
 from offramp.evaluation.captions import caption_quality
@@ -302,25 +306,105 @@ def test_the_cheapest_threshold_at_a_quality():
         assert chosen["threshold"].tolist() == expected
 
 
-def test_a_drop_has_an_interval_over_images():
-    rng = np.random.default_rng(0)
-    full = rng.random(200) + 1
-    captions = pd.concat(
+def sweeps_of(seeds, resamples=200, **factors):
+    """Sweeps in which CIDEr of each policy is that of the full model times a factor, and layers and costs are half."""
+    rng, points, captions = np.random.default_rng(0), [], []
+    for seed in seeds:
+        cider, tokens = rng.random(50) + 1, rng.integers(2, 5, 50)
+        for policy, factor, threshold in ((FULL, 1.0, np.inf), *((name, each, 0.5) for name, each in factors.items())):
+            layers = 4 if policy == FULL else 2
+            for fill in ("recompute",) if policy == FULL else FILLS:
+                about = {"dataset": "scenes", "system": "s", "seed": seed, "policy": policy, "text": "reference"}
+                about |= {"fill": fill, "threshold": threshold}
+                loss = factor - (0.1 if fill == "copy" else 0)
+                points += [
+                    about | {"split": split, "CIDEr": factor, "macs": 10 * layers, "layers": layers}
+                    for split in ("validation", "test")
+                    if split == "test" or fill == "recompute"
+                ]
+                exits = [" ".join([str(layers)] * n) for n in tokens]
+                words = [" ".join(["a", "dog", "on", "mats"][: n - 1]) for n in tokens]
+                columns = {"image": range(50), "caption": words, "exits": exits, "tokens": tokens}
+                columns |= {"layers": tokens * layers, "macs": 10.0 * tokens * layers}
+                captions.append(pd.DataFrame(about | columns | {"CIDEr": loss * cider, "ROUGE-L": cider / 2}))
+    return Sweeps(pd.DataFrame(points), pd.concat(captions), (0.0, 0.2), resamples)
+
+
+def test_captions_at_matched_quality():
+    found = sweeps_of([0, 1], a=0.9, b=1.1).matched().set_index(["policy", "fill", "at_most"])
+    row = found.loc["a", "recompute", 0.2]
+    assert row[["drop", "drop_sd", "drop_low", "drop_high"]].tolist() == pytest.approx([0.1, 0, 0.1, 0.1], abs=1e-9)
+    assert row[["layer_speedup", "mac_speedup"]].tolist() == pytest.approx([2, 2])
+    assert found.loc["a", "recompute", 0.0]["threshold"] == np.inf  # too bad, so the full model answers
+    assert found.loc["a", "recompute", 0.0]["layer_speedup"] == pytest.approx(1)
+    assert found.loc["b", "recompute", 0.0]["drop"] == pytest.approx(-0.1)
+    assert found.loc["b", "recompute", 0.0]["CIDEr_low"] < found.loc["b", "recompute", 0.0]["CIDEr"]
+
+
+def test_both_fills_are_compared_at_the_same_thresholds():
+    pairs = sweeps_of([0, 1], a=0.9, b=1.1).pairs()
+    assert set(pairs["varied"]) == {"fill"}  # nothing was fitted on written captions
+    row = pairs[(pairs["policy"] == "b") & (pairs["at_most"] == 0)].iloc[0]
+    assert row[["difference", "difference_low", "difference_high"]].tolist() == pytest.approx([-0.1] * 3)
+    assert row[["layer_ratio", "mac_ratio"]].tolist() == pytest.approx([1, 1])
+
+
+def test_layers_are_counted_by_position_and_kind_of_word():
+    words = sweeps_of([0], a=1.0).words()
+    its = words[(words["fill"] == "recompute") & (words["at_most"] == 0)].set_index(["position", "kind"])
+    assert set(its.index) == {(1, "function"), (2, "content"), (2, "end"), (3, "function"), (3, "end"), (4, "end")}
+    assert its.loc[(1, "function"), "tokens"] == 50
+    assert its.loc[2, "tokens"].sum() == 50
+    assert (its["layers"] == 2).all()
+    assert (its["depth"] == 4).all()
+
+
+def test_sweeps_that_cannot_be_compared():
+    whole = sweeps_of([0], a=1.0)
+    whole.full(next(whole.chosen.itertuples()))["CIDEr"] = 0.0
+    with pytest.raises(ValueError, match="the full model has CIDEr 0 on 50 test images"):
+        whole.matched()
+    points = pd.DataFrame([{"split": "test"}])
+    captions = pd.DataFrame(
         [
-            pd.DataFrame({"policy": name, "threshold": threshold, "CIDEr": values})
-            for name, threshold, values in (
-                ("full", np.inf, full),
-                ("a", 0.5, 0.9 * full),
-                ("b", 0.1, rng.permutation(full)),
-            )
+            {"system": "s", "seed": seed, "text": "", "fill": "", "policy": "", "threshold": 0, "image": image}
+            for seed, image in ((0, 0), (0, 1), (1, 0))
         ]
     )
-    points = points_of(full=(np.inf, full.mean(), 100), a1=(0.5, 0.9 * full.mean(), 50), b1=(0.1, full.mean(), 25))
-    table = at_matched_quality(points[1:], points, captions).set_index("policy")
-    assert table.loc["a", ["drop", "drop_low", "drop_high"]].tolist() == pytest.approx([0.1] * 3)
-    assert table.loc["b", "drop_low"] < table.loc["b", "drop"] == pytest.approx(0, abs=1e-12)
-    assert table.loc["b", "drop_high"] > 0.01
-    assert table["mac_speedup"].tolist() == [2, 4]
+    with pytest.raises(ValueError, match="captions of 1 and of 2 test images"):
+        Sweeps(points, captions)
+
+
+def test_a_threshold_is_certified_as_by_hand():
+    """Learn then Test from the highest threshold on, with exact binomial p-values."""
+    losses = np.zeros((200, 4))
+    for column, wrong in enumerate((90, 1, 40, 2)):  # the second one is good, but comes after one that fails
+        losses[:wrong, column] = 1
+    thresholds = [0.1, 0.2, 0.5, 0.9]
+    p_values = [binom.cdf(wrong, 200, 0.05) for wrong in (90, 1, 40, 2)]
+    assert p_values[3] < 0.1 < p_values[2]
+    assert certified_threshold(losses, thresholds, 0.05) == (0.9, 0.01)
+    assert certified_threshold(losses[:, :3], thresholds[:3], 0.05) == (np.inf, 0)
+    assert certified_threshold(losses, thresholds, 0.9) == (0.1, 0.45)
+    half = 0.5 * losses  # not only 0 and 1
+    assert certified_threshold(half, thresholds, 0.05) == (0.9, 0.005)
+    with pytest.raises(ValueError, match=r"thresholds are 0.5, 0.2; expected them to ascend"):
+        certified_threshold(losses[:, :2], [0.5, 0.2], 0.05)
+
+
+def test_a_sweep_adds_the_full_model_and_counts_layers(model, dataset, policies):
+    pytest.importorskip("pycocoevalcap")
+    settings = [("a", policies["confidence"], 0.4, fill) for fill in FILLS]
+    points, captions = sweep(model, dataset, "test", settings, n=16, progress=False)
+    assert points["policy"].tolist() == [FULL, "a", "a"]
+    for row in points.itertuples():
+        its = captions[(captions["policy"] == row.policy) & (captions["fill"] == row.fill)]
+        layers = np.concatenate([np.array(text.split(), int) for text in its["exits"]])
+        assert (its["tokens"].sum(), its["layers"].sum()) == (len(layers), layers.sum())
+        assert row.layers == pytest.approx(layers.mean())
+        assert row.CIDEr == pytest.approx(its["CIDEr"].mean())
+    assert points["layers"].iloc[0] == 4
+    assert (points["layer_speedup"].iloc[1:] > 1).all()
 
 
 def test_the_quality_of_captions():
@@ -339,6 +423,21 @@ def test_the_quality_of_captions():
         caption_quality(["a"], references)
     with pytest.raises(ValueError, match="image 1 has no reference caption"):
         caption_quality(captions, [references[0], []])
+
+
+@pytest.mark.parametrize("meteor", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_the_quality_of_captions_is_that_of_the_public_evaluation(meteor):
+    """The file has sentences as people write them, and what the evaluation of COCO says, with its own tokenizer."""
+    pytest.importorskip("pycocoevalcap")
+    if meteor and shutil.which("java") is None:
+        pytest.skip("METEOR is a Java program")
+    official = json.loads(Path(__file__).with_name("coco_scores.json").read_text())
+    references = [[plain(text) for text in those] for those in official["references"]]
+    whole, each = caption_quality([plain(text) for text in official["captions"]], references, meteor=meteor)
+    names = [name for name in official["scores"] if meteor or name != "METEOR"]
+    assert {name: whole[name] for name in names} == pytest.approx({name: official["scores"][name] for name in names})
+    for name in names:
+        assert each[name] == pytest.approx([image[name] for image in official["per_image"]])
 
 
 # ----- training
@@ -572,13 +671,7 @@ def test_from_scenes_to_captions(run, tmp_path):
         "--model captioner:patch_size=8,encoder_layers=1,encoder_width=32,encoder_heads=2,layers=3,width=32 "
         "--history @history.csv"
     )
-    do("record-tokens @weights --out @tokens.safetensors")
-    do(
-        "sweep-captions @weights @tokens.safetensors --policy pcee --policy beem-a "
-        "--validation @validation.csv --matched @matched.csv --captions @captions.csv"
-    )
-    matched = pd.read_csv(tmp_path / "matched.csv")
-    assert matched.groupby("at_most")["policy"].apply(list).tolist() == [["pcee", "beem-a"]] * 3
+    do("record-tokens @weights --validation @tokens.safetensors")
     do("calibrate @tokens.safetensors --policy pcee --out @policies --reliability @reliability.csv")
     options = "--policies @policies --threshold 0.5 --images 5"
     do(f"generate @weights --split test {options} --out @by_split.csv --figure @captions")
