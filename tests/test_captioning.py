@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from scipy.stats import binom
 
-from offramp.captioning import certified_threshold, sweep, thresholds_of, token_costs, token_record
+from offramp.captioning import certified_threshold, sweep, thresholds_of
 from offramp.comparison.captions import FULL, Sweeps, chosen_points
 from offramp.datasets import load_captions
 from offramp.datasets.captions import CaptionDataset, Words, following, plain
@@ -24,6 +25,7 @@ from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
 from offramp.records import ExitOutputs
 from offramp.runtime.generation import Generation
+from offramp.tokens import token_costs, token_record
 from offramp.training import captioning as training
 from offramp.training.captioning import train_captioner
 from offramp.training.options import TrainingOptions
@@ -647,6 +649,28 @@ def test_a_broken_file_of_captions(tmp_path):
 
 
 # ----- commands
+
+
+def test_the_splits_of_images_with_captions_are_listed(run, said, tmp_path):
+    line = f"data scenes:train=3,validation=2,test=2 --out {tmp_path}/splits.csv"
+    assert "--validation: scenes has splits of its own" in said(f"{line} --validation 5")
+    code, _, err = run(f"{line} --pictures {tmp_path}/pictures.parquet")
+    assert code == 0, err
+    assert pd.read_csv(tmp_path / "splits.csv")["split"].tolist() == 3 * ["train"] + 2 * ["validation"] + 2 * ["test"]
+    pictures = pd.read_parquet(tmp_path / "pictures.parquet")
+    shown = np.stack([np.asarray(Image.open(BytesIO(png))) for png in pictures["png"]])
+    assert np.array_equal(shown[:, None], load_scenes(train=3).pixels("test", np.arange(2)))
+
+
+def test_what_sweep_captions_refuses(said, tmp_path):
+    for name in ("weights", "tokens"):
+        (tmp_path / name).write_text("")
+    line = f"sweep-captions {tmp_path}/weights {tmp_path}/tokens --points {tmp_path}/p.csv --captions {tmp_path}/c.csv"
+    assert "expected --level and --certified together" in said(f"{line} --policy confidence --level 0.1")
+    line += f" --level 0.1 --certified {tmp_path}/certified.csv"
+    assert "needs --thresholds, and policies that do not learn" in said(f"{line} --policy pcee --thresholds 0.5")
+    assert "needs --thresholds" in said(f"{line} --policy confidence")
+    assert "nothing to record" in said(f"record-tokens {tmp_path}/weights")
 
 
 def test_what_generate_refuses_to_read(said, tmp_path):

@@ -32,7 +32,7 @@ TRAINED, COMPOSED = trained_of(STUDY), composed_of(STUDY)  # cascades and router
 POLICIES = used_policies(STUDY)
 SYSTEMS = systems_of(STUDY)  # the systems on which policies are evaluated
 SINGLES = [model for model in STUDY["models"] if model not in SYSTEMS]
-CAPTIONS = STUDY["captions"]  # {} if the study is not about captions
+OF_CAPTIONS = STUDY["dataset"]["name"] in CAPTIONED  # the models write captions of images
 # Models whose time is measured, or is published where the outputs are stored
 TIMED = [model for model in SINGLES if model in TRAINED or "timm" in STUDY["models"][model]]
 
@@ -51,7 +51,7 @@ wildcard_constraints:
 def dataset_code(dataset):
     """Source files of a dataset, and the data files of the user, which can change too."""
     own = [dataset[pool] for pool in ("train", "test") if dataset["name"] == "text_files" and pool in dataset]
-    named = [dataset["name"]] + [dataset["items"]] * ("items" in dataset)
+    named = [dataset[key] for key in ("name", "items") if key in dataset]
     return sources(*(f"datasets.{({**DATASETS, **CAPTIONED})[name].partition(':')[0]}" for name in named)) + own
 
 

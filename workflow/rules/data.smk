@@ -1,6 +1,6 @@
 # Input: none (datasets that are not part of a package are downloaded). Output: the split of each sample into training,
 # validation and test. Of images with captions, also those that figures show.
-PICTURES = {"pictures": f"{ROOT}/data/pictures.parquet"} if CAPTIONS else {}
+PICTURES = {"pictures": f"{ROOT}/data/pictures.parquet"} if OF_CAPTIONS else {}
 
 
 rule data:

@@ -272,6 +272,7 @@ rule drift:
         " 2>&1 | tee {log}"
 
 
+CAPTIONS = STUDY["captions"]  # {} if the models write none
 # Captions of one policy at many thresholds. Policies that learn are also fitted on what the full model writes
 SWEPT = {label: POLICIES[label] for label in CAPTIONS.get("policies", [])}
 SWEEPS = expand(

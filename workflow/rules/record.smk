@@ -16,7 +16,7 @@ rule record:
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of([] if CAPTIONS else STUDY["models"]),
+        system=one_of([] if OF_CAPTIONS else STUDY["models"]),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -32,7 +32,7 @@ rule record:
 rule tokens:
     input:
         weights=rules.train.output.weights,
-        code=lambda wildcards: model_code(wildcards.system, "captioning"),
+        code=lambda wildcards: model_code(wildcards.system, "tokens"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
         test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",
@@ -42,7 +42,7 @@ rule tokens:
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of(STUDY["models"] if CAPTIONS else []),
+        system=one_of(STUDY["models"] if OF_CAPTIONS else []),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -103,4 +103,4 @@ rule records:
     input:
         of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *COMPOSED]),
         of_runs(rules.seconds.output[0], TIMED),
-        of_runs(rules.tokens.output.generated) if CAPTIONS else [],
+        of_runs(rules.tokens.output.generated) if OF_CAPTIONS else [],

@@ -4,7 +4,7 @@
 rule train:
     input:
         splits=rules.data.output.splits,
-        code=lambda wildcards: model_code(wildcards.system, "training.captioning" if CAPTIONS else "training.loop"),
+        code=lambda wildcards: model_code(wildcards.system, "training.captioning" if OF_CAPTIONS else "training.loop"),
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",
@@ -31,7 +31,7 @@ rule train:
             }
         ),
         command=lambda wildcards: launch(training_of(STUDY, wildcards.system).get("processes", 1)),
-        verb=lambda wildcards, input: "train-captioner" if CAPTIONS else f"train --splits {input.splits}",
+        verb=lambda wildcards, input: "train-captioner" if OF_CAPTIONS else f"train --splits {input.splits}",
     shell:
         "{params.command} {params.verb} --dataset {params.dataset} --model {params.model}"
         " --system {wildcards.system} --seed {wildcards.seed} {params.training}"

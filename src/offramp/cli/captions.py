@@ -156,7 +156,7 @@ def record_tokens(weights, n, no_logits, threads, validation, test, generated) -
     are its next words. For --generated, it reads the captions that the full model writes, and labels are the words that
     the full model writes next.
     """
-    from offramp.captioning import load_captioner, token_record
+    from offramp.tokens import load_captioner, token_record
 
     if not (validation or test or generated):
         raise click.UsageError("nothing to record: expected --validation, --test or --generated")
@@ -228,7 +228,8 @@ def sweep_captions(
     """
     import pandas as pd
 
-    from offramp.captioning import caption_losses, certified_threshold, load_captioner, sweep, thresholds_of
+    from offramp.captioning import caption_losses, certified_threshold, sweep, thresholds_of
+    from offramp.tokens import load_captioner
 
     if (level is None) != (certified is None):
         raise click.UsageError("expected --level and --certified together, or none of them")
@@ -352,9 +353,9 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
     """
     import pandas as pd
 
-    from offramp.captioning import load_captioner
     from offramp.policies import make_policy
     from offramp.runtime.generation import Captions, Generation
+    from offramp.tokens import load_captioner
     from offramp.training.device import torch_settings
 
     if (folder is None) == (split is None):
