@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from offramp.captioning import certified_threshold, sweep, thresholds_of
-from offramp.comparison.captions import FULL, Sweeps, chosen_points
+from offramp.comparison.captions import FULL
 from offramp.datasets import load_captions
 from offramp.datasets.captions import CaptionDataset, Words, following, plain
 from offramp.datasets.preparing import ImagePreparation
@@ -283,98 +283,6 @@ def test_thresholds_spread_the_cost(record, policies):
         costs = [record.cost_of(policies[spec].exits(record, threshold)).mean() for threshold in chosen]
         assert costs == sorted(costs)
         assert len(chosen) >= 4
-
-
-def points_of(**rows):
-    columns = ["threshold", "CIDEr", "macs"]
-    table = pd.DataFrame(
-        [(name.rstrip("0123456789"), *row) for name, row in rows.items()], columns=["policy", *columns]
-    )
-    return table.assign(layer_speedup=2.0, mac_speedup=100 / table["macs"], second_speedup=1.0)
-
-
-def test_the_cheapest_threshold_at_a_quality():
-    points = points_of(
-        full=(np.inf, 2.0, 100),
-        a1=(0.1, 1.0, 20),
-        a2=(0.5, 1.97, 60),
-        a3=(0.7, 2.0, 80),
-        b1=(0.1, 1.9, 50),
-        c1=(1, 2.1, 120),
-    )
-    for drop, expected in ((0.0, [0.7, np.inf, np.inf]), (0.03, [0.5, np.inf, np.inf]), (0.06, [0.5, 0.1, np.inf])):
-        chosen = chosen_points(points, drop)
-        assert chosen["policy"].tolist() == ["a", "b", "c"]
-        assert chosen["threshold"].tolist() == expected
-
-
-def sweeps_of(seeds, resamples=200, **factors):
-    """Sweeps in which CIDEr of each policy is that of the full model times a factor, and layers and costs are half."""
-    rng, points, captions = np.random.default_rng(0), [], []
-    for seed in seeds:
-        cider, tokens = rng.random(50) + 1, rng.integers(2, 5, 50)
-        for policy, factor, threshold in ((FULL, 1.0, np.inf), *((name, each, 0.5) for name, each in factors.items())):
-            layers = 4 if policy == FULL else 2
-            for fill in ("recompute",) if policy == FULL else FILLS:
-                about = {"dataset": "scenes", "system": "s", "seed": seed, "policy": policy, "text": "reference"}
-                about |= {"fill": fill, "threshold": threshold}
-                loss = factor - (0.1 if fill == "copy" else 0)
-                points += [
-                    about | {"split": split, "CIDEr": factor, "macs": 10 * layers, "layers": layers}
-                    for split in ("validation", "test")
-                    if split == "test" or fill == "recompute"
-                ]
-                exits = [" ".join([str(layers)] * n) for n in tokens]
-                words = [" ".join(["a", "dog", "on", "mats"][: n - 1]) for n in tokens]
-                columns = {"image": range(50), "caption": words, "exits": exits, "tokens": tokens}
-                columns |= {"layers": tokens * layers, "macs": 10.0 * tokens * layers}
-                captions.append(pd.DataFrame(about | columns | {"CIDEr": loss * cider, "ROUGE-L": cider / 2}))
-    return Sweeps(pd.DataFrame(points), pd.concat(captions), (0.0, 0.2), resamples)
-
-
-def test_captions_at_matched_quality():
-    found = sweeps_of([0, 1], a=0.9, b=1.1).matched().set_index(["policy", "fill", "at_most"])
-    row = found.loc["a", "recompute", 0.2]
-    assert row[["drop", "drop_sd", "drop_low", "drop_high"]].tolist() == pytest.approx([0.1, 0, 0.1, 0.1], abs=1e-9)
-    assert row[["layer_speedup", "mac_speedup"]].tolist() == pytest.approx([2, 2])
-    assert found.loc["a", "recompute", 0.0]["threshold"] == np.inf  # too bad, so the full model answers
-    assert found.loc["a", "recompute", 0.0]["layer_speedup"] == pytest.approx(1)
-    assert found.loc["b", "recompute", 0.0]["drop"] == pytest.approx(-0.1)
-    assert found.loc["b", "recompute", 0.0]["CIDEr_low"] < found.loc["b", "recompute", 0.0]["CIDEr"]
-
-
-def test_both_fills_are_compared_at_the_same_thresholds():
-    pairs = sweeps_of([0, 1], a=0.9, b=1.1).pairs()
-    assert set(pairs["varied"]) == {"fill"}  # nothing was fitted on written captions
-    row = pairs[(pairs["policy"] == "b") & (pairs["at_most"] == 0)].iloc[0]
-    assert row[["difference", "difference_low", "difference_high"]].tolist() == pytest.approx([-0.1] * 3)
-    assert row[["layer_ratio", "mac_ratio"]].tolist() == pytest.approx([1, 1])
-
-
-def test_layers_are_counted_by_position_and_kind_of_word():
-    words = sweeps_of([0], a=1.0).words()
-    its = words[(words["fill"] == "recompute") & (words["at_most"] == 0)].set_index(["position", "kind"])
-    assert set(its.index) == {(1, "function"), (2, "content"), (2, "end"), (3, "function"), (3, "end"), (4, "end")}
-    assert its.loc[(1, "function"), "tokens"] == 50
-    assert its.loc[2, "tokens"].sum() == 50
-    assert (its["layers"] == 2).all()
-    assert (its["depth"] == 4).all()
-
-
-def test_sweeps_that_cannot_be_compared():
-    whole = sweeps_of([0], a=1.0)
-    whole.full(next(whole.chosen.itertuples()))["CIDEr"] = 0.0
-    with pytest.raises(ValueError, match="the full model has CIDEr 0 on 50 test images"):
-        whole.matched()
-    points = pd.DataFrame([{"split": "test"}])
-    captions = pd.DataFrame(
-        [
-            {"system": "s", "seed": seed, "text": "", "fill": "", "policy": "", "threshold": 0, "image": image}
-            for seed, image in ((0, 0), (0, 1), (1, 0))
-        ]
-    )
-    with pytest.raises(ValueError, match="captions of 1 and of 2 test images"):
-        Sweeps(points, captions)
 
 
 def test_a_threshold_is_certified_as_by_hand():
