@@ -65,6 +65,7 @@ TINY = {
     "times": {},
     "shifts": {},
     "accelerate": {},
+    "captions": {},
     "report": {"oracle": "vit", "reliability": "net-large", "reliability_exits": [1, 3]},
 }  # fmt: skip
 
@@ -111,6 +112,29 @@ STORED = {
     "search": {"bands": [[0.6, 0.8]], "step": 0.02, "splits": 2, "variants": {"max-softmax": {}}},
     "report": {"oracle": "three", "reliability": "two", "reliability_exits": [1, 2]},
 }
+
+
+# Scenes of digits, and a captioner whose captions are swept
+CAPTIONED = {
+    **TINY,
+    "dataset": {"name": "scenes", "items": "digits", "train": 640, "validation": 40, "test": 40},
+    "splits": {},
+    "training": {"epochs": 6, "exit_epochs": 1, "batch_size": 32, "learning_rate": 0.003, "threads": 1},
+    "models": {
+        "captioner": {"model": "captioner", "patch_size": 8, "encoder_layers": 1, "encoder_width": 32,
+                      "encoder_heads": 2, "layers": 3, "width": 32, "heads": 2},
+    },
+    "calibration": {"bins": 10, "fit_share": 1},
+    "comparison": {"targets": [0.3], "pairs": [], "baseline": "confidence", "resamples": 100, "splits": 2},
+    "sensitivity": {},
+    "captions": {
+        "policies": ["confidence", "pcee"],
+        "thresholds": 2,
+        "at_most": [0, 0.5],
+        "calm": {"score": "margin", "thresholds": {"start": 0.3, "stop": 0.9, "step": 0.6}, "level": 0.5},
+    },
+    "report": {"oracle": "captioner", "reliability": "captioner", "reliability_exits": [1, 3]},
+}  # fmt: skip
 
 
 def told_jobs(output: str) -> Iterator[tuple[str, str, str]]:

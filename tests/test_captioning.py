@@ -1,17 +1,23 @@
 """Captioning: data, generation with exits against slow versions and transformers, records, choices, and training."""
 
 import json
+import shutil
 from collections import Counter
+from io import BytesIO
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binom
 
-from offramp.captioning import at_matched_quality, chosen_points, thresholds_of, token_costs, token_record
+from offramp.captioning import certified_threshold, sweep, thresholds_of
+from offramp.comparison.captions import FULL
 from offramp.datasets import load_captions
-from offramp.datasets.captions import CaptionDataset, Words, following
+from offramp.datasets.captions import CaptionDataset, Words, following, plain
 from offramp.datasets.preparing import ImagePreparation
 from offramp.datasets.scenes import CELLS, NOUNS, OPPOSITE, SPLITS, load_scenes
 from offramp.evaluation.captions import caption_quality
@@ -19,6 +25,8 @@ from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
 from offramp.records import ExitOutputs
 from offramp.runtime.generation import Generation
+from offramp.tokens import token_costs, token_record
+from offramp.training import captioning as training
 from offramp.training.captioning import train_captioner
 from offramp.training.options import TrainingOptions
 
@@ -233,12 +241,14 @@ def test_exits_that_share_the_projection(images):
     assert equal(written.tokens, model.reference(images))
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "swin_tiny_patch4_window7_224"])
-def test_the_states_of_any_encoder_are_a_memory(backbone):
-    model = Captioner(image_shape=(3, 64, 64), vocabulary=WORDS, backbone=backbone, layers=1, width=12, heads=3).eval()
+@pytest.mark.parametrize(("backbone", "width"), [("test_resnet", 96), ("swin_tiny_patch4_window7_224", 12)])
+def test_the_states_of_any_encoder_are_a_memory(backbone, width):
+    shape = (3, 64, 64)
+    model = Captioner(image_shape=shape, vocabulary=WORDS, backbone=backbone, layers=1, width=width, heads=3).eval()
     with torch.inference_mode():
-        memory = model.encode(torch.zeros(2, 3, 64, 64))
-    assert memory.shape == (2, 4, 12)  # 1/32 of the size
+        memory = model.encode(torch.zeros(2, *shape))
+        assert memory.shape == (2, 4, width)  # 1/32 of the size
+        model(torch.zeros(2, *shape), torch.ones(2, 1, dtype=torch.long))  # also if the widths are equal
 
 
 # ----- records, sweeps and choices
@@ -275,48 +285,36 @@ def test_thresholds_spread_the_cost(record, policies):
         assert len(chosen) >= 4
 
 
-def points_of(**rows):
-    columns = ["threshold", "CIDEr", "macs"]
-    table = pd.DataFrame(
-        [(name.rstrip("0123456789"), *row) for name, row in rows.items()], columns=["policy", *columns]
-    )
-    return table.assign(layer_speedup=2.0, mac_speedup=100 / table["macs"], second_speedup=1.0)
+def test_a_threshold_is_certified_as_by_hand():
+    """Learn then Test from the highest threshold on, with exact binomial p-values."""
+    losses = np.zeros((200, 4))
+    for column, wrong in enumerate((90, 1, 40, 2)):  # the second one is good, but comes after one that fails
+        losses[:wrong, column] = 1
+    thresholds = [0.1, 0.2, 0.5, 0.9]
+    p_values = [binom.cdf(wrong, 200, 0.05) for wrong in (90, 1, 40, 2)]
+    assert p_values[3] < 0.1 < p_values[2]
+    assert certified_threshold(losses, thresholds, 0.05) == (0.9, 0.01)
+    assert certified_threshold(losses[:, :3], thresholds[:3], 0.05) == (np.inf, 0)
+    assert certified_threshold(losses, thresholds, 0.9) == (0.1, 0.45)
+    half = 0.5 * losses  # not only 0 and 1
+    assert certified_threshold(half, thresholds, 0.05) == (0.9, 0.005)
+    with pytest.raises(ValueError, match=r"thresholds are 0.5, 0.2; expected them to ascend"):
+        certified_threshold(losses[:, :2], [0.5, 0.2], 0.05)
 
 
-def test_the_cheapest_threshold_at_a_quality():
-    points = points_of(
-        full=(np.inf, 2.0, 100),
-        a1=(0.1, 1.0, 20),
-        a2=(0.5, 1.97, 60),
-        a3=(0.7, 2.0, 80),
-        b1=(0.1, 1.9, 50),
-        c1=(1, 2.1, 120),
-    )
-    for drop, expected in ((0.0, [0.7, np.inf, np.inf]), (0.03, [0.5, np.inf, np.inf]), (0.06, [0.5, 0.1, np.inf])):
-        chosen = chosen_points(points, drop)
-        assert chosen["policy"].tolist() == ["a", "b", "c"]
-        assert chosen["threshold"].tolist() == expected
-
-
-def test_a_drop_has_an_interval_over_images():
-    rng = np.random.default_rng(0)
-    full = rng.random(200) + 1
-    captions = pd.concat(
-        [
-            pd.DataFrame({"policy": name, "threshold": threshold, "CIDEr": values})
-            for name, threshold, values in (
-                ("full", np.inf, full),
-                ("a", 0.5, 0.9 * full),
-                ("b", 0.1, rng.permutation(full)),
-            )
-        ]
-    )
-    points = points_of(full=(np.inf, full.mean(), 100), a1=(0.5, 0.9 * full.mean(), 50), b1=(0.1, full.mean(), 25))
-    table = at_matched_quality(points[1:], points, captions).set_index("policy")
-    assert table.loc["a", ["drop", "drop_low", "drop_high"]].tolist() == pytest.approx([0.1] * 3)
-    assert table.loc["b", "drop_low"] < table.loc["b", "drop"] == pytest.approx(0, abs=1e-12)
-    assert table.loc["b", "drop_high"] > 0.01
-    assert table["mac_speedup"].tolist() == [2, 4]
+def test_a_sweep_adds_the_full_model_and_counts_layers(model, dataset, policies):
+    pytest.importorskip("pycocoevalcap")
+    settings = [("a", policies["confidence"], 0.4, fill) for fill in FILLS]
+    points, captions = sweep(model, dataset, "test", settings, n=16, progress=False)
+    assert points["policy"].tolist() == [FULL, "a", "a"]
+    for row in points.itertuples():
+        its = captions[(captions["policy"] == row.policy) & (captions["fill"] == row.fill)]
+        layers = np.concatenate([np.array(text.split(), int) for text in its["exits"]])
+        assert (its["tokens"].sum(), its["layers"].sum()) == (len(layers), layers.sum())
+        assert row.layers == pytest.approx(layers.mean())
+        assert row.CIDEr == pytest.approx(its["CIDEr"].mean())
+    assert points["layers"].iloc[0] == 4
+    assert (points["layer_speedup"].iloc[1:] > 1).all()
 
 
 def test_the_quality_of_captions():
@@ -337,10 +335,25 @@ def test_the_quality_of_captions():
         caption_quality(captions, [references[0], []])
 
 
+@pytest.mark.parametrize("meteor", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_the_quality_of_captions_is_that_of_the_public_evaluation(meteor):
+    """The file has sentences as people write them, and what the evaluation of COCO says, with its own tokenizer."""
+    pytest.importorskip("pycocoevalcap")
+    if meteor and shutil.which("java") is None:
+        pytest.skip("METEOR is a Java program")
+    official = json.loads(Path(__file__).with_name("coco_scores.json").read_text())
+    references = [[plain(text) for text in those] for those in official["references"]]
+    whole, each = caption_quality([plain(text) for text in official["captions"]], references, meteor=meteor)
+    names = [name for name in official["scores"] if meteor or name != "METEOR"]
+    assert {name: whole[name] for name in names} == pytest.approx({name: official["scores"][name] for name in names})
+    for name in names:
+        assert each[name] == pytest.approx([image[name] for image in official["per_image"]])
+
+
 # ----- training
 
 
-def test_the_backbone_is_trained_first_and_then_frozen(dataset):
+def test_the_backbone_is_trained_first_and_then_frozen(dataset, tmp_path):
     model = make_model()
     options = TrainingOptions(epochs=2, batch_size=20, optimizer="adamw", learning_rate=0.01, schedule="linear")
     of_exits = {id(parameter) for parameter in model.exits}
@@ -350,7 +363,8 @@ def test_the_backbone_is_trained_first_and_then_frozen(dataset):
 
     def train(exit_epochs, epochs):
         options_ = TrainingOptions(**{**options.stored_options(), "epochs": epochs})
-        return train_captioner(model, dataset, options_, exit_epochs=exit_epochs, seed=0, progress=False)
+        files = {"out": tmp_path / "weights", "history": tmp_path / "history"}
+        return train_captioner(model, dataset, options_, exit_epochs=exit_epochs, seed=0, progress=False, **files)
 
     before = weights(False)
     history = train(0, 2)
@@ -364,6 +378,34 @@ def test_the_backbone_is_trained_first_and_then_frozen(dataset):
     assert history["stage"].tolist() == ["exits"] * 2
     assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0]
     assert history.filter(like="accuracy").notna().all(axis=None)
+
+
+@pytest.mark.parametrize("stop", [1, 3])  # epochs after which the training is interrupted: in either stage
+def test_an_interrupted_training_goes_on(dataset, tmp_path, monkeypatch, stop):
+    options = TrainingOptions(epochs=2, batch_size=20, optimizer="adamw", learning_rate=0.01, schedule="linear")
+
+    def train(name):
+        files = {"out": tmp_path / name, "history": tmp_path / f"{name}.csv"}
+        train_captioner(make_model(), dataset, options, exit_epochs=2, seed=0, progress=False, **files)
+
+    def interrupted(*arguments):
+        save_checkpoint(*arguments)
+        if next(epochs) == stop:
+            raise KeyboardInterrupt
+
+    train("whole")
+    save_checkpoint, epochs = training.save_checkpoint, count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped")
+    monkeypatch.setattr(training, "save_checkpoint", lambda *arguments: next(left) and save_checkpoint(*arguments))
+    left = iter([True] * (4 - stop))  # more epochs than were missing would raise StopIteration
+    train("stopped")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
+    before, after = (pd.read_csv(tmp_path / f"{name}.csv").drop(columns="seconds") for name in ("whole", "stopped"))
+    pd.testing.assert_frame_equal(before, after)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "whole.csv", "stopped", "stopped.csv"}
 
 
 # ----- data
@@ -517,6 +559,28 @@ def test_a_broken_file_of_captions(tmp_path):
 # ----- commands
 
 
+def test_the_splits_of_images_with_captions_are_listed(run, said, tmp_path):
+    line = f"data scenes:train=3,validation=2,test=2 --out {tmp_path}/splits.csv"
+    assert "--validation: scenes has splits of its own" in said(f"{line} --validation 5")
+    code, _, err = run(f"{line} --pictures {tmp_path}/pictures.parquet")
+    assert code == 0, err
+    assert pd.read_csv(tmp_path / "splits.csv")["split"].tolist() == 3 * ["train"] + 2 * ["validation"] + 2 * ["test"]
+    pictures = pd.read_parquet(tmp_path / "pictures.parquet")
+    shown = np.stack([np.asarray(Image.open(BytesIO(png))) for png in pictures["png"]])
+    assert np.array_equal(shown[:, None], load_scenes(train=3).pixels("test", np.arange(2)))
+
+
+def test_what_sweep_captions_refuses(said, tmp_path):
+    for name in ("weights", "tokens"):
+        (tmp_path / name).write_text("")
+    line = f"sweep-captions {tmp_path}/weights {tmp_path}/tokens --points {tmp_path}/p.csv --captions {tmp_path}/c.csv"
+    assert "expected --level and --certified together" in said(f"{line} --policy confidence --level 0.1")
+    line += f" --level 0.1 --certified {tmp_path}/certified.csv"
+    assert "needs --thresholds, and policies that do not learn" in said(f"{line} --policy pcee --thresholds 0.5")
+    assert "needs --thresholds" in said(f"{line} --policy confidence")
+    assert "nothing to record" in said(f"record-tokens {tmp_path}/weights")
+
+
 def test_what_generate_refuses_to_read(said, tmp_path):
     weights = tmp_path / "weights"
     weights.write_text("")
@@ -539,13 +603,7 @@ def test_from_scenes_to_captions(run, tmp_path):
         "--model captioner:patch_size=8,encoder_layers=1,encoder_width=32,encoder_heads=2,layers=3,width=32 "
         "--history @history.csv"
     )
-    do("record-tokens @weights --out @tokens.safetensors")
-    do(
-        "sweep-captions @weights @tokens.safetensors --policy pcee --policy beem-a "
-        "--validation @validation.csv --matched @matched.csv --captions @captions.csv"
-    )
-    matched = pd.read_csv(tmp_path / "matched.csv")
-    assert matched.groupby("at_most")["policy"].apply(list).tolist() == [["pcee", "beem-a"]] * 3
+    do("record-tokens @weights --validation @tokens.safetensors")
     do("calibrate @tokens.safetensors --policy pcee --out @policies --reliability @reliability.csv")
     options = "--policies @policies --threshold 0.5 --images 5"
     do(f"generate @weights --split test {options} --out @by_split.csv --figure @captions")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import listing
-from checkout import ENVIRONMENT, ROOT, SHARED, STORED, WHOLE, Checkout
+from checkout import CAPTIONED, ENVIRONMENT, ROOT, SHARED, STORED, WHOLE, Checkout
 from offramp.study.sources import sources
 
 pytest.importorskip("dvc", reason="DVC is not installed: pip install -e .[versions]")
@@ -170,6 +170,7 @@ CHANGES = {
     "accelerate.joint": ["vit"],
     "accelerate.levels": [0.3],
     "accelerate.divisions": 3,
+    "captions": CAPTIONED["captions"],
     "report.oracle": "net-large",
     "report.reliability": "net-small",
     "report.reliability_exits": [1, 2],
@@ -181,6 +182,7 @@ INSTEAD = {
     "models.net-small.model": {"models.net-small": {"model": "vit", "depth": 1}},
     "models.vit.model": {"models.vit": {"model": "msdnet", "exits": 2}},
     "models.resnet-4.model": {"models.resnet-4": {"model": "huggingface", "backbone": "minilm-l6"}},
+    "captions": {key: value for key, value in CAPTIONED.items() if value != WHOLE[key]},  # another kind of study
     "resources": {"resources": {"train": {"mem_mb": 5000}}},  # nothing that makes a result
 }
 
@@ -213,8 +215,13 @@ STAGE_OF = {
 
 def changed(change: str) -> dict:
     """All settings, with this change."""
-    params = json.loads(json.dumps({**SHARED, **WHOLE}))
-    for path, value in INSTEAD.get(change, {change: CHANGES.get(change)}).items():
+    return with_changes(WHOLE, INSTEAD.get(change, {change: CHANGES.get(change)}))
+
+
+def with_changes(study: dict, changes: dict) -> dict:
+    """All settings with this study, and with changes in it."""
+    params = json.loads(json.dumps({**SHARED, **study}))
+    for path, value in changes.items():
         *way, key = path.split(".")
         entry = params
         for part in way:
@@ -338,10 +345,33 @@ def jobs_of_outputs(tmp_path_factory) -> list[listing.Job]:
     return listing.jobs(checkout.folder, "--forceall")
 
 
+@pytest.fixture(scope="module")
+def captioning(tmp_path_factory) -> Checkout:
+    """A checkout with a study of captions, in which nothing was run."""
+    checkout = Checkout(tmp_path_factory.mktemp("captions"))
+    checkout.write(CAPTIONED)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def jobs_of_captions(captioning) -> list[listing.Job]:
+    return listing.jobs(captioning.folder, "--forceall")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("dataset.train", 650), ("training.exit_epochs", 2), ("captions.calm.level", 0.4)]
+)
+def test_each_parameter_of_captions_concerns_the_same_stages_in_both(captioning, jobs_of_captions, path, value):
+    params = with_changes(CAPTIONED, {path: value})
+    write(captioning, params)
+    of_snakemake = stages_of_other_jobs(jobs_of_captions, listing.jobs(captioning.folder, "--forceall"))
+    assert stages_that_watch(captioning.folder, {**SHARED, **CAPTIONED}, params) == of_snakemake != set()
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_watches_the_code_that_its_jobs_read(all_jobs, jobs_of_outputs, stage):
+def test_a_stage_watches_the_code_that_its_jobs_read(all_jobs, jobs_of_outputs, jobs_of_captions, stage):
     watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    jobs = [*all_jobs, *jobs_of_outputs]
+    jobs = [*all_jobs, *jobs_of_outputs, *jobs_of_captions]
     read = {file for job in jobs if STAGE_OF[job.rule] == stage for file in job.input if file.startswith("src/")}
     code = {dep for dep in watched if dep.startswith("src/")}
     assert {file for file in read if not any(f"{file}/".startswith(f"{dep}/") for dep in code)} == set()

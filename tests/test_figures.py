@@ -35,9 +35,10 @@ from offramp.reports.figures import control, error_cost, oracle_heatmap, overcon
 SYSTEMS = {"msdnet-small": 2, "msdnet-large": 5}
 SEEDS = (0, 1)
 PAIR = ("msdnet-small", "msdnet-large")
-# Except the figures in test_speedup.py, test_public_zoo.py, test_cascade_reports.py and test_acceleration.py
+# Except those of test_speedup.py, test_public_zoo.py, test_shift.py, test_cascade_reports.py, test_caption_reports.py
+# and test_acceleration.py
 _APART = ("speedup", "exit-histogram", "agreement", "public-zoo", "shift", "stream", "accelerations")
-DRAWN = [name for name in FIGURES if name not in _APART and not name.startswith("cascade")]
+DRAWN = [name for name in FIGURES if name not in _APART and not name.startswith(("cascade", "caption"))]
 
 
 def make_record(system, seed, split, n=150):

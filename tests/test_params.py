@@ -246,6 +246,15 @@ MISTAKES = {
         ("dataset", {"name": "imagenet_outputs"}),
         (f"models.{MSDNET}.model is 'msdnet'", "the dataset imagenet_outputs has stored outputs"),
     ),
+    "captions of images that have none": (
+        ("captions", {"policies": ["pcee"], "thresholds": 2, "at_most": [0]}),
+        ("captions", "expected {}, as the dataset is digits"),
+    ),
+    "a captioner of images without captions": (
+        ("models", "mine", {"model": "captioner"}),
+        ("models.mine.model is 'captioner'", "the dataset digits has none"),
+    ),
+    "no splits": (("splits", {}), ("splits is {}", "expected validation and seed")),
     "a report of no model": (("report", "oracle", "huge"), ("report.oracle", "'huge'", MSDNET)),
     "a diagram of no model": (("report", "reliability", "huge"), ("report.reliability", "'huge'", MSDNET)),
 }
@@ -287,6 +296,26 @@ def test_stored_outputs_are_of_one_run():
     params = deepcopy(PARAMS)
     params["studies"]["imagenet_outputs"]["seeds"] = [0, 1]
     check_refused(params, "studies.imagenet_outputs.seeds are [0, 1]", "expected [0]")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "pieces"),
+    [
+        ("captions", {}, ("captions is {}", "expected policies, thresholds and at_most")),
+        ("splits", {"validation": 5, "seed": 0}, ("splits is", "expected {}, as scenes has splits of its own")),
+        ("times", {"systems": ["captioner"], "batch_sizes": [1]}, ("times is set", "expected {}")),
+        (
+            "captions",
+            {"policies": ["agreement"], "thresholds": 2, "at_most": [0]},
+            ("captions.policies names 'agreement'", "pcee"),
+        ),
+        ("models", {"vit": {"model": "vit"}}, ("models.vit.model is 'vit'", "the dataset scenes has captions")),
+    ],
+)
+def test_mistakes_in_a_study_of_captions(key, value, pieces):
+    params = deepcopy(PARAMS)
+    params["studies"]["scenes"][key] = value
+    check_refused(params, "studies.scenes", *pieces)
 
 
 def test_policies_that_need_what_stored_outputs_lack_are_left_out():

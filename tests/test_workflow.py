@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 import listing
-from checkout import ROOT, SHARED, TINY, WHOLE, Checkout
+from checkout import CAPTIONED, ROOT, SHARED, TINY, WHOLE, Checkout
 from offramp import ExitRecord
 from offramp.study.params import systems_of
 
@@ -207,3 +207,26 @@ def test_the_small_study_of_text_learns(tmp_path):
     assert done.returncode == 0, done.stderr
     record = check_reviews(checkout, 400)
     assert record.correct[:, -1].mean() > 0.55
+
+
+@pytest.mark.nightly
+def test_captions_from_scenes_to_the_report(tmp_path):
+    """All commands of the tiny study of captions, in this process."""
+    pytest.importorskip("pycocoevalcap")
+    checkout = Checkout(tmp_path)
+    checkout.write(CAPTIONED)
+    checkout.run_here()
+    sweeps = tmp_path / "artifacts/tiny/evaluate/captioner-s0/captions"
+    of = {str(path.parent.relative_to(sweeps)) for path in sweeps.rglob("points.parquet")}
+    assert of == {"validation/confidence", "validation/pcee", "generated/pcee", "validation/calm"}
+    tables = tmp_path / "reports/tiny/tables"
+    names = ("matched", "curve", "seconds", "fills", "texts", "words", "certified")
+    assert {f"captions-{name}" for name in names} <= {path.stem for path in tables.iterdir()}
+    matched = pd.read_csv(tables / "captions-matched.csv")
+    assert set(zip(matched["policy"], matched["at_most"])) == {
+        (policy, drop) for policy in ("confidence", "pcee", "calm") for drop in (0, 0.5)
+    }
+    assert (matched[["layer_speedup", "mac_speedup"]] >= 0.999).all(axis=None)
+    assert pd.read_csv(tables / "captions-curve.csv")["mac_speedup"].min() > 1
+    page = (tmp_path / "reports/tiny/index.html").read_text()
+    assert "Captions with exits" in page

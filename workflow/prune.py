@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 # Checkpoints and incomplete files are treated like the file that they belong to
-FOR = re.compile(r"^\.?(.+?)(\.checkpoint)?(\.old)?(\.partial)?$")
+FOR = re.compile(r"^\.?(.+?)((\.backbone|\.exits)?\.checkpoint)?(\.old)?(\.partial)?$")
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from offramp.datasets import DATASETS
+from offramp.datasets import CAPTIONED, DATASETS
 from offramp.datasets.corruptions import CORRUPTIONS
-from offramp.models import MODELS, STORED
+from offramp.models import CAPTIONING, MODELS, STORED
+from offramp.policies import make_policy
 from offramp.policies import spec as unquoted_spec
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.study.params import composed_of, contents_of, dataset_of, policies_of, select_study, systems_of, trained_of
@@ -31,6 +32,7 @@ TRAINED, COMPOSED = trained_of(STUDY), composed_of(STUDY)  # cascades and router
 POLICIES = used_policies(STUDY)
 SYSTEMS = systems_of(STUDY)  # the systems on which policies are evaluated
 SINGLES = [model for model in STUDY["models"] if model not in SYSTEMS]
+OF_CAPTIONS = STUDY["dataset"]["name"] in CAPTIONED  # the models write captions of images
 # Models whose time is measured, or is published where the outputs are stored
 TIMED = [model for model in SINGLES if model in TRAINED or "timm" in STUDY["models"][model]]
 
@@ -49,7 +51,8 @@ wildcard_constraints:
 def dataset_code(dataset):
     """Source files of a dataset, and the data files of the user, which can change too."""
     own = [dataset[pool] for pool in ("train", "test") if dataset["name"] == "text_files" and pool in dataset]
-    return sources(f"datasets.{DATASETS[dataset['name']].partition(':')[0]}") + own
+    named = [dataset[key] for key in ("name", "items") if key in dataset]
+    return sources(*(f"datasets.{({**DATASETS, **CAPTIONED})[name].partition(':')[0]}" for name in named)) + own
 
 
 def members(system):
@@ -64,7 +67,8 @@ def model_code(system, *modules):
         return sorted({*sources("stored", "datasets.splits"), *dataset_code(STUDY["dataset"]), *table})
     its = {*sources(*modules, "datasets.batches")}
     for model in members(system):
-        its.update(sources(f"models.{MODELS[STUDY['models'][model]['model']].partition(':')[0]}"))
+        name = STUDY["models"][model]["model"]
+        its.update(sources(f"models.{({**MODELS, **CAPTIONING})[name].partition(':')[0]}"))
         its.update(dataset_code(dataset_of(STUDY, model)))
     return sorted(its)
 

@@ -188,7 +188,7 @@ rule times:
         weights=lambda wildcards: expand(
             rules.train.output.weights, system=members(wildcards.system), seed=wildcards.seed
         ),
-        splits=rules.data.output,
+        splits=rules.data.output.splits,
         policies=rules.calibrate.output.policies,
         validation=expand(RECORD, split="validation", allow_missing=True),
         test=expand(RECORD, split="test", allow_missing=True),
@@ -215,7 +215,7 @@ TIMES = expand(rules.times.output[0], system=STUDY["times"].get("systems", []), 
 rule shifted:
     input:
         weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
-        splits=rules.data.output,
+        splits=rules.data.output.splits,
         code=lambda wildcards: model_code(wildcards.system, "recording", "datasets.corruptions"),
     output:
         f"{ROOT}/evaluate/{{system}}-s{{seed}}/test-{{corruption}}-{{severity}}.safetensors",
@@ -352,6 +352,108 @@ rule accelerations:
         "offramp accelerations {input.exits} {input.joint} {params.options} --out {output} 2>&1 | tee {log}"
 
 
+CAPTIONS = STUDY["captions"]  # {} if the models write none
+# Captions of one policy at many thresholds. Policies that learn are also fitted on what the full model writes
+SWEPT = {label: POLICIES[label] for label in CAPTIONS.get("policies", [])}
+SWEEPS = expand(
+    f"{ROOT}/evaluate/{{{{system}}}}-s{{{{seed}}}}/captions/{{of}}/{{{{table}}}}.{{{{suffix}}}}",
+    of=[f"validation/{label}" for label in SWEPT]
+    + [f"generated/{label}" for label, its in SWEPT.items() if make_policy(its["policy"]).learns]
+    + ["validation/calm"] * ("calm" in CAPTIONS),
+)
+
+
+def captions_of_all(table, suffix="parquet"):
+    """This table of all sweeps of captions."""
+    return expand(SWEEPS, system=SYSTEMS, seed=STUDY["seeds"], table=table, suffix=suffix) if CAPTIONS else []
+
+
+rule sweep_captions:
+    input:
+        weights=rules.train.output.weights,
+        tokens=f"{ROOT}/records/{{system}}-s{{seed}}/{{tokens}}.safetensors",
+        code=lambda wildcards: model_code(wildcards.system, "captioning"),
+    output:
+        points=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/{{tokens}}/{{policy}}/points.parquet",
+        captions=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/{{tokens}}/{{policy}}/captions.parquet",
+        seconds=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/{{tokens}}/{{policy}}/seconds.csv",
+    log:
+        f"{LOGS}/captions/{{system}}-s{{seed}}-{{tokens}}-{{policy}}.log",
+    benchmark:
+        f"{BENCHMARKS}/captions/{{system}}-s{{seed}}-{{tokens}}-{{policy}}.tsv"
+    wildcard_constraints:
+        tokens="validation|generated",
+        policy=one_of(SWEPT),
+    priority: lambda wildcards: -int(wildcards.seed)
+    threads: 1
+    resources:
+        **needs("captions", mem_mb=4000, runtime=120),
+    params:
+        policy=lambda wildcards: "{policy}={}".format(
+            spec(SWEPT[wildcards.policy]["policy"], without(SWEPT[wildcards.policy], "policy", "models")), **wildcards
+        ),
+        number=CAPTIONS.get("thresholds"),
+        at_most=flags(at_most=CAPTIONS.get("at_most", [])),
+        fills=lambda wildcards: flags(fill=["recompute"] + ["copy"] * (wildcards.tokens == "validation")),
+    shell:
+        "offramp sweep-captions {input.weights} {input.tokens} --policy {params.policy} --number {params.number}"
+        " {params.at_most} {params.fills} --threads {threads} --points {output.points} --captions {output.captions}"
+        " --seconds {output.seconds} 2>&1 | tee {log}"
+
+
+rule calm_captions:
+    input:
+        weights=rules.train.output.weights,
+        tokens=rules.tokens.output.validation,
+        code=lambda wildcards: model_code(wildcards.system, "captioning"),
+    output:
+        points=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/validation/calm/points.parquet",
+        captions=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/validation/calm/captions.parquet",
+        seconds=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/validation/calm/seconds.csv",
+        certified=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/validation/calm/certified.parquet",
+    log:
+        f"{LOGS}/captions/{{system}}-s{{seed}}-validation-calm.log",
+    benchmark:
+        f"{BENCHMARKS}/captions/{{system}}-s{{seed}}-validation-calm.tsv"
+    priority: lambda wildcards: -int(wildcards.seed)
+    threads: 1
+    resources:
+        **needs("captions", mem_mb=4000, runtime=120),
+    params:
+        score=CAPTIONS.get("calm", {}).get("score"),
+        grid=lambda wildcards: grid(CAPTIONS["calm"]["thresholds"]),
+        level=CAPTIONS.get("calm", {}).get("level"),
+        at_most=flags(at_most=CAPTIONS.get("at_most", [])),
+    shell:
+        "offramp sweep-captions {input.weights} {input.tokens} --policy calm=confidence:score={params.score} --decay"
+        " --thresholds {params.grid} --level {params.level} {params.at_most} --fill recompute --fill copy"
+        " --threads {threads} --points {output.points} --captions {output.captions} --seconds {output.seconds}"
+        " --certified {output.certified} 2>&1 | tee {log}"
+
+
+rule compare_captions:
+    input:
+        points=captions_of_all("points"),
+        captions=captions_of_all("captions"),
+        code=sources("comparison.captions"),
+    output:
+        matched=f"{ROOT}/evaluate/captions/matched.parquet",
+        pairs=f"{ROOT}/evaluate/captions/pairs.parquet",
+        words=f"{ROOT}/evaluate/captions/words.parquet",
+    log:
+        f"{LOGS}/compare-captions.log",
+    benchmark:
+        f"{BENCHMARKS}/compare-captions.tsv"
+    resources:
+        **needs("captions", mem_mb=4000, runtime=120),
+    params:
+        at_most=flags(at_most=CAPTIONS.get("at_most", [])),
+        resamples=STUDY["comparison"]["resamples"],
+    shell:
+        "offramp compare-captions {input.points} {input.captions} {params.at_most} --resamples {params.resamples}"
+        " --matched {output.matched} --pairs {output.pairs} --words {output.words} 2>&1 | tee {log}"
+
+
 rule curves:
     input:
         [of_runs(table) for table in rules.evaluate.output],
@@ -364,3 +466,5 @@ rule curves:
         rules.shift.output if SHIFTED else [],
         rules.drift.output if DRIFTS else [],
         rules.accelerations.output if ACCELERATED else [],
+        [captions_of_all("points"), captions_of_all("captions"), captions_of_all("seconds", "csv")],
+        rules.compare_captions.output if CAPTIONS else [],

@@ -6,7 +6,7 @@
 rule record:
     input:
         weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
-        splits=rules.data.output,
+        splits=rules.data.output.splits,
         code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
         validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
@@ -16,7 +16,7 @@ rule record:
     benchmark:
         f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
     wildcard_constraints:
-        system=one_of(STUDY["models"]),
+        system=one_of([] if OF_CAPTIONS else STUDY["models"]),
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
@@ -28,10 +28,33 @@ rule record:
         " --test {output.test} --threads {threads} --workers {params.workers} 2>&1 | tee {log}"
 
 
+# Of captioners, a sample is a word of a caption: a given one, or one that the full model writes
+rule tokens:
+    input:
+        weights=rules.train.output.weights,
+        code=lambda wildcards: model_code(wildcards.system, "tokens"),
+    output:
+        validation=f"{ROOT}/records/{{system}}-s{{seed}}/validation.safetensors",
+        test=f"{ROOT}/records/{{system}}-s{{seed}}/test.safetensors",
+        generated=f"{ROOT}/records/{{system}}-s{{seed}}/generated.safetensors",
+    log:
+        f"{LOGS}/record/{{system}}-s{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/record/{{system}}-s{{seed}}.tsv"
+    wildcard_constraints:
+        system=one_of(STUDY["models"] if OF_CAPTIONS else []),
+    threads: 1
+    resources:
+        **needs("record", mem_mb=4000, runtime=30),
+    shell:
+        "offramp record-tokens {input.weights} --validation {output.validation} --test {output.test}"
+        " --generated {output.generated} --threads {threads} 2>&1 | tee {log}"
+
+
 rule seconds:
     input:
         weights=lambda wildcards: weights_of(wildcards.system, wildcards.seed),
-        splits=rules.data.output,
+        splits=rules.data.output.splits,
         code=lambda wildcards: model_code(wildcards.system, "recording"),
     output:
         f"{ROOT}/records/{{system}}-s{{seed}}/seconds.csv",
@@ -80,3 +103,4 @@ rule records:
     input:
         of_runs(expand(RECORD, split=["validation", "test"], allow_missing=True), [*STUDY["models"], *COMPOSED]),
         of_runs(rules.seconds.output[0], TIMED),
+        of_runs(rules.tokens.output.generated) if OF_CAPTIONS else [],

@@ -20,6 +20,14 @@ FILES = {
     **({"accelerations": rules.accelerations.output} if ACCELERATED else {}),
     **({"resplits": rules.resplit.output} if STUDY["search"].get("splits") else {}),
     **({"seconds": of_runs(rules.seconds.output[0], TIMED)} if STUDY["search"] and TIMED else {}),
+    **({"pictures": [rules.data.output.pictures]} if CAPTIONS else {}),
+    **({"caption points": captions_of_all("points")} if CAPTIONS else {}),
+    **({"captions": captions_of_all("captions")} if CAPTIONS else {}),
+    **({"caption seconds": captions_of_all("seconds", "csv")} if CAPTIONS else {}),
+    **({"matched captions": [rules.compare_captions.output.matched]} if CAPTIONS else {}),
+    **({"caption pairs": [rules.compare_captions.output.pairs]} if CAPTIONS else {}),
+    **({"words": [rules.compare_captions.output.words]} if CAPTIONS else {}),
+    **({"certified captions": of_runs(rules.calm_captions.output.certified)} if "calm" in CAPTIONS else {}),
 }
 SYSTEM_OF = {"reliability": DIAGRAMS_OF, "record": LAYERS_OF}  # for kinds of files that belong to a single system
 SETTINGS = {

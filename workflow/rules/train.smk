@@ -3,8 +3,8 @@
 
 rule train:
     input:
-        splits=rules.data.output,
-        code=lambda wildcards: model_code(wildcards.system, "training.loop"),
+        splits=rules.data.output.splits,
+        code=lambda wildcards: model_code(wildcards.system, "training.captioning" if OF_CAPTIONS else "training.loop"),
     output:
         weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors",
         history=f"{ROOT}/train/{{system}}-s{{seed}}.csv",
@@ -31,8 +31,9 @@ rule train:
             }
         ),
         command=lambda wildcards: launch(training_of(STUDY, wildcards.system).get("processes", 1)),
+        verb=lambda wildcards, input: "train-captioner" if OF_CAPTIONS else f"train --splits {input.splits}",
     shell:
-        "{params.command} train --dataset {params.dataset} --splits {input.splits} --model {params.model}"
+        "{params.command} {params.verb} --dataset {params.dataset} --model {params.model}"
         " --system {wildcards.system} --seed {wildcards.seed} {params.training}"
         " --out {output.weights} --history {output.history} 2>&1 | tee {log}"
 

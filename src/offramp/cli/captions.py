@@ -1,4 +1,4 @@
-"""The commands of captioning: `offramp train-captioner`, `record-tokens`, `sweep-captions` and `generate`."""
+"""The commands of captioning: `train-captioner`, `record-tokens`, `sweep-captions`, `compare-captions`, `generate`."""
 
 import math
 from pathlib import Path
@@ -7,29 +7,39 @@ import click
 import numpy as np
 
 from offramp.cli.options import (
+    CONFIDENCE,
     EXISTING,
     OUT,
+    RESAMPLES,
     TABLE,
     Grid,
     PolicySpec,
     Spec,
     Threshold,
     Verb,
+    about,
     labelled,
     write_all,
 )
+from offramp.comparison.captions import DROPS, FULL, RECOMPUTE, Sweeps, chosen_points
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 
 SPLIT = click.Choice(["train", "validation", "test"])
 FILL = click.Choice(["recompute", "copy"])
-_FILL = click.option(
-    "--fill",
-    type=FILL,
-    default="recompute",
+_FILLS = (
+    "Where keys and values come from in layers that earlier tokens did not reach: the layers run for them (recompute), "
+    "or their last state is projected (copy)."
+)
+_FILL = click.option("--fill", type=FILL, default="recompute", show_default=True, help=_FILLS)
+_AT_MOST = click.option(
+    "--at-most",
+    "drops",
+    type=click.FloatRange(0, 1, max_open=True),
+    multiple=True,
+    default=DROPS,
     show_default=True,
-    help="Where keys and values come from in layers that earlier tokens did not reach: the layers run for them "
-    "(recompute), or their last state is projected (copy).",
+    help="Acceptable share of the CIDEr of the full model that is lost. Repeat this option.",
 )
 _DECAY = click.option(
     "--decay", is_flag=True, help="Lower the threshold with the position of the token, as in CALM, for signals up to 1."
@@ -75,6 +85,9 @@ def train_captioner(
     The encoder and the decoder are trained first. Then they are frozen, and the exits are trained with 0.5 times the
     cross-entropy plus 0.5 times the divergence from the last exit. The learning rate decreases linearly in both stages.
 
+    A checkpoint is saved after every epoch, next to the weights. If training is interrupted, the same command continues
+    from the last epoch. Checkpoints are deleted at the end.
+
     \b
     For example:
       offramp train-captioner --dataset scenes:train=2000 --epochs 10 --out weights.safetensors \\
@@ -82,12 +95,10 @@ def train_captioner(
     """
     import torch
 
-    from offramp._io.writing import write_text
     from offramp._registry import check_options
     from offramp.datasets import load_captions
     from offramp.models.captioner import Captioner
     from offramp.training.captioning import train_captioner
-    from offramp.training.checkpoints import save_weights
     from offramp.training.device import default_device
     from offramp.training.options import TrainingOptions
 
@@ -106,61 +117,58 @@ def train_captioner(
         weight_decay=weight_decay,
         schedule="linear",
     )
-    table = train_captioner(
+    train_captioner(
         model.to(default_device()),
         source,
         training,
         exit_epochs=exit_epochs,
         seed=seed,
+        out=out,
+        history=history,
+        parameters={
+            "system": system,
+            "dataset": data_name,
+            "dataset_options": data_options,
+            "model": model_name,
+            "model_options": model_options,
+        },
         threads=threads,
         label=f"{system} seed {seed}",
     )
-    parameters = {
-        "system": system,
-        "dataset": data_name,
-        "dataset_options": data_options,
-        "model": model_name,
-        "model_options": model_options,
-        "training": training.stored_options() | {"exit_epochs": exit_epochs},
-        "seed": seed,
-    }
-    write_text(history, table.to_csv(index=False))
-    save_weights(out, model, parameters)
 
 
 @click.command("record-tokens", cls=Verb)
 @click.argument("weights", type=EXISTING)
-@click.option(
-    "--split",
-    type=SPLIT,
-    default="validation",
-    show_default=True,
-    help="Images.",
-)
-@click.option(
-    "--text",
-    type=click.Choice(["reference", "generated"]),
-    default="reference",
-    show_default=True,
-    help="What the model reads: the first reference caption, or the caption that the full model writes.",
-)
 @_N
 @click.option(
     "--no-logits", is_flag=True, help="Leave out the logits, which ZTW and F-PABEE need. For large vocabularies."
 )
 @_THREADS
-@click.option("--out", type=OUT, required=True, help="Output: record with one row per token, .safetensors.")
-def record_tokens(weights, split, text, n, no_logits, threads, out) -> None:
-    """Record what every exit of a captioner says of every token, for `offramp calibrate`.
+@click.option("--validation", type=OUT, help="Output: record of the words of validation captions, .safetensors.")
+@click.option("--test", type=OUT, help="Output: record of the words of test captions.")
+@click.option(
+    "--generated", type=OUT, help="Output: record of the words that the full model writes for validation images."
+)
+def record_tokens(weights, n, no_logits, threads, validation, test, generated) -> None:
+    """Record what every exit of a captioner says of every token, for `offramp calibrate` and `sweep-captions`.
 
-    With `--text reference`, labels are the next words of the reference captions. With `--text generated`, they are the
-    next words of the full model.
+    For --validation and --test, the model reads the first reference caption of each image (teacher forcing), and labels
+    are its next words. For --generated, it reads the captions that the full model writes, and labels are the words that
+    the full model writes next.
     """
-    from offramp.captioning import load_captioner, token_record
+    from offramp.tokens import load_captioner, token_record
 
+    if not (validation or test or generated):
+        raise click.UsageError("nothing to record: expected --validation, --test or --generated")
     model, dataset, made = load_captioner(weights)
     options = {"n": n, "threads": threads, "logits": not no_logits, "parameters": made}
-    token_record(model, dataset, split, text, system=made["system"], seed=made["seed"], **options).save(out)
+    for out, split, text in (
+        (validation, "validation", "reference"),
+        (test, "test", "reference"),
+        (generated, "validation", "generated"),
+    ):
+        if out:
+            token_record(model, dataset, split, text, system=made["system"], seed=made["seed"], **options).save(out)
 
 
 @click.command("sweep-captions", cls=Verb)
@@ -175,43 +183,142 @@ def record_tokens(weights, split, text, n, no_logits, threads, out) -> None:
     callback=labelled,
     help="Policy, for example pcee or beem-a. Repeat this option for several policies. They are fitted on TOKENS.",
 )
-@click.option("--thresholds", type=Grid(), help="Thresholds of all policies. Default: up to 10 for each of them.")
-@_FILL
+@click.option("--thresholds", type=Grid(), help="Thresholds of all policies. Default: spread over the cost of TOKENS.")
+@click.option(
+    "--number",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Highest number of thresholds of each policy, without --thresholds.",
+)
+@_AT_MOST
+@click.option("--fill", "fills", type=FILL, multiple=True, default=["recompute"], show_default=True, help=_FILLS)
 @_DECAY
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Also certify the lowest of --thresholds whose risks over captions are at most this level.",
+)
+@CONFIDENCE
 @_N
 @_THREADS
-@click.option("--validation", type=TABLE, required=True, help="Output: one row per policy and threshold on validation.")
-@click.option("--matched", type=TABLE, help="Output: the chosen thresholds on test images, at three drops of CIDEr.")
-@click.option("--captions", type=TABLE, help="Output: the captions of the test images with the chosen thresholds.")
-def sweep_captions(weights, tokens, specs, thresholds, fill, decay, n, threads, validation, matched, captions) -> None:
+@click.option("--points", type=TABLE, required=True, help="Output: one row per policy, threshold and split.")
+@click.option("--captions", type=TABLE, required=True, help="Output: the test captions with the chosen thresholds.")
+@click.option("--seconds", type=TABLE, help="Output: measured seconds of all rows of --points.")
+@click.option("--certified", type=TABLE, help="Output: the certified thresholds, one row per policy and risk.")
+def sweep_captions(
+    weights, tokens, specs, thresholds, number, drops, fills, decay, level, confidence, n, threads, points, captions,
+    seconds, certified,
+) -> None:  # fmt: skip
     """Write captions of validation images with many thresholds, and test the best ones on test images.
 
-    TOKENS is a record of validation tokens from `offramp record-tokens`. The thresholds of a policy are spread evenly
-    over the cost of these tokens. For drops of CIDEr of at most 0, 1 and 3 %, the cheapest threshold on the validation
-    images is chosen, and evaluated on the test images.
+    TOKENS is a record of validation tokens from `offramp record-tokens`. For each drop of CIDEr in --at-most, the
+    cheapest threshold on the validation images is chosen, and captions of the test images are written with it.
+    Validation captions are written with the first --fill, and test captions with each of them. `offramp
+    compare-captions` reads the outputs of all runs.
+
+    With --level, thresholds are certified by Learn then Test, as in CALM. Two risks are bounded: by how much ROUGE-L is
+    below that of the full model (rouge_drop), and how many captions differ from it (changed). Policies that learn from
+    data cannot be certified, because they are fitted on the same images.
+
+    \b
+    For example:
+      offramp sweep-captions weights.safetensors tokens.safetensors --policy pcee --policy beem-a \\
+          --points points.csv --captions captions.csv
     """
     import pandas as pd
 
-    from offramp.captioning import DROPS, at_matched_quality, chosen_points, load_captioner, sweep, thresholds_of
+    from offramp.captioning import caption_losses, certified_threshold, sweep, thresholds_of
+    from offramp.tokens import load_captioner
 
+    if (level is None) != (certified is None):
+        raise click.UsageError("expected --level and --certified together, or none of them")
+    if level and (thresholds is None or any(policy.learns for policy in specs.values())):
+        raise click.UsageError("--level needs --thresholds, and policies that do not learn from data")
     model, dataset, _ = load_captioner(weights)
     record = ExitRecord.load(tokens)
     grids = {
-        label: (policy.fit(record), thresholds_of(policy, record) if thresholds is None else thresholds)
+        label: (policy.fit(record), thresholds_of(policy, record, number) if thresholds is None else thresholds)
         for label, policy in specs.items()
     }
-    options = {"fill": fill, "decay": decay, "n": n, "threads": threads}
-    settings = [(label, policy, delta) for label, (policy, grid) in grids.items() for delta in grid]
-    points, _ = sweep(model, dataset, "validation", settings, **options)
-    tables = {validation: points}
-    if matched or captions:
-        chosen = {drop: chosen_points(points, drop) for drop in DROPS}
-        pairs = {pair for table in chosen.values() for pair in zip(table["policy"], table["threshold"])}
-        used = [(label, specs[label], delta) for label, delta in sorted(pairs) if delta < math.inf]
-        of_test, written = sweep(model, dataset, "test", used, **options)
-        rows = [at_matched_quality(table, of_test, written).assign(at_most=drop) for drop, table in chosen.items()]
-        tables |= {matched: pd.concat(rows, ignore_index=True), captions: written}
-    write_all({path: table for path, table in tables.items() if path})
+    options = {"decay": decay, "n": n, "threads": threads}
+    settings = [(label, policy, float(delta), fills[0]) for label, (policy, grid) in grids.items() for delta in grid]
+    of_validation, written = sweep(model, dataset, "validation", settings, **options)
+    chosen = pd.concat([chosen_points(of_validation, drop) for drop in drops])
+    used = set(zip(chosen["policy"], chosen["threshold"]))
+    promises = []
+    if level:
+        of = dict(list(written.groupby(["policy", "threshold"])))
+        full = of[FULL, math.inf]
+        for label in specs:
+            losses = [caption_losses(of[label, float(delta)], full) for delta in thresholds]
+            for risk in losses[0]:
+                values = np.stack([each[risk] for each in losses], axis=1)  # (N, T)
+                delta, estimate = certified_threshold(values, thresholds, level, confidence)
+                promises.append((label, risk, level, confidence, delta, estimate))
+                used.add((label, delta))
+    settings = [
+        (label, specs[label], delta, fill) for label, delta in sorted(used) if delta < math.inf for fill in fills
+    ]
+    of_test, written = sweep(model, dataset, "test", settings, **options)
+    both = pd.concat([of_validation.assign(split="validation"), of_test.assign(split="test")], ignore_index=True)
+    measured = [name for name in both if name.startswith("second")]
+    tables = {points: both.drop(columns=measured), captions: written}
+    if seconds:
+        keys = ["split", "policy", "threshold", "fill", "layers", "layer_speedup", "mac_speedup"]
+        tables[seconds] = both[[*keys, *measured]].assign(device=model.device.type)
+    if certified:
+        tables[certified] = _on_test(pd.DataFrame(promises, columns=CERTIFIED), of_test, written)
+    text = record.metadata.get("text")
+    write_all({path: about(record, tokens, table.assign(text=text)) for path, table in tables.items()})
+
+
+CERTIFIED = ["policy", "risk", "level", "confidence", "threshold", "estimate"]
+
+
+def _on_test(certified, points, captions):
+    """Add the risk and the speed-ups of certified thresholds on test images."""
+    import pandas as pd
+
+    from offramp.captioning import caption_losses
+
+    of = dict(list(captions[captions["fill"] == RECOMPUTE].groupby(["policy", "threshold"])))
+    rows = []
+    for row in certified.to_dict("records"):
+        policy = FULL if math.isinf(row["threshold"]) else row["policy"]
+        its = of[policy, row["threshold"]]
+        losses = caption_losses(its, of[FULL, math.inf])[row["risk"]]  # (N,)
+        where = (points["policy"] == policy) & (points["threshold"] == row["threshold"]) & (points["fill"] == RECOMPUTE)
+        point = points[where].iloc[0]
+        speedups = {name: point[name] for name in ("CIDEr", "layer_speedup", "mac_speedup")}
+        rows.append(row | {"test_risk": losses.mean(), "images": len(losses)} | speedups)
+    return pd.DataFrame(rows)
+
+
+@click.command("compare-captions", cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@_AT_MOST
+@RESAMPLES
+@click.option(
+    "--matched", type=TABLE, required=True, help="Output: each policy at each acceptable drop, on test images."
+)
+@click.option(
+    "--pairs", type=TABLE, required=True, help="Output: both ways to fill in, and both records to fit policies on."
+)
+@click.option("--words", type=TABLE, required=True, help="Output: layers of words by their position and kind.")
+def compare_captions(files, drops, resamples, matched, pairs, words) -> None:
+    """Compare the sweeps of all runs of a study. Results are means over seeds, with 95 % intervals over images.
+
+    FILES are the outputs --points and --captions of `offramp sweep-captions`. Their order does not matter.
+
+    \b
+    For example:
+      offramp compare-captions points.csv captions.csv --matched matched.csv --pairs pairs.csv --words words.csv
+    """
+    from offramp.reports.loading import read_tables
+
+    sweeps = Sweeps(*read_tables(files, "caption points", "captions"), drops, resamples)
+    write_all({matched: sweeps.matched(), pairs: sweeps.pairs(), words: sweeps.words()})
 
 
 @click.command(cls=Verb)
@@ -246,9 +353,9 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
     """
     import pandas as pd
 
-    from offramp.captioning import load_captioner
     from offramp.policies import make_policy
     from offramp.runtime.generation import Captions, Generation
+    from offramp.tokens import load_captioner
     from offramp.training.device import torch_settings
 
     if (folder is None) == (split is None):

@@ -31,7 +31,8 @@ VERBS = (
     *(evaluate.search, evaluate.resplit),
     *(stream.stream, shift.shift, shift.drift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
-    *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),
+    *(captions.train_captioner, captions.record_tokens, captions.sweep_captions),
+    *(captions.compare_captions, captions.generate),
     *(timing.time, bundle.export, bundle.run, bundle.serve),
     *(accelerate.accelerate, accelerate.record_exits, accelerate.accelerations),
     plan.plan,
@@ -77,6 +78,7 @@ def cli() -> None:
     To write captions of images, where each word may leave the decoder early:
       train-captioner, record-tokens   train a captioner, and create exit records of its words
       sweep-captions                   measure the captions at many thresholds
+      compare-captions                 compare the captions of all runs, with intervals
       generate                         write captions with a fitted policy
 
     `offramp policies` lists the policies, and `offramp plan` estimates the cost of a study. `offramp COMMAND --help`

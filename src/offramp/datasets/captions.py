@@ -5,11 +5,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from offramp.datasets.preparing import ImagePreparation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -108,3 +113,14 @@ class CaptionDataset(ABC):
     def images(self, split: str, index: np.ndarray) -> torch.Tensor:
         """Return images of a split as inputs of a model, float32 (B, C, H, W)."""
         return torch.from_numpy(self.preparation(self.pixels(split, index)))
+
+    def pictures(self, split: str, n: int) -> "pd.DataFrame":
+        """Return the first n images of a split as a table: image, and png (bytes of a file), for figures."""
+        import pandas as pd
+        from PIL import Image
+
+        index = np.arange(min(n, len(self.references[split])))
+        files = [BytesIO() for _ in index]
+        for pixels, file in zip(self.pixels(split, index), files):  # (C, H, W)
+            Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "PNG")
+        return pd.DataFrame({"image": index, "png": [file.getvalue() for file in files]})

@@ -9,7 +9,7 @@ from offramp._registry import check_options, find, load
 if TYPE_CHECKING:
     from offramp.models.base import MultiExitModel
 
-__all__ = ["MODELS", "SINGLE_EXIT", "STORED", "build_model"]
+__all__ = ["CAPTIONING", "MODELS", "SINGLE_EXIT", "STORED", "build_model"]
 
 # Module and class of each model. They are imported when they are built: this module itself needs no torch.
 MODELS: dict[str, "str | Callable[..., MultiExitModel]"] = {
@@ -19,6 +19,8 @@ MODELS: dict[str, "str | Callable[..., MultiExitModel]"] = {
     "timm": "timm:Timm",
     "vit": "vit:ViT",
 }
+# Models that write captions, which are built with a vocabulary in place of classes
+CAPTIONING = {"captioner": "captioner:Captioner"}
 STORED = "outputs"  # in place of a model: the stored outputs of one, so that nothing runs (`offramp.stored`)
 SINGLE_EXIT = ("huggingface", STORED, "timm")  # models that answer once: cascades are made of them
 INPUTS = {"image_shape": "images", "vocabulary": "texts"}  # what a model asks of its inputs, and which these are

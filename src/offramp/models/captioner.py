@@ -160,7 +160,7 @@ class Captioner(nn.Module):
         features = self.encoder.forward_features(images)
         if features.ndim == 4:  # (B, H, W, E), or (B, E, H, W)
             last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
-            features = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+            features = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2).contiguous()
         return self.bridge(features)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:

@@ -127,6 +127,9 @@ def _table(name: str, *reads: str, **more: Any) -> Entry:
 
 # In the order of the report page
 FIGURES = _catalogue(
+    _figure("caption-speedup", "caption points"),
+    _figure("captions", "pictures", "captions"),
+    _figure("caption-layers", "words"),
     _figure("error-cost", "curve", "exits", options=("pairs",), needs=("pairs",)),
     _figure("quality-cost", "frontier", "exits", needs=("quality",)),
     _figure("control", "curve", "exits", needs=("baseline",)),
@@ -150,6 +153,14 @@ FIGURES = _catalogue(
     _figure("public-zoo", "public models"),
 )
 TABLES = _catalogue(
+    _table("captions-claim", "matched captions", judges=("beem-c", "beem-a"), source="tables.captions:CLAIM"),
+    _table("captions-matched", "matched captions", source="tables.captions:MATCHED"),
+    _table("captions-curve", "caption points", source="tables.captions:CURVE"),
+    _table("captions-seconds", "caption seconds", source="tables.captions:SECONDS"),
+    _table("captions-fills", "caption pairs", source="tables.captions:FILLS"),
+    _table("captions-texts", "caption pairs", source="tables.captions:TEXTS"),
+    _table("captions-words", "words", source="tables.captions:WORDS"),
+    _table("captions-certified", "certified captions", source="tables.captions:CERTIFIED"),
     _table("claims", "pairs", "control", judges=("pcee", "pcee-ws")),
     _table("beem-claims", "speedup", "duels", judges=("beem-c", "beem-a")),
     _table("cascade-claims", "reductions", "measures"),

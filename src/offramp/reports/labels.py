@@ -26,11 +26,13 @@ _POLICIES = {
     "hidden-similarity": "hidden similarity",
     "beem-c": "BEEM-C",
     "beem-a": "BEEM-A",
+    "calm": "CALM",
     "agreement": "agreement of models",
     "learned-deferral": "learnt deferral",
     "router": "router",
     "oracle": "oracle",
     "random": "random",
+    "full": "full model",
 }
 _METHODS = {
     "window": "sliding window",

@@ -44,6 +44,14 @@ KINDS = {
     "replacements": ({"seed", "model", "goal", "kind", "cost_ratio"}, "search --replacements-out"),
     "measures": ({"quantity", "variant", "kind", "value"}, "search --measures-out"),
     "resplits": ({"cost", "split", "quantity", "variant", "kind", "front", "value"}, "resplit --out"),
+    "caption points": ({"text", "fill", "policy", "split", "threshold", "CIDEr", "BLEU-4"}, "sweep-captions --points"),
+    "captions": ({"text", "fill", "policy", "image", "caption", "exits", "macs"}, "sweep-captions --captions"),
+    "caption seconds": ({"text", "fill", "policy", "seconds", "second_speedup"}, "sweep-captions --seconds"),
+    "certified captions": ({"text", "policy", "risk", "level", "test_risk"}, "sweep-captions --certified"),
+    "matched captions": ({"text", "fill", "policy", "at_most", "drop", "drop_low"}, "compare-captions --matched"),
+    "caption pairs": ({"varied", "one", "other", "policy", "at_most"}, "compare-captions --pairs"),
+    "words": ({"text", "fill", "policy", "at_most", "position", "kind", "layers"}, "compare-captions --words"),
+    "pictures": ({"image", "png"}, "data --pictures"),
 }
 # Kinds with costs in the unit of the records
 WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")

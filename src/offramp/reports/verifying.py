@@ -14,10 +14,11 @@ from offramp.reports.page import read_json
 KEYS = (
     *("dataset", "claim", "part", "small", "large", "system", "corruption", "severity", "policy", "rival", "baseline"),
     *("match", "choice", "drop", "target", "exit", "factor", "setting", "variant", "kind", "front", "low", "high"),
-    *("mean", "scored_on", "model", "goal", "seed", "number", "coverage"),
+    *("mean", "scored_on", "model", "goal", "seed", "number", "coverage", "at_most", "risk", "level", "confidence"),
+    *("text", "fill"),
 )
 VERDICT = "verdict"
-OF_THE_MACHINE = ("seconds", "times")  # tables of measured times, which are not compared
+OF_THE_MACHINE = ("seconds", "times", "captions-seconds")  # tables of measured times, which are not compared
 SHOWN = 10  # maximum number of findings of each kind that are printed
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offramp.datasets import DATASETS, OUTPUTS, RECORDED
+from offramp.datasets import CAPTIONED, DATASETS, OUTPUTS, RECORDED
 from offramp.datasets.corruptions import CORRUPTIONS
-from offramp.models import MODELS, SINGLE_EXIT, STORED
+from offramp.models import CAPTIONING, MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 from offramp.records.splitting import Holdout
 
@@ -170,8 +170,8 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
 
 def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
     models, systems = study["models"], systems_of(study)
-    registered = [("dataset.name", study["dataset"]["name"], DATASETS)]
-    known = [*MODELS, STORED]
+    registered = [("dataset.name", study["dataset"]["name"], [*DATASETS, *CAPTIONED])]
+    known = [*MODELS, STORED, *CAPTIONING]
     registered += [(f"models.{name}.model", options["model"], known) for name, options in models.items()]
     for where, name, registry in registered:
         if name not in registry:
@@ -181,6 +181,7 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
         if (options["model"] == STORED) != stored:
             of = f"the dataset {study['dataset']['name']} {'has stored outputs' if stored else 'has none'}"
             yield f"models.{name}.model is {options['model']!r}, but {of}: expected both or neither"
+    yield from _mistakes_of_captions(study, policies)
     if stored and study["seeds"] != [0]:
         yield f"seeds are {study['seeds']}: stored outputs are of one run, expected [0]"
     if not systems:
@@ -201,10 +202,10 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
                 yield f"{where}: fit_share and folds: expected one of them"
             if not policy.claims_accuracy and not {"fit_share", "folds"} & variant.keys():
                 yield f"{where}: the signal of {policy.name} is no accuracy; expected a policy whose δ is one"
-            if variant.get("validation", 0) > study["splits"]["validation"]:
+            if variant.get("validation", 0) > study["splits"].get("validation", 0):
                 yield f"{where}: validation is {variant['validation']}, expected at most splits.validation"
     try:
-        Holdout(study["calibration"]["fit_share"]).sizes(study["splits"]["validation"])
+        Holdout(study["calibration"]["fit_share"]).sizes(study["splits"].get("validation", 2))
     except ValueError as error:
         yield f"calibration.fit_share: {error}"
     baseline = study["comparison"].get("baseline")
@@ -255,3 +256,25 @@ def _mistakes_of_study(study: Mapping[str, Any], policies: Mapping[str, Policy])
     for where, system in named:
         if system not in systems:
             yield f"{where} names {system!r}: expected one of {', '.join(systems)}"
+
+
+def _mistakes_of_captions(study: Mapping[str, Any], policies: Mapping[str, Policy]) -> Iterator[str]:
+    """Yield errors of studies of captions, and settings of captions in other studies."""
+    captions, name = study["captions"], study["dataset"]["name"]
+    if bool(captions) != (name in CAPTIONED):
+        expected = "policies, thresholds and at_most" if name in CAPTIONED else "{}"
+        yield f"captions is {captions}: expected {expected}, as the dataset is {name}"
+        return
+    for model, options in study["models"].items():
+        if (options["model"] in CAPTIONING) != (name in CAPTIONED):
+            of = f"the dataset {name} has {'captions' if name in CAPTIONED else 'none'}"
+            yield f"models.{model}.model is {options['model']!r}, but {of}: expected both or neither"
+    if captions and study["splits"]:
+        yield f"splits is {study['splits']}: expected {{}}, as {name} has splits of its own"
+    if not captions and not study["splits"]:
+        yield "splits is {}: expected validation and seed"
+    for key in ("times", "shifts", "search", "cascades", "routers"):
+        if captions and study[key]:
+            yield f"{key} is set: expected {{}} in a study of captions"
+    if unknown := [label for label in captions.get("policies", []) if label not in policies]:
+        yield f"captions.policies names {unknown[0]!r}: expected some of {', '.join(policies)}"

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from offramp._registry import load
 from offramp.comparison.cascades import VARIANTS
-from offramp.datasets import DATASETS, OUTPUTS, load_dataset
+from offramp.datasets import CAPTIONED, DATASETS, OUTPUTS, load_dataset
 from offramp.datasets.base import Dataset, InMemoryDataset, Samples, TextDataset
 from offramp.datasets.batches import batches_in_order
 from offramp.datasets.download import data_folder
@@ -45,7 +45,9 @@ from offramp.training.losses import exit_losses, joint_loss
 from offramp.training.options import TrainingOptions
 
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
-STEPS += ["times", "shift", "accelerations", "report"]
+STEPS += ["times", "shift", "accelerations", "captions", "report"]
+RENAMED = dict.fromkeys(("seconds", "shifted", "heads", "tokens"), "record")  # steps of rules with another name
+RENAMED |= dict.fromkeys(("sweep_captions", "calm_captions", "compare_captions"), "captions")
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part
@@ -99,9 +101,7 @@ class Job:
 
     @property
     def step(self) -> str:
-        return (
-            "record" if self.rule in ("seconds", "shifted", "heads") else self.rule if self.rule in STEPS else "report"
-        )
+        return RENAMED.get(self.rule, self.rule if self.rule in STEPS else "report")
 
 
 class Estimate(NamedTuple):
@@ -295,6 +295,8 @@ def find_dataset(settings: Mapping[str, Any]) -> tuple[Labelled, float, list[str
     memory: images of zeros, or texts of `max_tokens` tokens.
     """
     name, given = settings["name"], {key: value for key, value in settings.items() if key != "name"}
+    if name in CAPTIONED:
+        raise ValueError(f"studies of captions are not estimated ({name})")
     loader = load(DATASETS[name], "offramp.datasets")
     options = {key: option.default for key, option in inspect.signature(loader).parameters.items()} | given
     expected = loader.published(**options) if hasattr(loader, "published") else None

@@ -1,21 +1,26 @@
 """Training of captioners in two stages: the backbone first, then the exits of the frozen backbone."""
 
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, AdamW, Optimizer
 
 from offramp._io.progress import progress_bar
+from offramp._io.writing import write_text
 from offramp.datasets.captions import CaptionDataset, following
 from offramp.models.captioner import Captioner
+from offramp.training.checkpoints import fingerprint, resume, save_checkpoint, save_weights
 from offramp.training.device import torch_settings
+from offramp.training.loop import make_optimizer
 from offramp.training.losses import exit_losses
 from offramp.training.options import TrainingOptions
 
@@ -29,11 +34,18 @@ def train_captioner(
     *,
     exit_epochs: int,
     seed: int,
+    out: str | os.PathLike,
+    history: str | os.PathLike,
+    parameters: Mapping[str, Any] | None = None,
     threads: int = 1,
     label: str = "captioner",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train a captioner, as in BEEM: the backbone first, then the exits, while the backbone does not change.
+
+    Its weights and its history are written atomically. After each epoch, a checkpoint of the stage is written next to
+    `out` (with ".backbone.checkpoint" or ".exits.checkpoint" appended to its name), from which the next call continues
+    after an interruption, as `loop.train` does. Both are deleted at the end.
 
     The loss of the backbone is the cross-entropy of the last exit. The loss of the earlier exits is 0.5 times the
     cross-entropy plus 0.5 times KL(last exit ‖ exit), averaged over tokens and exits. They start from the weights of
@@ -51,6 +63,13 @@ def train_captioner(
         Number of epochs of the exits, with the same schedule.
     seed : int
         Seed of the order of the images, of the captions, and of dropout. The weights are drawn before.
+    out : path
+        File of the weights, for `load_weights`.
+    history : path
+        CSV file with the history.
+    parameters : mapping, optional
+        Further parameters as JSON values: name and options of the model and of the dataset. They are stored with the
+        weights, together with the training options and the seed.
     threads : int
         Number of CPU threads of torch.
     label : str
@@ -69,23 +88,48 @@ def train_captioner(
     ValueError
         If the loss is not finite.
     """
-    rows = []
+    parameters = {
+        **(parameters or {}),
+        "training": options.stored_options() | {"exit_epochs": exit_epochs},
+        "seed": seed,
+    }
+    rows, checkpoints = [], []
     with torch_settings(threads):
         for stage, epochs in zip(STAGES, (options.epochs, exit_epochs)):
             if stage == "exits":
                 model.start_exits()
-            rows += _train(model, dataset, replace(options, epochs=epochs), stage, seed, label, progress)
-    return pd.DataFrame(rows)
+            checkpoints.append(Path(f"{out}.{stage}.checkpoint"))
+            its = replace(options, epochs=epochs)
+            rows += _train(model, dataset, its, stage, seed, checkpoints[-1], parameters, f"{label}, {stage}", progress)
+    model.requires_grad_(True)
+    table = pd.DataFrame(rows, columns=None if rows else ["stage", "epoch"])
+    write_text(history, table.to_csv(index=False))
+    save_weights(out, model, parameters)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
+    return table
 
 
 def _train(
-    model: Captioner, dataset: CaptionDataset, options: TrainingOptions, stage: str, seed: int, label: str, shown: bool
+    model: Captioner,
+    dataset: CaptionDataset,
+    options: TrainingOptions,
+    stage: str,
+    seed: int,
+    checkpoint: Path,
+    parameters: Mapping[str, Any],
+    label: str,
+    shown: bool,
 ) -> list[dict]:
-    """Run the epochs of one stage, and return the rows of the history."""
-    optimizer, rows = _optimizer(model, stage, options), []
+    """Run the epochs of one stage, from its checkpoint on, and return the rows of its history."""
+    of_exits = {id(parameter) for parameter in model.exits}
+    for parameter in model.parameters():
+        parameter.requires_grad_((id(parameter) in of_exits) == (stage == "exits"))
+    optimizer, run = make_optimizer(model, options), fingerprint(model, {**parameters, "stage": stage})
+    rows = resume(checkpoint, run, model, optimizer)
     steps = -(-len(dataset.references["train"]) // options.batch_size)
-    with progress_bar(options.epochs * steps, f"{label}, {stage}", shown=shown) as bar:
-        for epoch in range(options.epochs):
+    with progress_bar(options.epochs * steps, label, done=len(rows) * steps, shown=shown) as bar:
+        for epoch in range(len(rows), options.epochs):
             begin = time.monotonic()
             rng = np.random.default_rng([seed, STAGES.index(stage), epoch])
             torch.manual_seed(int(rng.integers(2**63)))  # dropout
@@ -118,6 +162,7 @@ def _train(
                     "seconds": round(time.monotonic() - begin, 3),
                 }
             )
+            save_checkpoint(checkpoint, run, model, optimizer, rows)
     return rows
 
 
@@ -144,8 +189,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of each token (P,), and whether each exit predicts it (P, L); in the first stage, the last."""
     images, tokens, labels, there = (x.to(model.device) for x in (images, tokens, labels, there))
-    with torch.set_grad_enabled(stage == "backbone" and torch.is_grad_enabled()):
-        _, *states = model.states(model.encode(images), tokens)
+    _, *states = model.states(model.encode(images), tokens)
     labels = labels[there]  # (P,)
     if stage == "backbone":
         logits = model.head(model.n_exits - 1, states[-1][there])  # (P, V)
@@ -162,12 +206,3 @@ def _validate(model: Captioner, dataset: CaptionDataset, size: int, stage: str) 
     losses, right = (torch.cat(values) for values in zip(*each))
     accuracy = right.double().mean(0).tolist()
     return losses.double().mean().item(), [float("nan")] * (model.n_exits - len(accuracy)) + accuracy
-
-
-def _optimizer(model: Captioner, stage: str, options: TrainingOptions) -> Optimizer:
-    of_exits = {id(parameter) for parameter in model.exits}
-    trained = [each for each in model.parameters() if (id(each) in of_exits) == (stage == "exits")]
-    shared = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-    if options.optimizer == "sgd":
-        return SGD(trained, momentum=options.momentum, **shared)
-    return AdamW(trained, **shared)

@@ -63,7 +63,8 @@ def digest(splits: pd.DataFrame) -> str:
 
 def fingerprint(model: nn.Module, parameters: Mapping[str, Any]) -> str:
     """Return a hash that identifies a training run: its parameters, its initial weights and the version of torch."""
-    weights = save(_on_cpu(model.state_dict()))
+    # Copies, because the library does not take weights that share their memory
+    weights = save({name: tensor.clone() for name, tensor in _on_cpu(model.state_dict()).items()})
     run = {**parameters, "torch": torch.__version__, "weights": hashlib.sha256(weights).hexdigest()}
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 

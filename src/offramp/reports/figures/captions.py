@@ -1,16 +1,49 @@
 """Captions with each word coloured by the layer at which it left the decoder."""
 
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from textwrap import wrap
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from offramp.comparison.captions import FULL, RECOMPUTE
 from offramp.reports.figures.style import TWO_COLUMNS
+from offramp.reports.loading import chosen_policies, read_tables
 
 COLUMNS, WIDE = 4, 26  # images in a row, characters in a line below an image
 LINE, CHARACTER = 0.13, 0.0605  # inches
+
+
+def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure:
+    """Captions with exits.
+
+    The first test images, with their captions. The colour of a word is the layer of the decoder at which it left. The
+    policy is BEEM-A, if the study has it, with the model of the first seed and its cheapest threshold that loses an
+    acceptable share of CIDEr on validation captions.
+
+    Parameters
+    ----------
+    files : sequence of paths
+        What `offramp data --pictures` and `sweep-captions --captions` wrote.
+    policies : sequence of str
+        Labels of the policies of which the first is shown. By default beem-a.
+    """
+    from PIL import Image
+
+    pictures, captions = read_tables(files, "pictures", "captions")
+    captions = captions[(captions["text"] == "reference") & (captions["fill"] == RECOMPUTE)]
+    captions = captions[(captions["seed"] == captions["seed"].min()) & captions["image"].isin(pictures["image"])]
+    (depth,) = {int(exits.split()[0]) for exits in captions.loc[captions["policy"] == FULL, "exits"]}
+    label = chosen_policies(policies, ("beem-a",), [*captions["policy"].unique()])[0]
+    its = captions[captions["policy"] == label]
+    its = its[its["threshold"] == its["threshold"].min()].drop_duplicates("image").sort_values("image")
+    images = [np.asarray(Image.open(BytesIO(png))) for png in pictures.sort_values("image")["png"]]
+    shown = np.stack([image if image.ndim == 3 else image[..., None] for image in images])  # (B, H, W, C)
+    layers = [np.array(exits.split(), int) for exits in its["exits"]]
+    return draw_captions(shown, [caption.split() for caption in its["caption"]], layers, depth)
 
 
 def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Sequence[np.ndarray], n: int) -> Figure:
