@@ -54,9 +54,10 @@ test: $(STAMP) ## run the tests (15 minutes on two cores)
 test-all: $(STAMP) ## run all tests, also the long ones; those of Slurm need root and the Debian packages slurm-wlm and munge
 	$(PYTEST) -m "" --hypothesis-profile many -rs
 
-lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
+lint: $(STAMP) ## check style and types: ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
