@@ -31,10 +31,10 @@ reproduce: $(STAMP) ## run a study and create its report (STUDY=digits, CORES=al
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "report: reports/$(STUDY)/index.html"
 	@if [ -d reports/reference/$(STUDY) ]; then \
-		offramp verify reports/$(STUDY) reports/reference/$(STUDY) || [ $$? -eq 3 ]; fi  # 3: other parameters
+		offramp compare-reports reports/reference/$(STUDY) reports/$(STUDY) || [ $$? -eq 3 ]; fi  # 3: other parameters
 
 verify: $(STAMP) ## compare a finished report with the committed one: equal, within intervals, verdicts (STUDY=digits)
-	offramp verify reports/$(STUDY) reports/reference/$(STUDY)
+	offramp compare-reports reports/reference/$(STUDY) reports/$(STUDY)
 
 reference: $(STAMP) ## make a finished report the committed one (STUDY=digits)
 	rm -rf reports/reference/$(STUDY)
@@ -54,9 +54,10 @@ test: $(STAMP) ## run the tests (15 minutes on two cores)
 test-all: $(STAMP) ## run all tests, also the long ones; those of Slurm need root and the Debian packages slurm-wlm and munge
 	$(PYTEST) -m "" --hypothesis-profile many -rs
 
-lint: $(STAMP) ## check style: ruff, snakefmt, snakemake --lint
+lint: $(STAMP) ## check style and types: ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 import listing
-from offramp.reports.verifying import OF_THE_MACHINE
+from offramp.reports.comparing import OF_THE_MACHINE
 
 ROOT = Path(__file__).parents[1]
 # As in an activated environment

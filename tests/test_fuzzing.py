@@ -31,7 +31,7 @@ from offramp.runtime import manifest as manifests
 from offramp.runtime.bundle import load_policy
 from offramp.runtime.inputs import read_inputs
 from offramp.runtime.manifest import Manifest, Model, Stage, read_manifest
-from offramp.study.params import select_study
+from offramp.study.params import read_params, select_study
 
 ROOT = Path(__file__).parents[1]
 SECONDS, MEGABYTES = 20, 200  # what reading a file of some kilobytes may take
@@ -121,6 +121,7 @@ KINDS = (
     Kind("outputs.jsonl", lambda path: table().to_json(path, orient="records", lines=True), read_outputs),
     Kind("outputs.parquet", lambda path: table().to_parquet(path), read_outputs),
     Kind("outputs.npz", write_archive, read_outputs),
+    Kind("params.yaml", lambda path: path.write_bytes((ROOT / "params.yaml").read_bytes()[:3000]), read_params),
 )
 SEALED = {kind.name: kind for kind in KINDS[:3]}
 
@@ -194,7 +195,10 @@ def changed_json(draw, values: Any) -> Any:
 
 @contextmanager
 def limited(path: Path):
-    """Require that what is done with a file ends soon, takes little memory, and raises only what is documented."""
+    """Require that what is done with a file ends soon, takes little memory, and raises only what is documented.
+
+    The list that it yields has the message of the error afterwards, if there was one.
+    """
 
     def late(*_):
         raise AssertionError(f"{path}: more than {SECONDS} s")
@@ -202,19 +206,19 @@ def limited(path: Path):
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory is that from here on
     address_space = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") * 2**10 + 2**32, address_space[1]))
-    before, handler, refused = status("VmHWM"), signal.signal(signal.SIGALRM, late), None
+    before, handler, refused = status("VmHWM"), signal.signal(signal.SIGALRM, late), []
     signal.alarm(SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield refused
     except (ValueError, OSError) as error:
-        refused = str(error)
+        refused.append(str(error))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, address_space)
-    assert refused is None or (path.name in refused and "\n" not in refused), refused
+    assert all(path.name in message and "\n" not in message for message in refused), refused
     assert status("VmHWM") - before < MEGABYTES * 2**10
 
 
@@ -301,16 +305,48 @@ def change_manifest(folder: Path, n: int) -> None:
     check()
 
 
+SCHEMA = ROOT / "workflow/schemas/params.schema.yaml"
+ODD = st.none() | st.booleans() | st.sampled_from((-1, 0, 10**30, -1e300, 1e-300, float("nan"), float("inf"), "", "x"))
+SETTING = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(("model", "x")), ODD, max_size=2)
+
+
+@st.composite
+def changed_params(draw, params: dict) -> tuple[dict, list]:
+    """Draw parameters with one study, in which one setting, at any depth, is changed, and the path of this setting."""
+    study = draw(st.sampled_from(sorted(params["studies"])))
+    params = copy.deepcopy(params | {"study": study, "studies": {study: params["studies"][study]}})
+    where, path = params, []
+    while True:
+        key = draw(st.sampled_from(list(where) if isinstance(where, dict) else range(len(where))))
+        path.append(key)
+        if not isinstance(where[key], dict | list) or not where[key] or draw(st.integers(0, 3)) == 0:
+            break
+        where = where[key]
+    match draw(st.sampled_from(("value", "value", "missing", "renamed", "key"))):
+        case "value":
+            where[key] = draw(SETTING)
+        case "missing":
+            del where[key]
+        case "renamed" if isinstance(where, dict):
+            where[f"{key}x"] = where.pop(key)
+        case _ if isinstance(where, dict):
+            path[-1] = draw(st.sampled_from((0, None, True, 1.5)))
+            where[path[-1]] = draw(ODD)
+    return params, path
+
+
 def change_params(folder: Path, n: int) -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["studies"] = {"digits": params["studies"]["digits"]}
-    params["study"] = "digits"
+    whole = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
     @often(n)
-    @given(changed_json(params))
-    def check(params):
-        with limited(Path("params.yaml")):
-            select_study(params, ROOT / "workflow/schemas/params.schema.yaml")
+    @given(changed_params(whole))
+    def check(changed):
+        params, path = changed
+        with limited(Path("params.yaml")) as refused:
+            select_study(params, SCHEMA)
+        for message in refused:
+            assert len(message) < 1000
+            assert any(str(key) in message for key in path), (path, message)
 
     check()
 

@@ -1,4 +1,4 @@
-"""`offramp judge` and `offramp verify` on the command line."""
+"""`offramp judge` and `offramp compare-reports` on the command line."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
 from offramp.records.splitting import Holdout, split_record
+from offramp.reports.comparing import compare_reports
 from offramp.reports.judging import REFERENCES, fit_all, judge, recommend
-from offramp.reports.verifying import verify
 
 
 def make_record(n, seed, **metadata):
@@ -166,7 +166,7 @@ def test_parts_are_disjoint_and_have_the_classes_in_their_shares():
     assert (split_record(record, 0.25, seed=4)[0].index != first.index).any()
 
 
-# verify
+# compare-reports
 
 
 @pytest.fixture
@@ -176,66 +176,72 @@ def reports(tmp_path):
         {"system": ["a", "b"], "policy": "pcee", "verdict": ["holds", "undecided"]}
         | {"gain": [0.1, 0.2], "gain_low": [0.0, 0.1], "gain_high": [0.2, 0.3], "seconds": [1.0, 2.0]}
     )
-    for name in ("own", "reference"):
+    for name in ("a", "b"):
         (tmp_path / name / "tables").mkdir(parents=True)
         table.to_csv(tmp_path / name / "tables/claims.csv", index=False)
-        (tmp_path / name / "parameters.json").write_text('{"seeds": [0]}')
-    return tmp_path / "own", tmp_path / "reference", table
+        (tmp_path / name / "parameters.json").write_text('{"seeds": [0], "delta": {"step": 0.1}}')
+    return tmp_path / "a", tmp_path / "b", table
 
 
-def check(reports, **changes):
-    own, reference, table = reports
-    for column, values in changes.items():
-        table = table.assign(**{column: values})
-    table.to_csv(own / "tables/claims.csv", index=False)
-    result = CliRunner().invoke(cli, ["verify", str(own), str(reference)])
-    return result, verify(own, reference)["claims"]
+def compared(reports, **columns):
+    """Replace columns of the second report, and compare. Return the result and how often each change occurs."""
+    a, b, table = reports
+    table.assign(**columns).to_csv(b / "tables/claims.csv", index=False)
+    result = CliRunner().invoke(cli, ["compare-reports", str(a), str(b)])
+    return result, compare_reports(a, b)["change"].value_counts().to_dict()
 
 
 def test_equal_reports_are_equal(reports):
-    result, found = check(reports)
-    assert result.exit_code == 0
+    result, changes = compared(reports)
+    assert (result.exit_code, changes) == (0, {"equal": 6})  # verdict, gain and seconds of two rows
     assert result.output.endswith("All numbers are equal.\n")
-    assert (found.equal, found.agreeing, found.verdicts) == (4, 0, 2)
 
 
 def test_rows_may_come_in_another_order(reports):
-    own, reference, table = reports
-    table.iloc[::-1].to_csv(own / "tables/claims.csv", index=False)
-    assert verify(own, reference)["claims"].equal == 4
+    a, b, table = reports
+    table.iloc[::-1].to_csv(b / "tables/claims.csv", index=False)
+    assert set(compare_reports(a, b)["change"]) == {"equal"}
 
 
 def test_overlapping_intervals_agree(reports):
-    result, found = check(reports, gain=[0.12, 0.2], gain_low=[0.15, 0.1], seconds=[1.5, 2.0])
-    assert result.exit_code == 0
-    assert (found.equal, found.agreeing, found.without_interval) == (2, 1, 1)
-    assert "All verdicts and intervals agree" in result.output
+    result, changes = compared(reports, gain=[0.12, 0.2], gain_low=[0.15, 0.1], seconds=[1.5, 2.0])
+    assert (result.exit_code, changes) == (0, {"equal": 4, "within noise": 1, "no interval": 1})
+    assert "All intervals overlap, and all verdicts are the same." in result.output
 
 
-def test_intervals_apart_and_changed_verdicts_fail(reports):
-    result, found = check(reports, gain_low=[0.25, 0.1], gain=[0.28, 0.2], gain_high=[0.3, 0.3])
-    assert result.exit_code == 1
-    assert found.apart == ["a, pcee: gain 0.28 [0.25, 0.3], in the reference 0.1 [0, 0.2]"]
-    result, found = check(reports, verdict=["holds", "holds"])
-    assert result.exit_code == 1
-    assert "claims: b, pcee: undecided became holds" in result.output
+def test_what_changes_beyond_noise_is_listed(reports):
+    result, changes = compared(
+        reports, gain_low=[0.25, 0.1], gain=[0.28, 0.2], gain_high=[0.3, 0.3], verdict=["holds", "holds"]
+    )
+    assert (result.exit_code, changes) == (1, {"equal": 4, "beyond noise": 1, "verdict": 1})
+    assert "- claims: a, pcee: gain 0.1 [0, 0.2] became 0.28 [0.25, 0.3]\n" in result.output
+    assert "- claims: b, pcee: undecided became holds\n" in result.output
 
 
-def test_missing_rows_and_tables_fail(reports):
-    own, reference, table = reports
-    table.iloc[:1].to_csv(own / "tables/claims.csv", index=False)
-    assert verify(own, reference)["claims"].changed == ["b, pcee: the row is missing"]
-    shutil.copy(reference / "tables/claims.csv", own / "tables/other.csv")
-    (own / "tables/claims.csv").unlink()
-    assert verify(own, reference)["claims"].changed == ["the table is missing"]
+def test_what_only_one_report_has(reports):
+    a, b, table = reports
+    table.iloc[:1].to_csv(b / "tables/claims.csv", index=False)
+    assert (compare_reports(a, b)["change"] == "only in A").sum() == 1
+    assert CliRunner().invoke(cli, ["compare-reports", str(a), str(b)]).exit_code == 1
+    new = CliRunner().invoke(cli, ["compare-reports", str(b), str(a)])  # what is new is no disagreement
+    assert (new.exit_code, "only in B" in new.output) == (0, True)
+    shutil.move(b / "tables/claims.csv", b / "tables/other.csv")
+    changes = compare_reports(a, b)
+    assert changes[["table", "row", "change"]].to_numpy().tolist() == [
+        ["claims", "all rows", "only in A"],
+        ["other", "all rows", "only in B"],
+    ]
 
 
-def test_other_parameters_and_no_report_are_told(reports, tmp_path):
-    own, reference, _ = reports
-    (own / "parameters.json").write_text('{"seeds": [0, 1]}')
-    with pytest.raises(ValueError, match=r"made with other parameters than .*: seeds"):
-        verify(own, reference)
-    result = CliRunner().invoke(cli, ["verify", str(own), str(reference)])
-    assert (result.exit_code, result.output.startswith("not compared: ")) == (3, True)
+def test_reports_with_other_parameters_are_compared(reports, tmp_path):
+    a, b, _ = reports
+    (b / "parameters.json").write_text('{"seeds": [0, 1], "delta": {"step": 0.1}, "notes": ["new"]}')
+    result, _ = compared(reports)
+    assert (result.exit_code, result.output.startswith("Other parameters: seeds: [0] became [0, 1]\n")) == (0, True)
+    result, _ = compared(reports, verdict=["holds", "holds"])
+    assert result.exit_code == 3
+    out = tmp_path / "changes.csv"
+    CliRunner().invoke(cli, ["compare-reports", str(a), str(b), "--out", str(out)])
+    assert len(pd.read_csv(out)) == 6
     with pytest.raises(ValueError, match=r"no tables/\*.csv; expected the folder of a finished report"):
-        verify(tmp_path, reference)
+        compare_reports(a, tmp_path)

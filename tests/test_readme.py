@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import offramp
 from offramp import ExitRecord, cascade, evaluate, load_policies
 from offramp.cli import cli
 from offramp.policies import POLICIES, make_policy
@@ -223,6 +224,11 @@ def test_every_policy_is_in_the_table():
 def test_policies_whose_threshold_is_an_accuracy():
     sentence = re.search(r"\*\*Thresholds that are accuracies\.\*\*(.*?), the\s", POLICIES_PAGE, re.DOTALL)[1]
     assert set(re.findall(r"`([a-z-]+)`", sentence)) == {n for n in POLICIES if make_policy(n).claims_accuracy}
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f"version: {offramp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {offramp.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_table_of_studies():

@@ -98,7 +98,7 @@ def _checked(what: str, value: Any, hint: Any, least: int = 1, above: float = -i
         if value is a or (isinstance(value, str) and value == a):
             return a  # not the value itself, so that a NumPy string becomes a plain string
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if int in alternatives and number and isinstance(value, Integral) and value >= least:
+    if int in alternatives and number and isinstance(value, Integral) and int(value) >= least:
         return int(value)
     if float in alternatives and number and isfinite(value) and value > above:
         return float(value)

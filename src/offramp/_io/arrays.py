@@ -53,7 +53,7 @@ def save_arrays(
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name in order:
-            file.write(memoryview(arrays[name].reshape(-1).view(np.uint8)))
+            file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _header_checksum(header: Mapping[str, Any], strings: Mapping[str, str]) -> i
 
 
 def _checksum(values: np.ndarray) -> int:
-    return zlib.crc32(values.reshape(-1).view(np.uint8))
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data)
 
 
 def _to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # Windows: files are not locked
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 AGAIN = "delete it and run again"  # advice in error messages about damaged files
 

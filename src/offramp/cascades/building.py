@@ -103,7 +103,7 @@ def cascade(
             temperatures = [fit_temperatures(record).tolist() for record in records]
         if len(temperatures) != len(records):
             raise ValueError(f"cascade: temperatures of {len(temperatures)} stages; expected {len(records)}")
-        records = [with_temperatures(record, its) for record, its in zip(records, temperatures)]
+        records = [with_temperatures(record, np.asarray(its)) for record, its in zip(records, temperatures)]
     check_ensemble(ensemble, confidence, weights)
     for k, (before, record) in enumerate(pairwise(records), start=2):
         if record.cost[-1] <= before.cost[-1]:
@@ -126,13 +126,10 @@ def cascade(
         if weights is None:
             first.needed_correct("cascade: ensemble='accuracy_weighted' without weights")
             warn_of_test(first, "weighting an ensemble by accuracy")
-        weights = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
-        if (
-            len(weights) != sum(record.n_exits for record in records)
-            or not (np.isfinite(weights) & (weights >= 0)).all()
-        ):
-            raise ValueError(f"cascade: weights are {list(weights)}; expected a number from 0 for each exit")
-        made.metadata["weights"] = weights.tolist()
+        shares = np.hstack([record.correct.mean(axis=0) for record in records] if weights is None else weights)  # (L,)
+        if len(shares) != made.n_exits or not (np.isfinite(shares) & (shares >= 0)).all():
+            raise ValueError(f"cascade: weights are {list(shares)}; expected a number from 0 for each exit")
+        weights = made.metadata["weights"] = shares.tolist()
     sums, total = _ensembles(records, ensemble, weights)
     if confidence == "ensemble":
         return made.replace(logits=mean_logits(ensemble, sums / total[:, None]))  # (N, L, C)
@@ -179,7 +176,7 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
     """Return one record with the exits of all records, whose costs are given."""
     first, prediction = records[0], None  # (N, L)
     if all(record.prediction is not None for record in records):
-        prediction = np.hstack([record.prediction for record in records])
+        prediction = np.hstack([record.needed_prediction("joining") for record in records])
     return ExitRecord.from_outputs(
         prediction,
         _measures(records),
@@ -188,7 +185,7 @@ def _joined(records: Sequence[ExitRecord], cost: np.ndarray, metadata: dict, log
         first.index,
         metadata,
         logits=logits,
-        quality=None if first.quality is None else np.hstack([record.quality for record in records]),
+        quality=None if first.quality is None else np.hstack([record.needed_correct("joining") for record in records]),
         features=first.features,
     )
 
@@ -230,7 +227,8 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
             )
         if record.metric != first.metric and record.quality is not None:
             raise ValueError(f"{who}: stage {k} has the metric {record.metric}, stage 1 {first.metric}; expected one")
-        if not np.array_equal(record.features, first.features):
+        its, others = (np.empty(0) if each.features is None else each.features for each in (record, first))
+        if not np.array_equal(its, others):
             raise ValueError(f"{who}: stage {k} has other features than stage 1; expected those of the same samples")
         if None not in (record.n_classes, first.n_classes) and record.n_classes != first.n_classes:
             raise ValueError(f"{who}: stage {k} has {record.n_classes} classes, stage 1 has {first.n_classes}")
@@ -242,10 +240,10 @@ def check_stages(records: Sequence[ExitRecord], who: str) -> list[ExitRecord]:
 
 
 def _costs(records: Sequence[ExitRecord]) -> np.ndarray:  # (L,) or (N, L)
-    paid, costs = 0.0, []
+    paid, costs = np.zeros(1), []
     for record in records:
         costs.append(paid + record.costs)  # (L,) or (N, L)
-        paid = costs[-1][..., -1:]
+        paid = costs[-1][..., -1:]  # (1,) or (N, 1)
     return _side_by_side(costs, records[0].n_samples)
 
 
@@ -264,7 +262,7 @@ def _measures(records: Sequence[ExitRecord]) -> dict[str, np.ndarray]:  # (N, L)
 
 
 def _all_logits(records: Sequence[ExitRecord]) -> np.ndarray:  # (N, L, C)
-    return np.concatenate([record.logits for record in records], axis=1)
+    return np.concatenate([record.needed_logits("cascade") for record in records], axis=1)
 
 
 def _ensembles(
@@ -274,7 +272,7 @@ def _ensembles(
     together = Combination(ensemble, [record.n_exits for record in records], weights)
     sums, total = [], []
     for k, record in enumerate(records, start=1):
-        if not record.has_logits:
+        if record.logits is None:
             raise ValueError(f"cascade: ensemble={ensemble!r} needs logits, but stage {k} has none")
         for i in range(record.n_exits):
             together.add(record.logits[:, i])

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -222,9 +222,9 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
             ranked = _ranked(zoo.confidence[s])
             own = whole_right[s, ranked.order]  # (N,)
             answers = whole_right if correct is None else _answers(zoo, s, correct)  # (M, N)
-            shared = ranked.order, ranked.ends, own, answers, right, total, cost
+            shared: tuple[Any, ...] = (ranked.order, ranked.ends, own, answers, right, total, cost)
             walks = [
-                pool.submit(walk_pairs, s, dearer[s] + t, threads, *shared, table, found[s], found_cost[s])
+                pool.submit(walk_pairs, s, dearer[s] + t, threads, *(*shared, table, found[s], found_cost[s]))
                 for t, table in enumerate(tables)
             ]
             for walk in walks:
@@ -361,7 +361,7 @@ def _empty(zoo: Zoo) -> Table:
 
 
 def _copied(table: Table) -> Table:
-    return Table(*(column.copy() for column in table[:-1]), table.shift)
+    return Table(table.cost.copy(), table.right.copy(), table.who.copy(), table.deferred.copy(), table.shift)
 
 
 def _singles(zoo: Zoo) -> Table:
@@ -429,7 +429,6 @@ def _triple(zoo: Zoo, right: np.ndarray, models: Sequence[int], ranked: dict[int
     s, m, l = models
     order = ranked[s].order
     right_s, right_m, right_l = (right[model, order] for model in models)  # (N,) each
-    each = zoo.sample_cost is not None
     return Triple(
         who=_encode_stages(zoo, models),
         right=int(right_s.sum()),
@@ -440,6 +439,6 @@ def _triple(zoo: Zoo, right: np.ndarray, models: Sequence[int], ranked: dict[int
         gain_m=np.pad(right_m - right_s, (0, 1)),
         gain_l=np.pad(right_l - right_m, (0, 1)),
         paid=zoo.total[s] + _cumulative_cost(zoo, m, order),
-        weight=np.pad(zoo.sample_cost[l, order] if each else np.ones(len(order)), (0, 1)),
-        unit=1.0 if each else float(zoo.cost[l]),
+        weight=np.pad(np.ones(len(order)) if zoo.sample_cost is None else zoo.sample_cost[l, order], (0, 1)),
+        unit=float(zoo.cost[l]) if zoo.sample_cost is None else 1.0,
     )

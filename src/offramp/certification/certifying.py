@@ -310,12 +310,11 @@ class _Task:
                 f"no threshold is certified: {loss.name} is {estimate:.4g} {self._called(place)} on {self.n} samples, "
                 f"and the lowest level that can be certified is {near}{_rounded_up(lowest)}"
             )
-            estimate = bound = None
         elif not np.ndim(threshold):
             threshold = float(threshold)
         cost = coverage = reject_below = None
         if threshold is not None and loss.among == "accepted":
-            threshold, reject_below = self.delta if self.delta.ndim else float(self.delta), threshold
+            threshold, reject_below = self.delta if self.delta.ndim else float(self.delta), float(threshold)
             cost, coverage = float(self.record.cost_of(self.leave_at).mean()), len(losses) / self.n
         elif threshold is not None:
             exits = np.minimum(self.exits_at(threshold), self.record.n_exits - 1)
@@ -326,8 +325,8 @@ class _Task:
             valid=valid,
             thresholds=found.thresholds,
             p_values=found.p_values,
-            bound=bound,
-            estimate=estimate,
+            bound=None if threshold is None else bound,
+            estimate=None if threshold is None else estimate,
             cost=cost,
             coverage=coverage,
             reason=reason,

@@ -1,4 +1,4 @@
-"""The commands `offramp figure`, `table`, `summary`, `report`, `environment`, `verify` and `judge`."""
+"""The commands `offramp figure`, `table`, `summary`, `report`, `environment`, `compare-reports` and `judge`."""
 
 import json
 from collections.abc import Mapping
@@ -165,31 +165,35 @@ def environment() -> None:
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command(cls=Verb)
-@click.argument("report", type=FOLDER)
-@click.argument("reference", type=FOLDER)
+@click.command("compare-reports", cls=Verb)
+@click.argument("a", type=FOLDER)
+@click.argument("b", type=FOLDER)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write all values that were compared (CSV)."
+)
 @click.pass_context
-def verify(ctx, report, reference) -> None:
-    """Compare the tables of a REPORT with those of a REFERENCE.
+def compare_reports(ctx, a, b, out) -> None:
+    """Compare the tables of two reports of a study: what changed from A to B beyond noise.
 
-    Both are folders of finished reports of the same study. The output states how many numbers are equal, how many
-    differ but have overlapping intervals, and which verdicts changed. Measured times are not compared. The exit status
-    is 0 if all verdicts and intervals agree, and 1 otherwise. Reports that were created with different parameters are
-    not compared; the exit status is then 3.
+    A is the earlier report or the reference, and B the one of another commit, setting or machine. A number changed
+    beyond noise if its intervals in A and B do not overlap. Verdicts that changed and rows of A that B lacks are
+    listed, too. Measured times are not compared. The exit status is 0 if nothing changed beyond noise and 1 otherwise;
+    with other parameters, which are listed first, it is 3 in place of 1.
 
     \b
     For example:
-      offramp verify reports/digits reports/reference/digits
+      offramp compare-reports reports/reference/digits reports/digits --out changes.csv
     """
-    from offramp.reports import verifying
+    from offramp._io.tables import write_table
+    from offramp.reports import comparing
 
-    try:
-        found = verifying.verify(report, reference)
-    except verifying.OtherParameters as error:
-        click.echo(f"not compared: {error}")
-        ctx.exit(3)
-    click.echo(verifying.readable(found))
-    ctx.exit(not all(each.agrees for each in found.values()))
+    if out is not None and out.suffix != ".csv":
+        raise ValueError(f"{out}: expected a name that ends in .csv")
+    changes, parameters = comparing.compare_reports(a, b), comparing.differing_parameters(a, b)
+    if out is not None:
+        write_table(changes, out)
+    click.echo(comparing.readable(changes, parameters))
+    ctx.exit(0 if comparing.agrees(changes) else 3 if parameters else 1)
 
 
 @click.command(cls=Verb)

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from typing import Any
 
 import numpy as np
 
@@ -52,10 +53,11 @@ def caption_quality(
         raise ValueError("captions are compared by pycocoevalcap: pip install 'offramp[captions]'") from None
     written = {i: [caption] for i, caption in enumerate(captions)}
     given = {i: list(those) for i, those in enumerate(references)}
-    scorers: list[tuple[Sequence[str], object]] = [(METRICS[:4], Bleu(4)), (["ROUGE-L"], Rouge()), (["CIDEr"], Cider())]
+    scorers: list[tuple[Sequence[str], Any]] = [(METRICS[:4], Bleu(4)), (["ROUGE-L"], Rouge()), (["CIDEr"], Cider())]
     if meteor:
         scorers.append((["METEOR"], _meteor()))
-    whole, each = {}, {}
+    whole: dict[str, float] = {}
+    each: dict[str, np.ndarray] = {}
     for names, scorer in scorers:
         with redirect_stdout(StringIO()):  # Bleu prints its lengths
             total, values = scorer.compute_score(given, written)

@@ -86,7 +86,8 @@ def _one_by_one(
     columns["cost"] = record.cost_of(exits).mean(axis=1)
     columns |= {f"exit_{i + 1}": (exits == i).mean(axis=1) for i in range(record.n_exits)}
     if record.metric in METRICS:
-        parts = terms(at_exits(policy.prediction(record), answering), record.labels)  # (T, N) each
+        answers = at_exits(policy.prediction(record), answering)  # (T, N)
+        parts = terms(answers, record.needed_labels(record.metric))  # (T, N) each
         columns[record.metric] = METRICS[record.metric](*map(mean, parts))
     return pd.DataFrame(columns)
 
@@ -208,7 +209,7 @@ def _points(
     columns = {"threshold": thresholds, "accuracy": mean(correct).clip(0, 1), "cost": cost}
     columns |= {f"exit_{i + 1}": shares[:, i] for i in range(record.n_exits)}
     if record.metric in METRICS:
-        parts = terms(policy.prediction(record), record.labels[:, None])  # (N, L) each
+        parts = terms(policy.prediction(record), record.needed_labels(record.metric)[:, None])  # (N, L) each
         columns[record.metric] = METRICS[record.metric](*(mean(part.astype(np.int8)) for part in parts))
     return pd.DataFrame({name: values[rows] for name, values in columns.items()})
 

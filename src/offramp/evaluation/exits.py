@@ -57,7 +57,8 @@ def exit_table(record: ExitRecord, policies: Mapping[str, "Policy"], bins: int) 
     surest = record.confidence().mean(0, dtype=np.float64) if "max_softmax" in record.measures else np.nan  # (L,)
     table["overconfidence"] = surest - table["accuracy"]
     if record.metric in METRICS:
-        parts = terms(record.prediction, record.labels[:, None])  # (N, L) each
+        labels = record.needed_labels(record.metric)  # (N,)
+        parts = terms(record.needed_prediction(record.metric), labels[:, None])  # (N, L) each
         table[record.metric] = METRICS[record.metric](*(part.mean(0) for part in parts))
     for label, policy in policies.items():
         if policy.claims_accuracy:

@@ -252,6 +252,7 @@ def choose_rejection(
             f"choose_rejection: an error of at most {risk:g} is possible up to a coverage of {best:.4g} on {n} "
             f"samples; expected {coverage:g}"
         )
+    assert cost is not None  # one of the two is given
     if affordable := [each for each in found if each.cost <= cost]:
         return max(affordable, key=lambda each: (each.coverage, -each.cost))
     raise ValueError(

@@ -85,6 +85,8 @@ class Alarm:
     settings: ClassVar[tuple[str, ...]] = ()  # names of those that are stored as JSON
 
     false_alarms: float
+    seen: int
+    raised_at: int | None
     capital: Capital
 
     def _set(self, false_alarms: float) -> None:
@@ -187,7 +189,7 @@ class ConfidenceAlarm(Alarm):
     @property
     def chance(self) -> dict[str, Any]:
         """The state of the random numbers."""
-        return self.random.bit_generator.state
+        return dict(self.random.bit_generator.state)
 
     @chance.setter
     def chance(self, state: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ class _AccuracyMaps(Method):
 
     def _wrap(self, exits: int) -> None:
         policy = copy.copy(self.policy)
-        policy.state = {name: np.array(values) for name, values in policy.state.items()}  # not those of the caller
+        policy.state = {name: np.array(values) for name, values in policy._learned().items()}  # not those of the caller
         self.policy = policy
         self.edges = [policy.state[f"exit_{i + 1}.edges"] for i in range(exits)]  # (M − 1,) each
 
@@ -148,7 +148,7 @@ class _AccuracyMaps(Method):
         for i in range(len(self.edges)):
             count, right = self._counts(i)  # (M,) each
             with np.errstate(invalid="ignore", divide="ignore"):
-                self.policy.state[f"exit_{i + 1}.accuracy"] = filled(count, right / count)
+                self.policy._learned()[f"exit_{i + 1}.accuracy"] = filled(count, right / count)
 
     def _start(self) -> None:
         """Begin with empty bins."""
@@ -319,7 +319,8 @@ class Platt(Method):
         return stream.past["recalibrated"]
 
     def _bin(self, scaled: np.ndarray) -> np.ndarray:
-        return np.minimum((scaled * self.bins).astype(np.int64), self.bins - 1)
+        bins = self.bins or 1
+        return np.minimum((scaled * bins).astype(np.int64), bins - 1)
 
     def _scaled(self, signal: np.ndarray, i: int) -> np.ndarray:
         scaled = _sigmoid(self.state["slope"][i] * _logit(signal) + self.state["shift"][i])  # (n,)

@@ -344,11 +344,8 @@ class Deciding(deciding.Deciding):
         super().__init__(online.policy, online.threshold, n, exits, first=online._memory.total, audited=audited)
         self.online, self.ids = online, ids
         self.read, self.prediction = np.full((n, exits), np.nan), np.full((n, exits), -1)  # (n, L) each
-        self.confidence = {
-            name: np.full((n, exits), np.nan)
-            for name, alarm in online.alarms.items()
-            if isinstance(alarm, ConfidenceAlarm)
-        }
+        self.watching = {name: its for name, its in online.alarms.items() if isinstance(its, ConfidenceAlarm)}
+        self.confidence = {name: np.full((n, exits), np.nan) for name in self.watching}  # (n, L) each
 
     def step(self, outputs: ExitOutputs) -> np.ndarray:
         """Take the outputs of the next exit for the samples in `there`.
@@ -374,7 +371,7 @@ class Deciding(deciding.Deciding):
         self.read[there, i], self.prediction[there, i] = online.method.read(outputs, stream), stream.prediction
         for name, values in self.confidence.items():
             seen = self.audited[there] | (i == 0)  # (m,)
-            values[there[seen], i] = outputs.score(online.alarms[name].score)[seen]
+            values[there[seen], i] = outputs.score(self.watching[name].score)[seen]
 
     def finish(self, cost) -> OnlineAnswers:
         """Return the answers, and remember the samples until their labels come.
@@ -393,7 +390,7 @@ class Deciding(deciding.Deciding):
             raise ValueError(f"online: {len(self.there)} samples are still there after exit {self.stream.exit + 1}")
         online, n = self.online, len(self.ids)
         for name, values in self.confidence.items():
-            online.alarms[name].update(values)
+            self.watching[name].update(values)
         slots = online._memory.add(
             id=self.ids,
             done=np.zeros(n, bool),
@@ -427,7 +424,7 @@ class _Memory:
     def __init__(self, size: int, exits: int):
         self.size, self.total = size, 0
         self.slot: dict[int, int] = {}
-        self.rows = {name: np.zeros(0, np.int64) for name in ("id", "exit", "answer")}
+        self.rows: dict[str, np.ndarray] = {name: np.zeros(0, np.int64) for name in ("id", "exit", "answer")}
         self.rows |= {name: np.zeros(0, bool) for name in ("audited", "done")}
         self.rows |= {"read": np.zeros((0, exits)), "prediction": np.zeros((0, exits), np.int64)}
 

@@ -69,7 +69,7 @@ def run_stream(
     starts = np.searchsorted(due[order], np.arange(0, n, batch))  # labels that are known when a batch begins
     parts, known, audited = [], 0, np.zeros(n, bool)
     for first, now in zip(range(0, n, batch), starts.tolist()):
-        if gives and now > known:
+        if gives and labels is not None and now > known:
             those = order[known:now]  # (k,)
             those = those[chosen[those]]
             if online.source == "audited":

@@ -76,7 +76,8 @@ def save_policies(
 
 def stored(policies: Mapping[str, Policy]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the description of fitted policies, as files contain them."""
-    arrays, about = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    about: dict[str, Any] = {}
     for label, policy in policies.items():
         if policy.learns and policy.state is None:
             raise NotFittedError(f"{label}: {policy.name} is not fitted; call fit(validation_record) before saving it")

@@ -17,6 +17,7 @@ from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs, ExitRecord
 from offramp.records.metrics import whole
 from offramp.records.origin import differences, origin, samples_of, warn_of_test
+from offramp.records.outputs import needed_prediction
 
 BLOCK = 1 << 16  # numbers per exit that stay in the cache, with some arrays that are computed from them
 REJECTED = -1  # the answer of a sample that is rejected
@@ -336,8 +337,7 @@ class Policy:
             If a threshold is NaN or has another shape, or if the record is not compatible with the policy or has no
             predictions.
         """
-        options = {"reject_below": reject_below, "abstain_below": abstain_below}
-        answers = decide(self, record, [threshold], **options)[1][0]  # (N,)
+        _, (answers,) = decide(self, record, [threshold], reject_below=reject_below, abstain_below=abstain_below)
         return answers if record.names is None else np.array([*record.names, ""])[answers]
 
     def estimate(self, record: ExitRecord) -> np.ndarray:
@@ -370,7 +370,7 @@ class Policy:
             If the record has no predictions.
         """
         if self.answers_together:
-            return self._over(record)[1]
+            return needed_prediction(self._over(record)[1], self.name)
         return record.needed_prediction("telling what the exits predict")
 
     def correct(self, record: ExitRecord) -> np.ndarray:
@@ -393,10 +393,11 @@ class Policy:
         answers = self.prediction(record)  # (N, L)
         if record.quality is None:
             return answers == record.needed_labels("telling which answers are correct")[:, None]
+        of_exits = record.needed_prediction(self.name)  # (N, L)
         quality = np.full(answers.shape, np.nan)  # (N, L)
         for i in range(record.n_exits):
             for j in range(i + 1):  # the latest exit is the last one that is written
-                np.copyto(quality[:, i], record.quality[:, j], where=record.prediction[:, j] == answers[:, i])
+                np.copyto(quality[:, i], record.quality[:, j], where=of_exits[:, j] == answers[:, i])
         if np.isnan(quality).any():
             raise ValueError(
                 f"{self.name}: several exits answer together, and the quality of an answer that no exit gives is not "
@@ -521,10 +522,9 @@ class Policy:
         None means the last exit. The cost is that of all exits in any case.
         """
         exits = range(record.n_exits)
-        ranks = [self._rank(record.outputs(i, logits=False), signal[:, i]) for i in exits]  # L arrays (N,)
-        if ranks[0] is None:
-            return None
-        return record.n_exits - 1 - np.argmax(ranks[::-1], axis=0)  # the latest exit in case of ties
+        ranks = [self._rank(record.outputs(i, logits=False), signal[:, i]) for i in exits]
+        known = [rank for rank in ranks if rank is not None]  # L arrays (N,), or none
+        return record.n_exits - 1 - np.argmax(known[::-1], axis=0) if known else None  # the latest exit in case of ties
 
     @property
     def options(self) -> dict[str, Any]:
@@ -557,7 +557,9 @@ class Policy:
 
         Logits and confidence measures include predictions.
         """
-        return ("logits",) if self.needs_logits else (self.score,) if isinstance(self.options.get("score"), str) else ()
+        if self.needs_logits:
+            return ("logits",)
+        return (score,) if isinstance(score := self.options.get("score"), str) else ()
 
     @property
     def learns(self) -> bool:
@@ -582,30 +584,34 @@ class Policy:
         """Return numbers (n,), the highest of which determine the fallback exit of a sample; None for the last exit."""
         return None
 
-    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
-        """Run a stream over the exits of a record. Return the signal and the predictions, (N, L) each."""
+    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run a stream over the exits of a record. Return the signal and the predictions if any, (N, L) each."""
         if record.is_router and self.reads_exits:
             raise ValueError(
                 f"{self.name} reads the outputs of exits, but in a router only the chosen exit runs; expected router, "
                 "oracle or random, or the record of a cascade"
             )
-        if self.needs_logits:
-            record.needed_logits(self.name)
         signal = np.empty((record.n_samples, record.n_exits))  # (N, L)
-        answers = np.empty(signal.shape, np.int64) if self.answers_together else record.prediction  # (N, L)
-        size = max(1, BLOCK // (record.n_classes if self.needs_logits else 4))
+        together = np.empty(signal.shape, np.int64) if self.answers_together else None  # (N, L)
+        size = max(1, BLOCK // (record.needed_logits(self.name).shape[2] if self.needs_logits else 4))
         for first in range(0, record.n_samples, size):
             rows = slice(first, first + size)
             stream = self.start(len(signal[rows]), record.n_exits, first=first)
             for i in range(record.n_exits):
                 signal[rows, i] = stream.step(record.outputs(i, rows, logits=self.needs_logits))
-                if self.answers_together:
-                    answers[rows, i] = stream.prediction
-        return signal, answers
+                if together is not None:
+                    together[rows, i] = needed_prediction(stream.prediction, self.name)
+        return signal, record.prediction if together is None else together
 
     def _check_fitted(self) -> None:
-        if self.learns and self.state is None:
+        if self.learns:
+            self._learned()
+
+    def _learned(self) -> dict[str, np.ndarray]:
+        """Return `state`. Raises NotFittedError before `fit`."""
+        if self.state is None:
             raise NotFittedError(f"{self.name} learns from data: call fit(validation_record) first")
+        return self.state
 
     def _check_fits(self, exits: int | None, classes: int | None) -> None:
         """Check that the policy is fitted, on as many exits and classes as these."""

@@ -114,4 +114,4 @@ class BEEMA(_BEEM):
         return {"weights": self.accuracy_weight * accuracy / (by or 1.0)}  # all 0 if no exit is ever correct
 
     def _weight(self, i: int) -> float:
-        return self.state["weights"][i]
+        return self._learned()["weights"][i]

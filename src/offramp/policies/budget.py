@@ -64,10 +64,10 @@ class Budget(Policy):
         ValueError
             If p is not an integer from 1 to 39.
         """
-        self._check_fitted()
+        thresholds = self._learned()["thresholds"]  # (39, L − 1)
         if p not in P:
             raise ValueError(f"p is {p!r}: expected a whole number from {P[0]} to {P[-1]}")
-        return self.state["thresholds"][P.index(p)]
+        return thresholds[P.index(p)]
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         confidence = record.confidence(self.score).astype(np.float64)  # (N, L)
@@ -84,7 +84,8 @@ class Budget(Policy):
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         if stream.is_last:
             return np.full(stream.n, P[-1])  # all samples leave
-        lowest = np.minimum.accumulate(self.state["thresholds"][::-1, stream.exit])[::-1]  # (39,): over p and above
+        thresholds = self._learned()["thresholds"][:, stream.exit]  # (39,)
+        lowest = np.minimum.accumulate(thresholds[::-1])[::-1]  # (39,): over p and above
         return np.searchsorted(lowest, outputs.score(self.score).astype(np.float64), side="right")
 
 

@@ -53,7 +53,8 @@ class Confidence(Policy):
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         if self.learns:
-            outputs = ExitOutputs.of(outputs.logits, temperature=self.state["temperature"][stream.exit])
+            temperature = self._learned()["temperature"][stream.exit]
+            outputs = ExitOutputs.of(outputs.needed_logits(self.name), temperature=temperature)
         return outputs.score(self.score)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from offramp.policies.base import REJECTED, Policy, reaches
 from offramp.records import ExitOutputs
+from offramp.records.outputs import needed_prediction
 
 
 class Deciding:
@@ -70,17 +71,18 @@ class Deciding:
         stream, there = self.stream, self.there
         signal = stream.step(outputs)  # (m,)
         self._read(outputs)
-        i, last, answer, estimate = stream.exit, stream.is_last, stream.prediction, stream.estimate
+        i, last, estimate = stream.exit, stream.is_last, stream.estimate
+        answer = needed_prediction(stream.prediction, stream.policy.name)  # (m,)
         leaves = np.ones(len(there), bool) if last else reaches(signal, self.deltas[i])  # (m,)
         if last and np.ndim(self.threshold) == 0:  # as in `decide`
             nowhere = ~reaches(signal, self.threshold)  # (m,)
-            answer = np.where(nowhere, stream.fallback_prediction, answer)
-            if estimate is not None:
+            answer = np.where(nowhere, needed_prediction(stream.fallback_prediction, stream.policy.name), answer)
+            if estimate is not None and stream.fallback_estimate is not None:
                 estimate = np.where(nowhere, stream.fallback_estimate, estimate)
         if self.reject_below > -np.inf:
-            answer = np.where(reaches(estimate, self.reject_below), answer, REJECTED)
+            answer = np.where(reaches(self._needed(estimate), self.reject_below), answer, REJECTED)
         if not last and self.abstain_below[i] > -np.inf:
-            abstains = ~leaves & ~reaches(estimate, self.abstain_below[i])  # (m,)
+            abstains = ~leaves & ~reaches(self._needed(estimate), self.abstain_below[i])  # (m,)
             leaves, answer = leaves | abstains, np.where(abstains, REJECTED, answer)
         self.gone = leaves & ~self.left[there]
         new = there[self.gone]
@@ -94,6 +96,11 @@ class Deciding:
 
     def _read(self, outputs: ExitOutputs) -> None:
         """Remember what is needed of the samples in `there` at the exit `stream.exit`."""
+
+    def _needed(self, estimate: np.ndarray | None) -> np.ndarray:
+        if estimate is None:
+            raise ValueError(f"{self.stream.policy.name}: rejection needs max softmax, but these outputs have none")
+        return estimate
 
     def paid(self, cost: np.ndarray) -> np.ndarray:
         """Return what each sample has paid, (n,), from the cumulative cost of each exit, (L,) or (n, L)."""

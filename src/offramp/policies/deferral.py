@@ -118,7 +118,8 @@ class LearnedDeferral(Policy):
         return {"measures": used, "mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        used, mean, scale, weights, cost = (self.state[n] for n in ("measures", "mean", "scale", "weights", "cost"))
+        state = self._learned()
+        used, mean, scale, weights, cost = (state[n] for n in ("measures", "mean", "scale", "weights", "cost"))
         i, before = stream.exit, None
         if mean.shape[1] > used.sum():  # fitted with predictions
             prediction = outputs.needed_prediction(self.name)
@@ -173,7 +174,8 @@ class Router(Policy):
         return {"mean": mean, "scale": scale, "weights": weights, "cost": record.cost}
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        mean, scale, weights, cost = (self.state[name] for name in ("mean", "scale", "weights", "cost"))
+        state = self._learned()
+        mean, scale, weights, cost = (state[name] for name in ("mean", "scale", "weights", "cost"))
         if "features" not in stream.past:  # those of the first exit are used for all
             stream.past["features"] = _features(outputs.features, self.name)  # (n, F)
         features, i = stream.past["features"], stream.exit

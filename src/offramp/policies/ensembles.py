@@ -70,13 +70,15 @@ class Geometric:
         right, probability : ndarray of shape (N,), float64
             Whether the ensemble is right and its probability, by parameters that were fitted on the other folds.
         """
-        n, classes, labels = record.n_samples, record.n_classes, record.labels
+        logits, prediction = record.needed_logits("stopping"), record.needed_prediction("stopping")
+        labels = record.needed_labels("fitting stopping")
+        n, _, classes = logits.shape
         size = min(n, SAMPLES, max(FEWEST, NUMBERS // classes))
         sample = np.sort(np.random.default_rng(0).permutation(n)[:size])  # (m,)
         members = np.empty((record.n_exits, n, classes), np.float32)  # (L, N, C)
         start = np.empty(0)
         for i in range(record.n_exits):
-            members[i] = below_top(record.logits[:, i], record.prediction[:, i])
+            members[i] = below_top(logits[:, i], prediction[:, i])
             start = np.append(start, 0.1 if i else 1.0)
             few = members[: i + 1].take(sample, axis=1).astype(np.float64)  # (k, m, C)
             weights, bias = _fit_geometric(few, labels[sample], start, rounds=2)
@@ -94,10 +96,9 @@ class Geometric:
     @staticmethod
     def step(state: dict[str, np.ndarray], outputs: ExitOutputs, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
         """Return the answers (n,), int64, and their probabilities (n,)."""
-        answer = _answer(
-            with_member(stream, below_top(outputs.logits, outputs.prediction)), state["weights"], state["bias"]
-        )
-        return answer.prediction, answer.score()
+        member = below_top(outputs.needed_logits("stopping"), outputs.needed_prediction("stopping"))  # (n, C)
+        answer = _answer(with_member(stream, member), state["weights"], state["bias"])
+        return answer.needed_prediction("stopping"), answer.score()
 
 
 def _answer(members: Sequence[np.ndarray], weights: np.ndarray, bias: np.ndarray) -> ExitOutputs:
@@ -156,7 +157,7 @@ class Votes:
     @staticmethod
     def fit(record: ExitRecord, right: np.ndarray, folds: np.ndarray) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
         """Fit the votes of each exit, as `Geometric.fit`."""
-        n, answers = record.n_samples, record.prediction  # (N, L)
+        n, answers = record.n_samples, record.needed_prediction("stopping")  # (N, L)
         sample = np.sort(np.random.default_rng(0).permutation(n)[:SAMPLES])  # (m,)
         odds = np.empty(answers.shape)  # (N, L): z
         start = np.empty(0)  # a_i1, …, b_i1, …

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from offramp.policies.base import Policy
-from offramp.policies.beem import score
+from offramp.policies.beem import OnDisagree, score
 from offramp.policies.confidence import one_minus_entropy
 from offramp.policies.stream import Stream
 from offramp.records import ExitOutputs
@@ -34,7 +34,7 @@ class Patience(Policy):
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         # Both counts are the score of BEEM with all confidences and weights equal to 1
-        on_disagree = "zero" if self.count == "pabee" else "own"
+        on_disagree: OnDisagree = "zero" if self.count == "pabee" else "own"
         return score(np.ones(stream.n), outputs.needed_prediction(self.name), stream.past, on_disagree)
 
 
@@ -87,7 +87,7 @@ class FPABEE(Policy):
     needs_logits = True
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        p, ln_p = _probabilities(outputs.logits, outputs.prediction)
+        p, ln_p = _probabilities(outputs.needed_logits(self.name), outputs.needed_prediction(self.name))
         now = (p, _entropy(p)) if self.divergence == "js" else (p, ln_p)
         between = {"js": _jensen_shannon, "kl": _kullback_leibler}[self.divergence]
         before, stream.past["before"] = stream.past.get("before"), now

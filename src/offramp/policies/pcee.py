@@ -48,12 +48,11 @@ class _AccuracyMap(Policy):
         NotFittedError
             If the policy was not fitted.
         """
-        self._check_fitted()
-        return [self._map_of(i) for i in range(self.fitted_exits)]
+        return [self._map_of(i) for i in range(len(self._learned()) // 2)]  # edges and accuracy of each exit
 
     def _map_of(self, i: int) -> StepMap:
         """Return the fitted map of exit i, counted from 0."""
-        return StepMap(self.state[f"exit_{i + 1}.edges"], self.state[f"exit_{i + 1}.accuracy"])
+        return StepMap(self._learned()[f"exit_{i + 1}.edges"], self._learned()[f"exit_{i + 1}.accuracy"])
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         return self._map_of(stream.exit)(outputs.score(self.score).astype(np.float64))

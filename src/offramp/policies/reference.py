@@ -41,7 +41,7 @@ class Oracle(Policy):
         needed = {"final": "the last exit", "label": "the labels"}[self.target]
         raise ValueError(f"oracle with target={self.target!r} needs {needed}; expected a whole record, as in signal")
 
-    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray]:
+    def _over(self, record: ExitRecord) -> tuple[np.ndarray, np.ndarray | None]:
         if self.target == "label":
             right = record.needed_correct("oracle with target='label'")  # (N, L)
             best_of_later = np.maximum.accumulate(right[:, ::-1], axis=1)[:, ::-1]  # (N, L)

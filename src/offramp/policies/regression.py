@@ -84,16 +84,16 @@ def fit_ridge(
     all_squares, all_products = squares.sum(axis=0), products.sum(axis=0)
     penalised = np.eye(basis.shape[1])
     penalised[0, 0] = 0.0
-    least, best = np.inf, None
-    for penalty in penalties:
-        held_out = np.empty(targets.shape)  # (N, T)
+
+    def predicted(penalty: float) -> np.ndarray:  # (N, T), of held-out folds
+        values = np.empty(targets.shape)
         for part, square, product in zip(parts, squares, products):
             system = all_squares - square + penalty * penalised
-            held_out[part] = basis[part] @ np.linalg.solve(system, all_products - product)
-        error = np.sum((targets - held_out) ** 2)
-        if best is None or error < least:
-            least, best = error, (penalty, held_out)
-    penalty, held_out = best
+            values[part] = basis[part] @ np.linalg.solve(system, all_products - product)
+        return values
+
+    tried = [(penalty, predicted(penalty)) for penalty in penalties]
+    penalty, held_out = min(tried, key=lambda its: np.sum((targets - its[1]) ** 2))
     return np.linalg.solve(all_squares + penalty * penalised, all_products), held_out
 
 

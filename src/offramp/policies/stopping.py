@@ -1,6 +1,6 @@
 """Optimal stopping: go on as long as going on, and then stopping as well as possible, is worth its price."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,13 +111,17 @@ class Stopping(Policy):
         least, best = 0.0, own
         together = of_record(record) if self.answer == "ensemble" and self.target == "label" else None
         for kind in (None, together) if together else (None,):
-            estimates, rights, of_ensemble = None, right, {}
+            estimates: np.ndarray | None = None
+            rights, of_ensemble = right, {}
             if kind is not None:
                 exits = list(kind.fit(record, right, folds))
-                rights, estimates = (np.stack([each[k] for each in exits], axis=1) for k in (1, 2))  # (N, L) each
-                of_ensemble = _named([each[0] for each in exits], "vote.")
+                states, of_exit, probability = zip(*exits)
+                rights, estimates = np.stack(of_exit, axis=1), np.stack(probability, axis=1)  # (N, L) each
+                of_ensemble = _named(states, "vote.")
             features = self._features(record, common, estimates)
-            candidates = {} if kind is None else {OWN: (estimates - 1, {})}
+            candidates: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = {}  # signals (N, L), what was learned
+            if estimates is not None:
+                candidates[OWN] = (estimates - 1, {})
             for knots in KNOTS:
                 candidates[knots] = _backward(features, rights, cost, folds, knots)
             for knots, (signal, fitted) in candidates.items():
@@ -138,22 +142,22 @@ class Stopping(Policy):
         return features
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
-        i, estimate, kind = stream.exit, None, self._ensemble
+        i, estimate, kind, state = stream.exit, None, self._ensemble, self._learned()
         if kind is not None:
-            state = {name: self.state[f"exit_{i + 1}.vote.{name}"] for name in kind.arrays}
-            stream.prediction, estimate = kind.step(state, outputs, stream)
-        if self.state["knots"][0] == OWN:
-            return (_sureness(outputs, self.state["measures"]) if estimate is None else estimate) - 1.0
-        x = _shown(i, outputs, stream.past, self.state, estimate)  # (n, F)
+            of_ensemble = {name: state[f"exit_{i + 1}.vote.{name}"] for name in kind.arrays}
+            stream.prediction, estimate = kind.step(of_ensemble, outputs, stream)
+        if state["knots"][0] == OWN:
+            return (_sureness(outputs, state["measures"]) if estimate is None else estimate) - 1.0
+        x = _shown(i, outputs, stream.past, state, estimate)  # (n, F)
         if stream.is_last:
             return np.zeros(stream.n)
         from offramp._kernels.stopping import least_prices  # imported here, because importing Numba takes time
 
-        of_exit = (self.state[f"exit_{i + 1}.{name}"] for name in ("centre", "scale", "knots", "weights"))
-        return -least_prices(x, *of_exit, self.state["least"][i])
+        of_exit = (state[f"exit_{i + 1}.{name}"] for name in ("centre", "scale", "knots", "weights"))
+        return -least_prices(x, *of_exit, state["least"][i])
 
 
-def _named(exits: list[Mapping[str, np.ndarray]], part: str = "") -> dict[str, np.ndarray]:
+def _named(exits: Sequence[Mapping[str, np.ndarray]], part: str = "") -> dict[str, np.ndarray]:
     """Return the arrays of all exits by name: `exit_1.NAME`, with `part` before NAME."""
     return {f"exit_{i + 1}.{part}{name}": values for i, arrays in enumerate(exits) for name, values in arrays.items()}
 
@@ -270,13 +274,10 @@ def _reached(signal: np.ndarray, right: np.ndarray, cost: np.ndarray) -> np.ndar
     """
     early, rows = signal[:, :-1], np.arange(len(signal))
     thresholds = np.unique(np.quantile(early, np.linspace(0, 1, 65)))[::-1]  # costs become lower
-    costs, rights = [], []
-    for threshold in (np.inf, *thresholds, -np.inf):
-        at = first_exit(signal, threshold)  # (N,)
-        costs.append(cost[rows, at].mean())
-        rights.append(right[rows, at])
+    chosen = [first_exit(signal, threshold) for threshold in (np.inf, *thresholds, -np.inf)]  # T arrays (N,)
+    costs = np.array([cost[rows, at].mean() for at in chosen])  # (T,)
     order = np.argsort(costs, kind="stable")
-    costs, rights = np.array(costs)[order], np.array(rights)[order]  # (T,), (T, N)
+    costs, rights = costs[order], np.array([right[rows, at] for at in chosen])[order]  # (T,), (T, N)
     first, last = cost[:, 0].mean(), cost[:, -1].mean()
     shares = np.zeros(len(costs))  # (T,)
     for budget in first + (last - first) * np.arange(1, BUDGETS + 1) / (BUDGETS + 1):

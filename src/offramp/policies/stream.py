@@ -105,10 +105,10 @@ class Stream:
         rank = policy._rank(outputs, signal)
         if rank is None or self._rank is None or self.prediction is None:
             self.fallback_prediction, self.fallback_estimate = self.prediction, self.estimate
-        else:  # the latest exit in case of ties
-            latest = rank >= self._rank  # (n,)
-            self.fallback_prediction = np.where(latest, self.prediction, self.fallback_prediction)
-            self.fallback_estimate = np.where(latest, self.estimate, self.fallback_estimate)
+        else:
+            latest = rank >= self._rank  # (n,); the latest exit in case of ties
+            self.fallback_prediction = _either(latest, self.prediction, self.fallback_prediction)
+            self.fallback_estimate = _either(latest, self.estimate, self.fallback_estimate)
             rank = np.maximum(rank, self._rank)
         self._rank = rank
         return signal
@@ -148,3 +148,8 @@ class Stream:
             name: tuple(each[places] for each in values) if isinstance(values, tuple) else values[places]
             for name, values in self.past.items()
         }
+
+
+def _either(first: np.ndarray, values: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
+    """Return the values (n,) where `first` is true, and the others elsewhere. None if there are none."""
+    return None if values is None or others is None else np.where(first, values, others)

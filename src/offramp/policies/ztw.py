@@ -53,19 +53,20 @@ class ZTW(Policy):
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
-        return fit(record.needed_logits(self.name), record.prediction, record.needed_labels(f"fitting {self.name}"))
+        labels = record.needed_labels(f"fitting {self.name}")  # (N,)
+        return fit(record.needed_logits(self.name), record.needed_prediction(self.name), labels)
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         from scipy.special import softmax
 
-        member = below_top(outputs.logits, outputs.prediction)  # (n, C)
+        member = below_top(outputs.needed_logits(self.name), outputs.needed_prediction(self.name))  # (n, C)
         if self.ensemble == "arithmetic":
             member = softmax(member, axis=-1)
-        together = weighted_sum(self.state["weights"][stream.exit], with_member(stream, member))  # (n, C)
+        together = weighted_sum(self._learned()["weights"][stream.exit], with_member(stream, member))  # (n, C)
         if self.ensemble == "arithmetic":
             stream.prediction = together.argmax(axis=-1)
             return _of_class(together, stream.prediction)
-        answer = ExitOutputs.of(together + self.state["bias"][stream.exit].astype(np.float32))
+        answer = ExitOutputs.of(together + self._learned()["bias"][stream.exit].astype(np.float32))
         stream.prediction = answer.prediction
         return answer.score()
 

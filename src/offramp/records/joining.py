@@ -122,7 +122,7 @@ def _check_labels(record: ExitRecord, first: ExitRecord, name: str, other: str) 
             f"{name} has {'no labels' if record.labels is None else 'labels'}, {other} has "
             f"{'none' if first.labels is None else 'some'}; expected labels in all records or in none"
         )
-    if record.labels is None or not len(wrong := np.flatnonzero(record.labels != first.labels)):
+    if record.labels is None or first.labels is None or not len(wrong := np.flatnonzero(record.labels != first.labels)):
         return
     n = wrong[0]
     order = "" if _has_index(record) and _has_index(first) else " in the same order, or an index in both"

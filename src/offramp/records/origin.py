@@ -75,17 +75,19 @@ def shared_unit(units: Mapping[str, str | None], who: str) -> str | None:
         If only some units are known.
     """
     known = {place: unit for place, unit in units.items() if unit is not None}
-    first = next(iter(known), None)
+    if not known:
+        return None
+    first = next(iter(known))
     for place, unit in known.items():
         if unit != known[first]:
             raise ValueError(f"{who}: {place} costs {unit}, {first} {known[first]}; expected one unit")
-    if known and len(known) < len(units):
+    if len(known) < len(units):
         without = next(place for place in units if place not in known)
         warnings.warn(
             f"{who}: {without} has no unit of its costs, {first} costs {known[first]}; the same unit is assumed",
             stacklevel=3,
         )
-    return known.get(first)
+    return known[first]
 
 
 def system_of(metadata: Mapping[str, Any], path: Path) -> str:

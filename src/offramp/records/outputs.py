@@ -77,6 +77,12 @@ class ExitOutputs:
         """Return the predictions (n,). If there are none, raise ValueError, which names `what` needs them."""
         return needed_prediction(self.prediction, what)
 
+    def needed_logits(self, what: str) -> np.ndarray:
+        """Return the logits (n, C). If there are none, raise ValueError, which names `what` needs them."""
+        if self.logits is None:
+            raise ValueError(f"{what} needs logits, but these outputs have none; expected logits")
+        return self.logits
+
     def measure(self, measure: str) -> np.ndarray:
         """Return a confidence measure, (n,), as it is stored, like `ExitRecord.measure`.
 

@@ -209,8 +209,8 @@ class ExitRecord:
             raise ValueError(f"metadata: costs is {metadata['costs']!r}; expected {ROUTER!r}, or no costs")
         self.metadata = metadata
         self.quality = None if quality is None else _fractions("quality", quality, (None, None))  # (N, L)
-        answers = np.shape(prediction if quality is None else self.quality)
-        self.prediction = None  # (N, L)
+        answers = np.shape(prediction) if self.quality is None else self.quality.shape
+        self.prediction: np.ndarray | None = None  # (N, L)
         if prediction is not None or quality is None:
             self.prediction = _integers("prediction", prediction, (None, None) if quality is None else answers)
         n, l = self._shape = answers
@@ -351,7 +351,7 @@ class ExitRecord:
         """Return `correct` (N, L). Without labels and qualities, raise ValueError, which names `what` needs them."""
         if self.quality is not None:
             return self.quality
-        return self.prediction == self.needed_labels(what)[:, None]
+        return self.needed_prediction(what) == self.needed_labels(what)[:, None]
 
     def needed_prediction(self, what: str) -> np.ndarray:
         """Return the predictions (N, L). If there are none, raise ValueError, which names `what` needs them."""
@@ -398,7 +398,8 @@ class ExitRecord:
         similarity = confidence.pop("similarity", None)
         of_exit = None  # (n, C)
         if logits and self.has_logits:  # contiguous rows are faster to compute with
-            of_exit = self.logits[rows].take(i, axis=1) if isinstance(rows, slice) else self.logits[rows, i]
+            values = self.needed_logits("outputs")  # (N, L, C)
+            of_exit = values[rows].take(i, axis=1) if isinstance(rows, slice) else values[rows, i]
         prediction = None if self.prediction is None else self.prediction[rows, i]  # (n,)
         features = None if self.features is None else self.features[rows]  # (n, F)
         return ExitOutputs(prediction, confidence, of_exit, similarity, self.n_classes, features)
@@ -431,7 +432,7 @@ class ExitRecord:
         return self.replace(
             **{name: values[rows] for name, values in self.by_sample.items()},
             confidence={measure: values[rows] for measure, values in self._confidence.items()},
-            logits=(lambda: self.logits[rows]) if self.has_logits else None,
+            logits=(lambda: self.needed_logits("take")[rows]) if self.has_logits else None,
         )
 
     def exits(self, places) -> "ExitRecord":
@@ -482,7 +483,7 @@ class ExitRecord:
             prediction=prediction,
             quality=quality,
             confidence={measure: values[:, chosen] for measure, values in self._confidence.items()},
-            logits=(lambda: self.logits[:, chosen]) if self.has_logits else None,
+            logits=(lambda: self.needed_logits("exits")[:, chosen]) if self.has_logits else None,
             cost=(self.costs - dropped.cumsum())[..., chosen],
             metadata=metadata,
         )
@@ -608,7 +609,8 @@ class ExitRecord:
         if missing := sorted({*answers, "cost", "index"} - stored.keys()):
             raise ValueError(f"{path}: the record has no {missing[0]}")
         logits = stored.pop("logits", None)
-        fields = {"labels": None, "prediction": None} | {name: array.read() for name, array in stored.items()}
+        fields: dict[str, Any] = {"labels": None, "prediction": None}
+        fields |= {name: array.read() for name, array in stored.items()}
         confidence = {n.removeprefix("confidence."): fields.pop(n) for n in list(fields) if n.startswith("confidence.")}
         fields |= {"confidence": confidence, "metadata": metadata, "logits": logits and logits.read}
         try:

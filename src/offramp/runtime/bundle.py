@@ -120,7 +120,7 @@ class Bundle(Stages):
             x = Prepared((np.asarray(x),) * len(self.preparations))
         for prepare, array in zip(self.preparations, x.arrays):
             text = isinstance(prepare, TextPreparation)
-            shape = ("T",) if text else prepare.shape
+            shape = ("T",) if isinstance(prepare, TextPreparation) else prepare.shape
             if (
                 array.dtype != (np.int64 if text else np.float32)
                 or array.ndim != 1 + len(shape)

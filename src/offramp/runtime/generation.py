@@ -42,8 +42,12 @@ class Captions:
     @classmethod
     def joined(cls, parts: Sequence["Captions"]) -> "Captions":
         """Return the captions of several batches as one."""
-        lists = ([each for part in parts for each in getattr(part, name)] for name in ("tokens", "exits", "confidence"))
-        return cls(*lists, np.concatenate([part.cost for part in parts]))
+        return cls(
+            tokens=[each for part in parts for each in part.tokens],
+            exits=[each for part in parts for each in part.exits],
+            confidence=[each for part in parts for each in part.confidence],
+            cost=np.concatenate([part.cost for part in parts]),
+        )
 
 
 class Generation:
@@ -123,9 +127,9 @@ class Generation:
             rows, tokens = rows[goes_on], answers.prediction[goes_on]
             if not len(rows):
                 break
-        columns = ([row[:n] for row, n in zip(values, lengths)] for values in written)
         types = (np.int64, np.int64, np.float32)
-        return Captions(*([row.astype(kind) for row in rows] for rows, kind in zip(columns, types)), batch.paid)
+        columns = [[row[:n].astype(kind) for row, n in zip(values, lengths)] for values, kind in zip(written, types)]
+        return Captions(columns[0], columns[1], columns[2], batch.paid)
 
     def in_batches(self, images: Sequence[Tensor]) -> Captions:
         """Write captions for batches of images, one after another."""

@@ -68,7 +68,7 @@ def read_inputs(path: str | os.PathLike, preparations: Sequence[ImagePreparation
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
         found = RawInputs([file.relative_to(path).as_posix() for file in files], files)
     elif path.suffix == ".npy":
-        found = _array(path, list(dict.fromkeys(preparations)))
+        found = _array(path, [each for each in dict.fromkeys(preparations) if isinstance(each, ImagePreparation)])
     else:
         raise ValueError(f"{path}: expected a .npy file or a folder of images ({' '.join(IMAGES)})")
     if not len(found):

@@ -96,9 +96,10 @@ class Stages(ABC):
         abstain_below: float | np.ndarray = -np.inf,
     ) -> None:
         self.online = policy if isinstance(policy, Online) else None
-        if self.online is not None:
-            self._check_online(n_exits, threshold, reject_below, abstain_below)
-            policy, threshold = self.online.policy, self.online.threshold
+        if isinstance(policy, Online):
+            _check_online(policy, n_exits, threshold, reject_below, abstain_below)
+            threshold = policy.threshold
+            policy = policy.policy
         policy.start(0, n_exits)
         regrouping(regroup, None)
         if combination is not None:
@@ -108,21 +109,16 @@ class Stages(ABC):
         self.abstain_below = checked_threshold(abstain_below, n_exits, "abstain_below")
         self.times: Times | None = None
 
-    def _check_online(self, n_exits: int, threshold, reject_below, abstain_below) -> None:
-        if threshold is not None:
-            raise ValueError("threshold: an online policy has its own; expected None")
-        if np.any(np.append(abstain_below, reject_below) != -np.inf):
-            raise ValueError("an online policy does not reject; expected neither reject_below nor abstain_below")
-        if self.online.exits != n_exits:
-            raise ValueError(f"the model has {n_exits} exits; the online policy is for {self.online.exits}")
-
     def deciding(self, n: int, ids=None) -> Deciding:
         """Start to decide on n samples, whose names are `ids` (n,), which online policies need for feedback."""
         if self.online is None:
             if ids is not None:
                 raise ValueError("ids are names of samples for an online policy; expected none")
-            below = {"reject_below": self.reject_below, "abstain_below": self.abstain_below}
-            return Deciding(self.policy, self.threshold, n, self.n_exits, **below)
+            return Deciding(
+                *(self.policy, self.threshold, n, self.n_exits),
+                reject_below=self.reject_below,
+                abstain_below=self.abstain_below,
+            )
         if ids is None or len(ids) != n:
             raise ValueError(f"an online policy needs ids, one name for each of the {n} samples, for feedback")
         return self.online.begin(ids)
@@ -269,3 +265,12 @@ class Decisions:
         if isinstance(its, OnlineDeciding):
             its.finish(cost)
         return Answers(its.answer, its.exit, its.signal, self.confidence, its.paid(cost), self.logits)
+
+
+def _check_online(online: Online, n_exits: int, threshold, reject_below, abstain_below) -> None:
+    if threshold is not None:
+        raise ValueError("threshold: an online policy has its own; expected None")
+    if np.any(np.append(abstain_below, reject_below) != -np.inf):
+        raise ValueError("an online policy does not reject; expected neither reject_below nor abstain_below")
+    if online.exits != n_exits:
+        raise ValueError(f"the model has {n_exits} exits; the online policy is for {online.exits}")

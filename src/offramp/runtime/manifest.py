@@ -177,7 +177,7 @@ def _parsed(hint: Any, value: Any, where: str) -> Any:
         hint = _alternative(get_args(hint), value, where)
         if hint in KINDS.values():
             value = {key: each for key, each in value.items() if key != "kind"}
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         known = {each.name for each in fields(hint)}
         if not isinstance(value, dict) or value.keys() != known:
             strange = sorted(known ^ value.keys()) if isinstance(value, dict) else [value]

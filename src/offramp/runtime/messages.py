@@ -109,7 +109,9 @@ class Format:
         if not isinstance(values, dict) or len(values) != 1 or not values.keys() <= set(keys):
             raise Refused(f"request: {_keys(values)}; expected an object with the key {' or '.join(keys)}")
         ((key, value),) = values.items()
-        return _texts(value, first.columns) if key == "text" else self._image(key, value)
+        if isinstance(first, TextPreparation):
+            return _texts(value, first.columns)
+        return self._image(key, value, first.shape)
 
     def read_feedback(self, body: bytes) -> Feedback:
         """Read feedback: a JSON object with the lists `ids` and `labels` of whole numbers, one label for each id.
@@ -140,10 +142,9 @@ class Format:
         if size > self.max_bytes:
             raise Refused(f"request: more than {self.max_bytes} bytes", 413)
 
-    def _image(self, key: str, value: Any) -> np.ndarray:
+    def _image(self, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         if key == "input" and len(self.preparations) > 1:
             raise Refused("input: the models of this bundle have preparations of their own; expected pixels")
-        shape = tuple(self.preparations[0].shape)
         try:
             array = np.array(value)
         except (ValueError, OverflowError):
@@ -186,9 +187,11 @@ def _texts(value: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 def prepared(bundle: Bundle, samples: Sequence[Sample]) -> Prepared:
     """Prepare what `Format.read` returned for several requests as one batch."""
-    if isinstance(samples[0], tuple):
-        return bundle.prepare(samples)
-    each = [bundle.prepare(sample[None]).arrays for sample in samples]  # stored and prepared images can be mixed
+    texts = [sample for sample in samples if isinstance(sample, tuple)]
+    if texts:
+        return bundle.prepare(texts)
+    images = [sample for sample in samples if isinstance(sample, np.ndarray)]
+    each = [bundle.prepare(image[None]).arrays for image in images]  # stored and prepared images can be mixed
     return Prepared(tuple(np.concatenate(arrays) for arrays in zip(*each)))
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -81,8 +82,9 @@ class EarlyExit(Stages):
         regroup: str | int = "measured",
         cost=None,
     ) -> None:
-        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
-        super().__init__(model.n_exits, policy, threshold, regroup, **rejection)
+        super().__init__(
+            *(model.n_exits, policy, threshold, regroup), reject_below=reject_below, abstain_below=abstain_below
+        )
         self.model = model.eval()
         self._costs: dict[tuple[int, ...], np.ndarray] = {}
         self._cost = None if cost is None else np.asarray(cost, np.float64)
@@ -99,7 +101,7 @@ class EarlyExit(Stages):
         *,
         preparations: Sequence[Callable[[Tensor], Tensor] | None] | None = None,
         ensemble: Ensemble | None = None,
-        confidence: str = "own",
+        confidence: Literal["own", "ensemble"] = "own",
         weights: Sequence[float] | None = None,
         temperatures: Sequence[Sequence[float]] | None = None,
         reject_below: float = -np.inf,
@@ -131,8 +133,13 @@ class EarlyExit(Stages):
             As for the class, or if the models, preparations, weights or temperatures do not match.
         """
         model = CascadeModel(models, preparations)
-        rejection = {"reject_below": reject_below, "abstain_below": abstain_below}
-        made = cls(model, policy, threshold, **rejection, regroup=regroup, cost=cost)
+        made = cls(
+            *(model, policy, threshold),
+            reject_below=reject_below,
+            abstain_below=abstain_below,
+            regroup=regroup,
+            cost=cost,
+        )
         if ensemble is not None or temperatures is not None:
             exits = [each.n_exits for each in model.models]
             made.combination = partial(Combination, ensemble, exits, weights, confidence, temperatures)

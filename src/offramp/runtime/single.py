@@ -77,10 +77,11 @@ def write_single_file(bundle: str | os.PathLike, path: str | os.PathLike) -> Non
         }
         return [*made, helper.make_node("If", [f"leaves_{i}"], [f"{prefix}logits", f"{prefix}exit"], **branches)]
 
-    text = isinstance(model.preparations[0], TextPreparation)
-    shape = ["T"] if text else list(model.preparations[0].shape)
-    kind = TensorProto.INT64 if text else TensorProto.FLOAT
-    inputs = [helper.make_tensor_value_info("input", kind, [1, *shape])]
+    prepare = model.preparations[0]
+    if isinstance(prepare, TextPreparation):
+        inputs = [helper.make_tensor_value_info("input", TensorProto.INT64, [1, "T"])]
+    else:
+        inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *prepare.shape])]
     graph = helper.make_graph(nodes(0, ["input"], ""), "offramp", inputs, outputs(""), constants)
     whole = helper.make_model(graph, opset_imports=files[0].opset_import, ir_version=files[0].ir_version)
     onnx.checker.check_model(whole)

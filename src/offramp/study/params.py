@@ -1,6 +1,8 @@
 """Validation of params.yaml, and access to the settings of a study."""
 
+import math
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,23 @@ from offramp.models import CAPTIONING, MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 from offramp.records.splitting import Holdout
 
+DEEPEST = 20  # levels of settings
+LONGEST = 1_000_000  # values of a grid of thresholds
 SAMPLES = ("validation", "fit_share", "folds")  # which validation samples a variant of the sensitivity study uses
+
+
+def read_params(path: str | os.PathLike) -> dict[str, Any]:
+    """Read params.yaml. Raises ValueError, with the place, if it is not YAML or has no settings."""
+    import yaml
+
+    try:
+        params = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # of dates, of keys, and of depth
+        what = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path}: not YAML ({what})") from None
+    if not isinstance(params, dict):
+        raise ValueError(f"{path}: {_shown(params)}; expected settings, as `study: digits`")
+    return params
 
 
 def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[str, Any]:
@@ -34,6 +52,8 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     import jsonschema
     import yaml
 
+    for problem in _strange(params, set()):
+        raise ValueError(f"params.yaml: {problem}")
     with Path(schema).open(encoding="utf-8") as file:
         validator = jsonschema.Draft202012Validator(yaml.safe_load(file))
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
@@ -121,15 +141,37 @@ def _one_line(error) -> str:
     where = ".".join(map(str, error.absolute_path)) or "top level"
     match error.validator:
         case "enum":
-            return f"{where} is {error.instance!r}: expected one of {', '.join(map(str, error.validator_value))}"
+            return f"{where} is {_shown(error.instance)}: expected one of {', '.join(map(str, error.validator_value))}"
         case "type":
-            return f"{where} is {error.instance!r}: expected {error.validator_value}"
+            return f"{where} is {_shown(error.instance)}: expected {error.validator_value}"
         case "additionalProperties":
             known = error.schema.get("properties", {})
             unknown = sorted(set(error.instance) - set(known))
             return f"{where} has an unknown key {unknown[0]!r}: expected some of {', '.join(known)}"
         case _:
-            return f"{where}: {error.message}"
+            return f"{where}: {error.message.replace(repr(error.instance), _shown(error.instance))}"
+
+
+def _shown(value: Any) -> str:
+    """Show a value in at most some dozen characters per level, on one line."""
+    return reprlib.repr(value)
+
+
+def _strange(value: Any, seen: set[int], where: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield values that YAML allows but settings do not: keys that are not text, infinite numbers, endless nesting."""
+    place = where or "top level"
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} is {value}: expected a finite number"
+    if not isinstance(value, dict | list) or id(value) in seen:  # YAML can repeat a value by its name
+        return
+    seen.add(id(value))
+    if depth > DEEPEST:
+        yield f"{place} is nested too deeply: expected at most {DEEPEST} levels"
+        return
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and not isinstance(key, str):
+            yield f"{place} has the key {_shown(key)}: expected text"
+        yield from _strange(each, seen, f"{where}.{key}" if where else str(key), depth + 1)
 
 
 def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
@@ -158,6 +200,8 @@ def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
     for where, delta in grids.items():
         if delta["start"] > delta["stop"]:
             yield f"{where} starts at {delta['start']} and stops at {delta['stop']}: expected a rise"
+        if (delta["stop"] - delta["start"]) / delta["step"] >= LONGEST:
+            yield f"{where} has the step {delta['step']}: expected at most {LONGEST:,} thresholds"
     for name, study in params["studies"].items():
         whole = _with_shared(study, params)
         for duel in study["comparison"].get("duels", []):

@@ -38,7 +38,16 @@ from offramp.datasets.text import tokenize
 from offramp.models import build_model
 from offramp.models.base import MultiExitModel
 from offramp.models.costs import exit_costs
-from offramp.study.params import composed_of, dataset_of, policies_of, select_study, systems_of, trained_of, training_of
+from offramp.study.params import (
+    composed_of,
+    dataset_of,
+    policies_of,
+    read_params,
+    select_study,
+    systems_of,
+    trained_of,
+    training_of,
+)
 from offramp.training.device import default_device, torch_settings
 from offramp.training.loop import make_optimizer, train_epoch, wrap_for_training
 from offramp.training.losses import exit_losses, joint_loss
@@ -235,12 +244,11 @@ def read_study(name: str | None) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{Path.cwd()}: no {missing[0]} here, expected a checkout of the project; change into one")
     if not find_spec("snakemake"):
         raise ValueError("snakemake is not installed, which lists the jobs; pip install 'offramp[workflow]'")
-    import yaml
-
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params = read_params("params.yaml")
     if name is not None:
         params["study"] = name
-    return params["study"], select_study(params, "workflow/schemas/params.schema.yaml")
+    study = select_study(params, "workflow/schemas/params.schema.yaml")
+    return params["study"], study
 
 
 def list_jobs(study: str, *options: str) -> list[Job]:

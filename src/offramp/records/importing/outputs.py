@@ -88,7 +88,9 @@ def import_outputs(
     with named(source.title):
         found, guessed = find_roles(source.names, columns or {}, source.wide)
         for role in ("index", "cost"):  # a guess must not prevent what works without it
-            if role in guessed and (cost is not None if role == "cost" else _repeated(source.values(found[role]))):
+            if role not in guessed:
+                continue
+            if cost is not None if role == "cost" else _repeated(source.values(flat(found[role])[0])):
                 del found[role], guessed[role]
         outputs = Outputs(source, found, percent)
         about = {"source": paths[0].name if len(paths) == 1 else [path.name for path in paths]}
@@ -136,7 +138,7 @@ class Outputs:
             metadata |= {"names": names} | ({"classes": len(names)} if given is not None else {})
         if "index" in self.found:
             metadata["index"] = flat(self.found["index"])[0]  # which tells that the order of samples is known
-        shared = {"cost": self._cost(cost), "index": self._index(), "metadata": metadata}
+        shared: dict[str, Any] = {"cost": self._cost(cost), "index": self._index(), "metadata": metadata}
         if "features" in self.found:
             shared["features"] = _by_exit(self._floats("features"))  # (N, F)
             metadata["features"] = flat(self.found["features"])
@@ -150,7 +152,7 @@ class Outputs:
                 answers = classes.get("prediction")
                 record = ExitRecord.from_scores(quality, confidence or None, prediction=answers, **shared)
             else:
-                record = ExitRecord(self._logits(), classes["label"], **shared, **confidence)
+                record = ExitRecord(self._logits(), classes["label"], **shared | confidence)
         except ValueError as error:
             raise ValueError(self._located(str(error))) from None
         check_measures(record, self.at)
@@ -161,7 +163,7 @@ class Outputs:
         sizes = {role: values.shape[1] for role, values in arrays.items() if values is not None and values.ndim == 2}
         role = next((role for role, size in sizes.items() if size != max(sizes.values())), None)
         if role is not None:
-            most = max(sizes, key=sizes.get)
+            most = max(sizes, key=lambda role: sizes[role])
             raise ValueError(
                 f"{role} is of {sizes[role]} exits ({some(flat(self.found[role]))}), {most} of {sizes[most]} "
                 f"({some(flat(self.found[most]))}); expected the same exits"
@@ -169,7 +171,8 @@ class Outputs:
 
     def _classes(self, given: Sequence | None) -> tuple[dict[str, np.ndarray], list | None]:
         """Return labels (N,) and predictions (N, L), as far as there are any, and the names of classes or None."""
-        raw = {r: self._beside(self.found[r], self.source.values) for r in ("label", "prediction") if r in self.found}
+        roles: list[str] = [role for role in ("label", "prediction") if role in self.found]
+        raw = {role: self._beside(self.found[role], self.source.values) for role in roles}
         kinds = {role: self._kind(role, values) for role, values in raw.items()}
         names = None if given is None else list(given)
         if set(kinds.values()) == {"text"}:

@@ -52,7 +52,7 @@ def _check_largest(record: ExitRecord, at: Callable[..., str]) -> None:
     if "max_softmax" not in record.measures or record.quality is not None:
         return
     values = record.measure("max_softmax")  # (N, L)
-    occur = 1 + max(record.prediction.max(), 0 if record.labels is None else record.labels.max())
+    occur = 1 + max(record.needed_prediction("max softmax").max(), 0 if record.labels is None else record.labels.max())
     n_classes = record.n_classes or occur
     wrong = np.argwhere(values < 0.95 / n_classes)  # 0.33 is a third
     if not len(wrong) or n_classes == 1:

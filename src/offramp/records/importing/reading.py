@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,8 +76,9 @@ def _read_text(path: Path, separator: str | None) -> list[Column]:
         inexact = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
         exact = {"float_precision": "round_trip"} if inexact else {}
         fields = f"fields with {separator!r} between them; expected {len(names)}, as its header has (or --separator)"
-        options = {"sep": separator, "header": None, "names": range(len(names)), "skipinitialspace": True}
-        options |= {"keep_default_na": False, "na_values": [""], "low_memory": False}  # a class may be named NA
+        options: dict[str, Any] = {"sep": separator, "header": None, "names": range(len(names))}
+        options |= {"skipinitialspace": True, "low_memory": False}
+        options |= {"keep_default_na": False, "na_values": [""]}  # a class may be named NA
         try:
             table = pd.read_csv(file, **options, **exact)
         except pd.errors.EmptyDataError:

@@ -171,7 +171,8 @@ def _expand(pattern: str, columns: Collection[str]) -> Place | None:
     for place, number in enumerate(numbers, start=min(numbers[:1], default=0) and 1):
         if number != place:
             raise ValueError(f"no column {before}{place}{after}; expected it, as there is {before}{numbers[-1]}{after}")
-    return [_expand(f"{before}{number}{after}", columns) for number in numbers] or None
+    parts = (_expand(f"{before}{number}{after}", columns) for number in numbers)
+    return [part for part in parts if part is not None] or None
 
 
 _NUMBER = "(?:0|[1-9][0-9]*)"

@@ -75,7 +75,7 @@ class Source:
         if not all(numbers):
             return values
         for n, value in enumerate(values):
-            if isinstance(value, Integral) and abs(value) >= 2**63:
+            if isinstance(value, Integral) and abs(int(value)) >= 2**63:
                 raise ValueError(f"{self.at(name, n)} is {str(value)[:20]}…; expected a whole number of 64 bits")
         return values.astype(np.int64 if all(isinstance(value, Integral) for value in values) else np.float64)
 
