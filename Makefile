@@ -45,8 +45,9 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html; warnings and 
 	rm -rf docs/generated  # pages of names that are gone
 	sphinx-build -W --keep-going -q docs docs/_build
 
-# Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them.
-PYTEST := pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes. Tests of one group stay together, and groups run in the order that tests/conftest.py gives them. What is
+# compiled is kept, as many processes are started.
+PYTEST := PYTHONDONTWRITEBYTECODE= pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test: $(STAMP) ## run the tests (15 minutes on two cores)
 	$(PYTEST)

@@ -64,6 +64,21 @@ def finished(tmp_path_factory) -> Checkout:
 
 
 @pytest.fixture
+def plain_fonts(monkeypatch):
+    """Figures whose .pdf does not have subsets of fonts, which take as long as drawing twice."""
+    from offramp.reports.figures.style import RC
+
+    monkeypatch.setitem(RC, "pdf.fonttype", 3)
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are made, but their files are one dot: for judgements of which other things are tested."""
+    dot = pytest.importorskip("PIL.Image").new("L", (1, 1))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, out, **options: dot.save(out, "png"))
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs `offramp LINE` in this process and returns (exit code, stdout, stderr)."""
     from offramp.cli import main

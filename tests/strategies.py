@@ -11,6 +11,8 @@ from hypothesis.extra.numpy import arrays
 from offramp import ExitRecord, Policy
 
 quick = settings(deadline=None)
+# For properties that are tried on each of the many policies, most of whose code is shared
+each_policy = settings(quick, max_examples=quick.max_examples // 5)
 
 TINY, MAX = np.finfo(np.float64).smallest_subnormal, np.finfo(np.float64).max
 EDGES = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, float(np.nextafter(np.float32(0.5), np.float32(1)))]

@@ -132,9 +132,10 @@ def test_a_bundle_answers_as_torch_and_as_the_record(system, name, options):
     finite = signal[np.isfinite(signal)]
     shared = np.median(finite) + 1e-3
     each = [np.quantile(signal[:, i], 0.7) + 1e-3 for i in range(record.n_exits - 1)]
-    for threshold in (shared, each, np.inf, -np.inf):
+    few, more = (("always", 7), ("never", N)), (("always", 1), ("always", N), ("never", 7), (4, N))
+    for threshold, ways in ((shared, few + more), (each, few), (np.inf, few), (-np.inf, few)):
         (exits,), (answers,) = decide(policy, record, [threshold])
-        for regroup, size in (("always", 1), ("always", 7), ("never", 7), ("always", N), ("never", N), (4, N)):
+        for regroup, size in ways:
             for stop in (system.bundle, system.torch):
                 stop.policy, stop.threshold, stop.regroup = policy, np.asarray(threshold), regroup
             found = in_batches(system.bundle, system.x.numpy(), size)

@@ -241,6 +241,7 @@ def drawn(name, paths):
 # Figures
 
 
+@pytest.mark.usefixtures("plain_fonts")
 @pytest.mark.parametrize("name", INPUTS)
 def test_every_figure_is_written_twice_and_always_the_same(name, two, tmp_path):
     for out in ("once", "again"):

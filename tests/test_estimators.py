@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -12,7 +12,7 @@ from offramp.comparison.runs import Run
 from offramp.evaluation import outcomes
 from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.policies import POLICIES
-from strategies import EDGES, quick, thresholds, without_labels
+from strategies import EDGES, each_policy, thresholds, without_labels
 from test_policies import EVERY, record_of
 
 OTHERS = {  # for each option, a value that is not its default
@@ -156,7 +156,7 @@ def systems(draw):
 
 
 @pytest.mark.parametrize(("name", "options"), [*EVERY, ("hidden-similarity", {})])
-@settings(quick, max_examples=12)
+@each_policy
 @given(systems(), st.data())
 def test_predict_is_the_loop_and_needs_no_labels(name, options, system, data):
     validation, record = system

@@ -130,6 +130,7 @@ def test_straight_lines_of_quality_and_cost_are_random_choices(study):
         assert [len(line.get_xdata()) for line in stars] == [1]
 
 
+@pytest.mark.usefixtures("plain_fonts")
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_is_written_twice_and_always_the_same(name, study, tmp_path):
     for out in ("once", "again"):

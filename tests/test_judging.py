@@ -59,7 +59,7 @@ def test_a_judgement_recommends_what_its_files_say(judged):
     assert set(pd.read_csv(folder / "out/tables/speedup.csv")["policy"]) == set(policies)
 
 
-def test_the_recommended_policy_is_the_best_on_the_half_that_did_not_fit(tmp_path):
+def test_the_recommended_policy_is_the_best_on_the_half_that_did_not_fit(unrendered, tmp_path):
     validation, test = make_record(300, 2), make_record(300, 3)
     chosen = judge(validation, test, tmp_path, cost=2.0, resamples=100)
     fitting, choosing = split_record(validation, 0.5)
@@ -98,7 +98,7 @@ def test_a_certified_recommendation_is_the_cheapest_and_allows_for_the_choice():
         recommend(wrong, bootstrap, level=0.05)
 
 
-def test_a_judgement_goes_without_what_records_lack(tmp_path):
+def test_a_judgement_goes_without_what_records_lack(unrendered, tmp_path):
     made = make_record(200, 4)
     plain = ExitRecord.from_outputs(made.prediction, {"margin": made.measure("margin")}, made.labels, made.cost)
     judge(plain, plain, tmp_path, resamples=100)

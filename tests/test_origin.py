@@ -88,7 +88,7 @@ def test_fitting_what_learns_nothing_does_not_warn():
         make_policy("confidence").fit(cascade(pair("test")))
 
 
-def test_judge_on_test_data_warns(tmp_path):
+def test_judge_on_test_data_warns(unrendered, tmp_path):
     with pytest.warns(UserWarning, match="fitting a policy uses a record whose split is test"):
         judge(cascade(pair("test")), cascade(pair("test")), tmp_path / "out", resamples=100)
 
@@ -237,7 +237,7 @@ def test_runs_of_two_units_are_not_compared(offramp, command):
     assert "large/test.safetensors costs MAC, small/validation.safetensors USD; expected one unit" in err
 
 
-def test_judge_names_the_unit_and_refuses_two(tmp_path):
+def test_judge_names_the_unit_and_refuses_two(unrendered, tmp_path):
     validation, test = (cascade(pair(split, unit="USD")) for split in ("validation", "test"))
     assert "a mean cost of 2 USD" in str(judge(validation, test, tmp_path, cost=2, resamples=100))
     assert "Cost (USD)" in (tmp_path / "tables/exits.md").read_text()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -26,7 +26,7 @@ from offramp.evaluation.exits import exit_table, reliability_table
 from offramp.reports.catalogue import FIGURES
 from offramp.reports.displays import FrontierDisplay
 from offramp.reports.judging import judge
-from strategies import quick, records, thresholds
+from strategies import each_policy, quick, records, thresholds
 from test_policies import EVERY
 from test_search import ascending, brute_front, check_front, model_records
 
@@ -59,7 +59,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(("name", "options"), READ)
-@settings(quick, max_examples=15)
+@each_policy
 @given(st.data())
 def test_qualities_of_0_and_1_are_classes(name, options, data):
     shape = {"exits": (3, 3), "classes": (3, 3), "sample_costs": True}
@@ -491,7 +491,7 @@ def asked(seed, **changes):
     return ExitRecord.from_scores(quality, cost=[1, 3, 9], metadata=metadata, **fields)
 
 
-def test_a_judgement_of_answers_writes_the_name_of_their_quality(tmp_path):
+def test_a_judgement_of_answers_writes_the_name_of_their_quality(unrendered, tmp_path):
     found = judge(asked(0), asked(1), tmp_path, resamples=100)
     assert "On test data its ROUGE-L is" in str(found)
     assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {
@@ -525,7 +525,7 @@ def test_figures_write_the_name_of_the_quality(tmp_path):
     assert display.ax_.get_ylabel() == "ROUGE-L (%)"
 
 
-def test_a_judgement_needs_something_to_decide_by(tmp_path):
+def test_a_judgement_needs_something_to_decide_by(unrendered, tmp_path):
     records = [asked(seed, confidence=None, prediction=None) for seed in range(2)]
     with pytest.raises(ValueError, match="judge: the records have too little for any policy"):
         judge(*records, tmp_path, resamples=100)

@@ -131,6 +131,7 @@ def drawn(function, files, **options):
 # Figures
 
 
+@pytest.mark.usefixtures("plain_fonts")
 @pytest.mark.parametrize("name", FIGURES_HERE)
 def test_figures_are_written_twice_always_the_same_and_can_be_read(name, study, tmp_path):
     for out in ("once", "again"):

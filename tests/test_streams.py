@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import ExitOutputs, ExitRecord, NotFittedError, decide, make_policy
 from offramp.policies import base
 from offramp.policies.base import reaches
-from strategies import quick, thresholds
+from strategies import each_policy, thresholds
 from test_estimators import LEARNING, systems
 from test_policies import EVERY, record_of
 
@@ -34,7 +34,7 @@ def outputs_of(record, i, rows, computed):
 
 
 @pytest.mark.parametrize(("name", "options"), STREAMED)
-@settings(quick, max_examples=12)
+@each_policy
 @given(systems(), st.data())
 def test_whichever_samples_stay(name, options, system, data):
     validation, record = system
@@ -57,7 +57,7 @@ def test_whichever_samples_stay(name, options, system, data):
 
 
 @pytest.mark.parametrize(("name", "options"), STREAMED)
-@settings(quick, max_examples=12)
+@each_policy
 @given(systems(), st.data())
 def test_leaving_is_deciding(name, options, system, data):
     validation, record = system

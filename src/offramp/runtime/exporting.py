@@ -4,11 +4,14 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -173,7 +176,7 @@ def _write_stages(
         outputs = ("logits", *(() if output.similarity is None else ("similarity",)), *following)
         file = folder / f"{prefix}stage-{i + 1}.onnx"
         try:
-            with _quiet():
+            with _quiet(), _one_table():
                 program = torch.onnx.export(
                     stage,
                     states[0],
@@ -285,3 +288,21 @@ def _quiet():
             yield
     finally:
         logger.setLevel(level)
+
+
+def _one_table() -> AbstractContextManager:
+    """Let all exports share the exporter's table of operators, which torch would build anew for each stage.
+
+    That takes most of the time of a small stage. With a version of torch that keeps no such table, nothing is changed.
+    """
+    try:
+        registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+        build = registry.from_torchlib
+    except (ImportError, AttributeError):
+        return nullcontext()
+    return patch.object(registry, "from_torchlib", partial(_table, build))
+
+
+@cache
+def _table(build: Callable, **options) -> Any:
+    return build(**options)
