@@ -425,7 +425,8 @@ def test_the_table_and_the_figure_of_accelerations(tmp_path):
     TABLES["accelerations"].write([tmp_path / "accelerations.parquet"], tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
     both = "cascade with exits (5.50×)"
-    assert f"MiniLM 6: at 98 %, {both}; at 99 %, {both}. Promises kept: 75 %." in text
+    assert f"MiniLM 6: at 98 %, {both}; at 99 %, {both}. The measured risk is at most the level in 75 % of all" in text
+    assert "refutes the promise in 25 %" in text
     row = r"\| MiniLM 6 +\| +98 \| exits +\| +3\.50 \[2\.08, 4\.92\] \| +1\.50 \| +75 \[19, 99\] \| +25"
     assert re.search(row, text)
     assert "a + b (1 + 2,3)" in text

@@ -40,6 +40,7 @@ def test_ends_with_a_report_of_everything(finished):
         "sensitivity",
         "shift",
         "stream",
+        "accelerations",
         "cascades-front",
         "cascade-relation",
         "cascade-reduction",
@@ -53,7 +54,7 @@ def test_ends_with_a_report_of_everything(finished):
     tables += ["duels", "learning-curve"]
     tables += ["speedup", "per-exit", "cascade-claims", "reductions", "cascade-variants", "replacements", "models"]
     tables += ["seconds", "times", "coverage", "promises", "efficiency", "calibration-or-ranking"]
-    tables += ["shift", "shift-claim", "stream"]
+    tables += ["shift", "shift-claim", "stream", "accelerations"]
     assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
     for name in tables:
         assert all((folder / f"tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))

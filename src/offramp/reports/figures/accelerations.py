@@ -47,7 +47,7 @@ def draw(files: Sequence[Path]) -> Figure:
         above.set_title(system_name(system))
         above.axhline(1, color=style.BLACK, linewidth=0.7)
         below.axhline(1, color=style.BLACK, linewidth=0.7, linestyle=style.DASHED)
-        below.set(xlabel="Agreement (%)", ylim=(0, None))
+        below.set(xlabel="Agreement (%)", xlim=(-0.5, len(levels) - 0.5), ylim=(0, None))
         below.set_xticks(np.arange(len(levels)), [f"{100 * (1 - level):g}" for level in levels])
     axes[0].set_ylabel("Speed-up (MACs)")
     axes[len(systems)].set_ylabel("Risk / level")

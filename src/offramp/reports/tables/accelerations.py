@@ -22,7 +22,8 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     minus the highest risk. Speed-up: MACs of the model divided by the mean MACs on the samples that check, mean over
     divisions and seeds [the middle 95 % of them]. Disagreement (or other risk): mean on the samples that check. Kept:
     share of divisions in which this is at most the level [95 % interval of Clopper and Pearson, as if divisions were
-    independent]. Refuted: share of divisions in which even the lower 95 % bound of the risk is above the level. Bound:
+    independent]; it has the noise of the samples that check. Refuted: share of divisions in which even the lower 95 %
+    bound of the risk is above the level, beyond this noise. Bound:
     the speed-up that no structure of these models can exceed. The exits of the first kinds were trained on a frozen
     model; exits trained jointly are those of another model, compared with its own last exit.
 
@@ -91,8 +92,11 @@ def findings(numbers: pd.DataFrame) -> list[str]:
             f"at {100 * (1 - row.level):g} %, {ACCELERATIONS[row.kind]} ({cell(row.speedup, digits=2)}×)"
             for row in won.itertuples()
         ]
-        kept = np.average(own["kept"], weights=own["divisions"])
-        sentences.append(f"{system_name(system)}: {'; '.join(parts)}. Promises kept: {100 * kept:.0f} %.")
+        kept, refuted = (100 * np.average(own[name], weights=own["divisions"]) for name in ("kept", "refuted"))
+        sentences.append(
+            f"{system_name(system)}: {'; '.join(parts)}. The measured risk is at most the level in {kept:.0f} % of all "
+            f"divisions, and refutes the promise in {refuted:.0f} %."
+        )
     return sentences
 
 
