@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from itertools import combinations
 
 import numpy as np
@@ -552,6 +553,15 @@ def test_candidates_that_are_refused(candidates, message, monkeypatch):
     with pytest.raises(ValueError, match=message) as refused:
         open_candidates(candidates, member(own, ("a", "b", "c", "d")), pixels, **options)
     assert "\n" not in str(refused.value)
+
+
+def test_one_answer_for_nearly_all_samples_is_a_warning():
+    names = tuple("abcdefghij")
+    own = member(net(), names)
+    with pytest.warns(UserWarning, match="answers class b for 96.0% of the samples"):
+        accelerating._warn_of_one_answer(np.repeat([1, 0], [24, 1]), own)
+    with warnings.catch_warnings(action="error"):
+        accelerating._warn_of_one_answer(np.repeat([1, 0], [23, 2]), own)
 
 
 def test_a_front_stands_for_some_of_its_cheaper_members(tmp_path):

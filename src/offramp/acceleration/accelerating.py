@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from offramp.policies import Policy, save_policies
 from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
 from offramp.runtime.exporting import check_target
+
+ONE_ANSWER = 0.95  # share of the samples with the same answer from which on there is a warning; our choice
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,6 +162,12 @@ def accelerate(
         or is there twice.
     OSError
         If there is no room for the cache. What is written is whole, and the next run goes on from there.
+
+    Warns
+    -----
+    UserWarning
+        If nearly all answers of the model are the same class, which is what happens if its inputs are prepared in
+        another way than those on which it was trained.
     """
     if risk not in RISKS:
         raise ValueError(f"accelerate: risk is {risk!r}; expected one of {', '.join(RISKS)}")
@@ -185,6 +194,7 @@ def accelerate(
     smaller = open_candidates(candidates, model, data, **options)
     cache = out / "cache"
     own = Exits.of(model, parts, cache, seed, progress)
+    _warn_of_one_answer(own.logits.argmax(axis=1), model)
     teacher = own.logits[parts.heads]
     systems = [Exits.of(each, parts, cache / f"candidate-{each.key[:12]}", seed, progress, teacher) for each in smaller]
     systems.append(own)
@@ -277,6 +287,20 @@ def accelerate(
         memory=memory,
         lines=lines,
     )
+
+
+def _warn_of_one_answer(answers: np.ndarray, model: Member) -> None:
+    """Warn if nearly all answers (N,) of the model are the same class: its inputs may be prepared in another way."""
+    classes, counts = np.unique(answers, return_counts=True)
+    share = counts.max() / len(answers)
+    if share >= ONE_ANSWER:
+        name = model.names[classes[counts.argmax()]] if model.names else classes[counts.argmax()]
+        warnings.warn(
+            f"the model answers class {name} for {share:.1%} of the samples, so there is little to decide; if this is "
+            "not what it usually does, its inputs are prepared in another way (--prepare, or a function that returns "
+            "the model and its ImagePreparation)",
+            stacklevel=3,
+        )
 
 
 def _check_error(base: float, level: float, n: int) -> None:
