@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 
@@ -229,6 +230,12 @@ def test_policies_whose_threshold_is_an_accuracy():
 def test_the_version_is_the_same_everywhere():
     assert f"version: {offramp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {offramp.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_extra_is_documented():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/start.md").read_text(), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([a-z]+)`", row)} == set(extras)
 
 
 def test_table_of_studies():

@@ -4,6 +4,7 @@ import math
 import os
 import reprlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,10 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
         If the file is invalid. The message is one line for the first error, with its place and what was expected.
     """
     import jsonschema
-    import yaml
 
     for problem in _strange(params, set()):
         raise ValueError(f"params.yaml: {problem}")
-    with Path(schema).open(encoding="utf-8") as file:
-        validator = jsonschema.Draft202012Validator(yaml.safe_load(file))
-    error = jsonschema.exceptions.best_match(validator.iter_errors(params))
+    error = jsonschema.exceptions.best_match(_validator(Path(schema)).iter_errors(params))
     if error is not None:
         raise ValueError(f"params.yaml: {_one_line(error)}")
     for problem in _mistakes(params):
@@ -66,6 +64,15 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     study = _with_shared(params["studies"][params["study"]], params)
     study["duels"] = [duel for duel in study["duels"] if used_policies(study).keys() >= set(duel)]
     return study
+
+
+@cache
+def _validator(schema: Path):
+    import jsonschema
+    import yaml
+
+    with schema.open(encoding="utf-8") as file:
+        return jsonschema.Draft202012Validator(yaml.safe_load(file))
 
 
 def _with_shared(study: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
