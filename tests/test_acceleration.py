@@ -408,9 +408,12 @@ def test_records_that_do_not_belong_together():
         ([small, small_test], "20, seed 0: no record of the model itself"),
         ([*dear, model, model_test], "20: 4 is not cheaper; expected smaller models"),
         ([model[:100], model_test[:100]], "100 samples are too few; expected more than"),
+        ([model.replace(metadata={"seed": 0, "split": "test"})], "a record has no system; expected what"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_records(parts, [0.05], splits=1)
+    with pytest.raises(ValueError, match=r"levels 0\.1, 2, confidence 0\.95; expected numbers between 0 and 1"):
+        evaluate_records([model, model_test], [0.1, 2])
 
 
 def test_the_table_and_the_figure_of_accelerations(tmp_path):
