@@ -20,7 +20,7 @@ from offramp._io.tables import write_table
 from offramp.acceleration import accelerating, features, heads, measuring
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.candidates import _expanded, open_candidates
-from offramp.acceleration.data import read_data
+from offramp.acceleration.data import inputs_of, read_data
 from offramp.acceleration.evaluating import evaluate_joint, evaluate_records
 from offramp.acceleration.exits import Member
 from offramp.acceleration.loading import Loaded, load_model
@@ -409,9 +409,12 @@ def test_records_that_do_not_belong_together():
         ([small, small_test], "20, seed 0: no record of the model itself"),
         ([*dear, model, model_test], "20: 4 is not cheaper; expected smaller models"),
         ([model[:100], model_test[:100]], "100 samples are too few; expected more than"),
+        ([model.replace(metadata={"seed": 0, "split": "test"})], "a record has no system; expected what"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_records(parts, [0.05], splits=1)
+    with pytest.raises(ValueError, match=r"levels 0\.1, 2, confidence 0\.95; expected numbers between 0 and 1"):
+        evaluate_records([model, model_test], [0.1, 2])
 
 
 def test_the_table_and_the_figure_of_accelerations(tmp_path):
@@ -493,6 +496,34 @@ def test_unreadable_images_are_named_counted_and_skipped_if_asked(tmp_path):
     with pytest.warns(UserWarning, match="2 of 4 images are left out, the first: .*b.png"):
         inputs, _ = read_data(tmp_path, None, skip_unreadable=True, progress=False)
     assert inputs.names == ["a.png", "c.png"]
+
+
+class Drawn:
+    """Samples of a dataset."""
+
+    def __init__(self, index, x, lengths=None):
+        self.index, self.x, self.lengths = np.array(index), torch.tensor(x), lengths
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, rows):
+        return self.x[rows], None
+
+
+def test_samples_of_a_dataset_become_inputs():
+    parts = [
+        Drawn([4, 2], [[7, 8, 0], [9, 8, 7]], np.array([2, 3])),
+        Drawn([1], [[5, 0]], np.array([1])),
+    ]
+    inputs = inputs_of(parts, TextPreparation(tokenizer="a", max_tokens=9, pad=0))
+    assert inputs.names == [4, 2, 1]
+    assert inputs.lengths.tolist() == [2, 3, 1]
+    assert inputs.batch(np.array([1, 2])).tolist() == [[9, 8, 7], [5, 0, 0]]
+    assert inputs.batch(np.array([0, 2])).tolist() == [[7, 8], [5, 0]]
+    images = [Drawn([0], [[[[0.5]]]]), Drawn([3], [[[[1.5]]]])]
+    inputs = inputs_of(images, ImagePreparation(shape=(1, 1, 1), divisor=255.0))
+    assert inputs.batch(np.array([1, 0])).flatten().tolist() == [1.5, 0.5]  # prepared already
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,8 @@ def test_a_tiny_study(imagenet, tmp_path):
 def test_torch_is_not_imported():
     """Neither by the commands that make the records, nor by those that come after."""
     code = (
-        "import sys, offramp.stored, offramp.datasets.splits, offramp.datasets.outputs, offramp.comparison.resplitting"
+        "import sys, offramp.stored, offramp.datasets.splits, offramp.datasets.outputs, "
+        "offramp.comparison.resplitting, offramp.acceleration.evaluating"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], env=ENVIRONMENT, check=False

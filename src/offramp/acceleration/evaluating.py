@@ -52,6 +52,9 @@ def evaluate_records(
     ValueError
         If a record is missing, if a smaller model is not cheaper, or as for `evaluate_splits`.
     """
+    if any(not 0 < each < 1 for each in (*levels, confidence)):
+        given = ", ".join(f"{level:g}" for level in levels)
+        raise ValueError(f"levels {given}, confidence {confidence:g}; expected numbers between 0 and 1")
     tables = []
     options = {"risk": risk, "confidence": confidence, "splits": splits, "progress": progress}
     for (teacher, seed), (held, rest) in _groups(records).items():
@@ -70,6 +73,8 @@ def _groups(records: Sequence[ExitRecord]) -> dict[tuple[str, int], tuple[list[E
     found: dict[tuple, dict[str, dict[str, ExitRecord]]] = {}
     for record in records:
         about = record.metadata
+        if missing := {"system", "seed", "split"} - about.keys():
+            raise ValueError(f"a record has no {min(missing)}; expected what `offramp record-exits` or `record` wrote")
         key = about.get("teacher", about["system"]), about["seed"]
         found.setdefault(key, {}).setdefault(about["system"], {})[about["split"]] = record
     groups = {}

@@ -84,8 +84,8 @@ def accelerate(
       offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
       offramp accelerate --model huggingface:backbone=mymodel/ --data texts.csv --drop 0.005 --out fast/
       offramp accelerate --model mypackage.net:build --data images/ --agree 0.98 --exits-at layer1,layer2 --out fast/
-      offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 --out fast/
-      --candidates timm:backbone=resnet18.a1_in1k,pretrained=true
+      offramp accelerate --model timm:backbone=resnet50.a1_in1k,pretrained=true --data images/ --agree 0.99 \\
+          --candidates timm:backbone=resnet18.a1_in1k,pretrained=true --out fast/
       offramp run fast/bundle images/ --out answers.csv
     """
     given = {"disagreement": agree, "gap": drop, "error": error}
