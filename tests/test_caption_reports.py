@@ -198,9 +198,11 @@ def test_pairs_are_those_of_the_file(study):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in FIGURES.items() if set(entry.reads) <= FILES.keys()])
-def test_every_figure_of_captions(name, study):
+@pytest.mark.filterwarnings("error")
+def test_every_figure_of_captions(name, study, tmp_path):
     with style.settings():
         figure = FIGURES[name].make(inputs(FIGURES[name], study), {})
+        style.save(figure, tmp_path / name)
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= style.TWO_COLUMNS
     for legend in figure.legends:

@@ -228,6 +228,7 @@ def test_captions_from_scenes_to_the_report(tmp_path):
         (policy, drop) for policy in ("confidence", "pcee", "calm") for drop in (0, 0.5)
     }
     assert (matched[["layer_speedup", "mac_speedup"]] >= 0.999).all(axis=None)
-    assert pd.read_csv(tables / "captions-curve.csv")["mac_speedup"].min() > 1
+    curve = pd.read_csv(tables / "captions-curve.csv")
+    assert (curve.loc[curve["policy"] != "full", "mac_speedup"] > 1).all()
     page = (tmp_path / "reports/tiny/index.html").read_text()
     assert "Captions with exits" in page

@@ -155,6 +155,11 @@ def grids(system):
     ]
 
 
+def captions_of_all(table, suffix="parquet"):
+    """This table of all sweeps of captions. `SWEEPS` is set in evaluate.smk."""
+    return expand(SWEEPS, system=SYSTEMS, seed=STUDY["seeds"], table=table, suffix=suffix) if OF_CAPTIONS else []
+
+
 # Figures and tables: FILES, SETTINGS, SYSTEM_OF and SHOWN are set in report.smk
 
 

@@ -363,11 +363,6 @@ SWEEPS = expand(
 )
 
 
-def captions_of_all(table, suffix="parquet"):
-    """This table of all sweeps of captions."""
-    return expand(SWEEPS, system=SYSTEMS, seed=STUDY["seeds"], table=table, suffix=suffix) if CAPTIONS else []
-
-
 rule sweep_captions:
     input:
         weights=rules.train.output.weights,

@@ -8,6 +8,7 @@ from textwrap import wrap
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from offramp.comparison.captions import FULL, RECOMPUTE
 from offramp.reports.figures.style import TWO_COLUMNS
@@ -70,7 +71,8 @@ def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Se
     height, bar = rows * (width + below), 0.6
     colors = mpl.colormaps["viridis_r"].resampled(n)
     with mpl.rc_context({"axes.grid": False}):
-        figure = Figure((TWO_COLUMNS, height + bar), layout="none")
+        # Without an engine, saving takes that of the style, which cannot place axes that have no grid
+        figure = Figure((TWO_COLUMNS, height + bar), layout=PlaceHolderLayoutEngine(True, True))
         for i, (image, caption) in enumerate(zip(images, lines)):
             left, top = i % COLUMNS * width, height + bar - i // COLUMNS * (width + below)
             place = (left + 0.05, top - width + 0.05, width - 0.1, width - 0.1)
