@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offramp.study.params import policies_of, select_study
+from offramp.study.params import policies_of, read_params, select_study
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
@@ -55,6 +55,31 @@ def test_every_study_passes(name):
     own = PARAMS["studies"][name]
     assert study == own | {"policies": PARAMS["policies"] | own["own_policies"], "deltas": PARAMS["deltas"]}
     assert all(duel in [*PARAMS["duels"], *own["comparison"].get("duels", [])] for duel in duels)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", r"params\.yaml: not YAML \("),
+        ("- digits", r"params\.yaml: \['digits'\]; expected settings"),
+        ("study: &a {b: *a}", r"^params\.yaml: study\.b\.b[.b]* is in more than 20 levels"),
+        (
+            "a: &a [1, 1, 1]\nb: &b [*a, *a, *a]\n"
+            + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("bcdefg", "cdefgh")),
+            r"after 100,000 other values",
+        ),
+        ("study: digits\n5: 6", r"^params\.yaml: top level has the key 5: expected text"),
+        ("study: .nan", r"^params\.yaml: study is nan: expected a finite number"),
+    ],
+)
+def test_what_yaml_allows_but_settings_are_not(text, message, tmp_path):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        select_study(read_params(tmp_path / "params.yaml"), SCHEMA)
+
+
+def test_a_grid_of_thresholds_is_bounded():
+    check_refused(changed("delta", "step", 1e-9), "studies.digits.delta has the step 1e-09", "at most 1,000,000")
 
 
 def test_a_policy_may_have_its_own_grid():

@@ -1,5 +1,6 @@
 """Validation of params.yaml, and access to the settings of a study."""
 
+import itertools
 import math
 import os
 import reprlib
@@ -14,7 +15,7 @@ from offramp.models import CAPTIONING, MODELS, SINGLE_EXIT, STORED
 from offramp.policies import Policy, make_policy
 from offramp.records.splitting import Holdout
 
-DEEPEST = 20  # levels of settings
+DEEPEST, MOST = 20, 100_000  # levels and values of settings
 LONGEST = 1_000_000  # values of a grid of thresholds
 SAMPLES = ("validation", "fit_share", "folds")  # which validation samples a variant of the sensitivity study uses
 
@@ -52,7 +53,7 @@ def select_study(params: Mapping[str, Any], schema: str | os.PathLike) -> dict[s
     """
     import jsonschema
 
-    for problem in _strange(params, set()):
+    for problem in _strange(params, itertools.count()):
         raise ValueError(f"params.yaml: {problem}")
     error = jsonschema.exceptions.best_match(_validator(Path(schema)).iter_errors(params))
     if error is not None:
@@ -164,21 +165,23 @@ def _shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def _strange(value: Any, seen: set[int], where: str = "", depth: int = 0) -> Iterator[str]:
-    """Yield values that YAML allows but settings do not: keys that are not text, infinite numbers, endless nesting."""
+def _strange(value: Any, count: Iterator[int], where: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield what YAML allows but settings are not: keys that are not text, infinite numbers, and endless nesting.
+
+    YAML can repeat a value by its name, also within itself, so that few lines stand for any number of values.
+    """
     place = where or "top level"
+    if depth > DEEPEST or next(count) > MOST:
+        yield f"{place} is in more than {DEEPEST} levels, or after {MOST:,} other values: expected fewer"
+        return
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{place} is {value}: expected a finite number"
-    if not isinstance(value, dict | list) or id(value) in seen:  # YAML can repeat a value by its name
-        return
-    seen.add(id(value))
-    if depth > DEEPEST:
-        yield f"{place} is nested too deeply: expected at most {DEEPEST} levels"
+    if not isinstance(value, dict | list):
         return
     for key, each in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(value, dict) and not isinstance(key, str):
             yield f"{place} has the key {_shown(key)}: expected text"
-        yield from _strange(each, seen, f"{where}.{key}" if where else str(key), depth + 1)
+        yield from _strange(each, count, f"{where}.{key}" if where else str(key), depth + 1)
 
 
 def _mistakes(params: Mapping[str, Any]) -> Iterator[str]:
