@@ -305,6 +305,7 @@ def accelerate(
     chosen = {"exits": list(choice.exits), "policy": choice.policy}
     write_text(out / "promise.json", json.dumps(asdict(promise) | chosen, indent=2) + "\n")
     report = write_page(
+        of_parts["structure"].exits(choice.exits),
         of_parts["check" if len(parts.check) else "structure"].exits(choice.exits),
         fit_families(held.exits(choice.exits)),
         lines,

@@ -27,7 +27,7 @@ from offramp.cli import (
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
-    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.search, evaluate.resplit),
+    *(evaluate.evaluate, evaluate.compare, evaluate.points, evaluate.sensitivity, evaluate.search, evaluate.resplit),
     *(stream.stream, shift.shift, shift.drift),
     *(report.figure, report.table, report.summary, report.report, report.environment, report.verify, report.judge),
     *(captions.train_captioner, captions.record_tokens, captions.sweep_captions, captions.generate),
@@ -60,6 +60,7 @@ def cli() -> None:
       stream                           learn while the policy is used, and watch for a shift
       shift                            measure what becomes of promises if the inputs are corrupted
       drift                            run online policies over streams whose corruption grows
+      points                           evaluate policies in detail, for the page of the report
       figure, table, summary, report   show the results
 
     \b

@@ -26,6 +26,7 @@ KINDS = {
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "rejection": ({"system", "policy", "by", "coverage", "accuracy", "gain", "aurc_gain"}, "compare --rejection-out"),
     "promises": ({"system", "policy", "choice", "target", "promised", "broken", "shortfall"}, "compare --promises-out"),
+    "points": ({"system", "seed", "policy", "threshold", "bin_share_1", "validation_accuracy"}, "points --out"),
     "efficiency": ({"system", "policy", "seed", "of_seed", "ece", "auroc", "gap_closed"}, "compare --efficiency-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "seconds": ({"system", "seed", "exit", "seconds", "device"}, "record --seconds"),
@@ -41,7 +42,7 @@ KINDS = {
     "resplits": ({"cost", "split", "quantity", "variant", "kind", "front", "value"}, "resplit --out"),
 }
 # Kinds with costs in the unit of the records
-WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
+WITH_UNIT = ("curve", "exits", "targets", "pairs", "points", "models", "relations", "choices", "replacements")
 OTHERS = {
     "record": "record --test",
     "frontier": "evaluate --frontier",  # read as a curve
@@ -57,8 +58,8 @@ def read_tables(files: Sequence[Path], *kinds: str) -> "list[pd.DataFrame]":
     files : sequence of paths
         .parquet or .csv files, in any order.
     kinds : {"curve", "exits", "reliability", "targets", "pairs", "control", "speedup", "duels", "rejection",
-            "promises", "efficiency", "sensitivity", "seconds", "times", "shift", "drift", "models", "relations",
-            "choices", "reductions", "replacements", "measures", "resplits"}
+            "promises", "points", "efficiency", "sensitivity", "seconds", "times", "shift", "drift", "models",
+            "relations", "choices", "reductions", "replacements", "measures", "resplits"}
 
     Returns
     -------
