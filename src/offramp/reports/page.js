@@ -1,7 +1,8 @@
 // Links the charts, which Vega draws: one chosen point, the shown runs and policies, commands, and the table of points.
 const $ = (id) => document.getElementById(id);
 const bytes = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
-const study = JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
+const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+const study = await new Response(unpacked).json();
 const specifications = JSON.parse($("specifications").textContent);
 const { runs, policies } = study;
 const views = {};
@@ -93,8 +94,9 @@ async function choose(point) {
   $("said").textContent = described(point).slice(1).join("; ");
   const exits = point.exit.map((share, i) =>
     ({ exit: i + 1, share, accuracy: point.exit_accuracy[i], estimate: point.exit_estimate[i] }));
-  const bins = point.bin_share.map((share, i) =>
-    ({ share, accuracy: point.bin_accuracy[i], estimate: point.bin_estimate[i] })).filter((its) => its.estimate != null);
+  const bins = point.bin_share
+    .map((share, i) => ({ share, accuracy: point.bin_accuracy[i], estimate: point.bin_estimate[i] }))
+    .filter((its) => its.estimate != null);
   const coverages = study.coverages.map((coverage, i) => ({ coverage, risk: 1 - point.coverage[i] }));
   showCommands();
   await Promise.all([
@@ -109,7 +111,8 @@ async function choose(point) {
 // The cheapest point that is this accurate on validation data, as `offramp export --accuracy` chooses
 function cheapest(curve, accuracy) {
   const enough = curve.filter((its) => its.validation_accuracy >= accuracy - 1e-9);
-  return enough.reduce((best, its) => (its.validation_cost < best.validation_cost ? its : best), enough[0] ?? curve.at(-1));
+  const start = enough[0] ?? curve.at(-1);
+  return enough.reduce((best, its) => (its.validation_cost < best.validation_cost ? its : best), start);
 }
 
 // Commands
@@ -211,11 +214,11 @@ function fillTable() {
 function csv() {
   const most = Math.max(...runs.map((_, run) => curves.find((its) => its[0].run === run)[0].exit.length));
   const exits = Array.from({ length: most }, (_, i) => i);
-  const header = ["system", "seed", "policy", "threshold", "accuracy", "accuracy_low", "accuracy_high", "cost", "cost_low",
-    "cost_high", "validation_accuracy", "validation_cost", ...exits.map((i) => `exit_${i + 1}`)];
+  const header = ["system", "seed", "policy", "threshold", "accuracy", "accuracy_low", "accuracy_high", "cost",
+    "cost_low", "cost_high", "validation_accuracy", "validation_cost", ...exits.map((i) => `exit_${i + 1}`)];
   const field = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
-  const lines = points.map((its) => [...Object.values(columns).map((read) => read(its)), ...exits.map((i) => its.exit[i] ?? "")]
-    .map((value) => field(word(value))).join(","));
+  const cells = (its) => [...Object.values(columns).map((read) => read(its)), ...exits.map((i) => its.exit[i] ?? "")];
+  const lines = points.map((its) => cells(its).map((value) => field(word(value))).join(","));
   return [header.join(","), ...lines].join("\n") + "\n";
 }
 
@@ -252,7 +255,8 @@ function tip(_, event, item, id) {
 function showOnly(systems, labels) {
   const pick = (name, wanted) => {
     const boxes = [...document.querySelectorAll(`input[name="${name}"]`)];
-    if (boxes.some((box) => wanted.includes(box.value))) boxes.forEach((box) => { box.checked = wanted.includes(box.value); });
+    if (!boxes.some((box) => wanted.includes(box.value))) return;
+    boxes.forEach((box) => { box.checked = wanted.includes(box.value); });
   };
   pick("system", systems);
   pick("policy", labels);
@@ -295,6 +299,7 @@ $("csv").addEventListener("click", () => {
   link.click();
 });
 document.querySelectorAll("button[data-systems]").forEach((button) => {
-  button.addEventListener("click", () => showOnly(JSON.parse(button.dataset.systems), JSON.parse(button.dataset.policies)));
+  const { systems, policies: labels } = button.dataset;
+  button.addEventListener("click", () => showOnly(JSON.parse(systems), JSON.parse(labels)));
 });
 document.documentElement.dataset.ready = "true"; // for tests
