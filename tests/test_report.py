@@ -108,8 +108,8 @@ def test_the_page_is_whole_and_needs_nothing_else(page, study, files):
     links = [link for link in re.findall(r'href="([^"]*)"', page) if not link.startswith("#")]
     assert links == [
         "figures/oracle-heatmap-vit.pdf",
-        *("tables/claims.csv", "tables/claims.tex"),
         *("tables/control.csv", "tables/control.tex"),
+        *("tables/claims.csv", "tables/claims.tex"),
     ]
     assert all((study / link).exists() for link in links)
     assert not re.search(r"https?:|<script|<link|@import|url\(", page)
@@ -124,6 +124,11 @@ def test_claims_come_first_and_verdicts_are_said(page):
     assert '<td class="short verdict holds">holds</td>' in page
     assert '<td class="short verdict fails">does not hold</td>' in page
     assert '<td class="short verdict open">undecided</td>' in page
+    claims = page[page.index('id="claims"') : page.index('id="notes"')]
+    assert re.findall(r'<span class="chip verdict (.*?)">(.*?)</span>', claims) == [
+        *(("holds", "holds: 1"), ("fails", "does not hold: 1"), ("open", "undecided: 1"), ("holds", "holds: 1"))
+    ]
+    assert claims.count('<a href="#table-claims">') == 2
     text = parsed(page).text
     assert any("Does not hold: ViT small → ViT large (PCEE-WS)." in part for part in text)
     assert "Layers that the oracle uses: ViT" in text
