@@ -98,7 +98,7 @@ rule points:
     resources:
         **needs("compare", mem_mb=4000, runtime=30),
     params:
-        weights=flags(weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors") if TRAINED else "",
+        weights=lambda wildcards: flags(weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors") if TRAINED else "",
         resamples=STUDY["comparison"]["resamples"],
     shell:
         "offramp points {input.records} {input.policies} {params.weights} --resamples {params.resamples}"
