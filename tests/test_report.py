@@ -1,6 +1,7 @@
 """The report is one page that contains everything it shows."""
 
 import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from offramp._io.tables import write_table
 from offramp.cli import cli
@@ -79,7 +81,7 @@ class Balance(HTMLParser):
         self.text = []
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -100,12 +102,14 @@ def test_the_page_is_whole_and_needs_nothing_else(page, study, files):
     parsed(page)
     assert page.startswith("<!DOCTYPE html>")
     sources = re.findall(r'src="([^"]*)"', page)
-    assert [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources] == [files[0].read_bytes()]
+    shown = [Image.open(io.BytesIO(base64.b64decode(s.removeprefix("data:image/png;base64,")))) for s in sources]
+    away = np.abs(np.asarray(shown[0].convert("RGB"), int) - np.asarray(Image.open(files[0]).convert("RGB"), int))
+    assert (len(shown), away.mean() < 0.5, away.max() <= 24) == (1, True, True)  # 256 colours
     links = [link for link in re.findall(r'href="([^"]*)"', page) if not link.startswith("#")]
     assert links == [
-        *("tables/claims.csv", "tables/claims.tex"),
         "figures/oracle-heatmap-vit.pdf",
         *("tables/control.csv", "tables/control.tex"),
+        *("tables/claims.csv", "tables/claims.tex"),
     ]
     assert all((study / link).exists() for link in links)
     assert not re.search(r"https?:|<script|<link|@import|url\(", page)
@@ -120,6 +124,11 @@ def test_claims_come_first_and_verdicts_are_said(page):
     assert '<td class="short verdict holds">holds</td>' in page
     assert '<td class="short verdict fails">does not hold</td>' in page
     assert '<td class="short verdict open">undecided</td>' in page
+    claims = page[page.index('id="claims"') : page.index('id="notes"')]
+    assert re.findall(r'<span class="chip verdict (.*?)">(.*?)</span>', claims) == [
+        *(("holds", "holds: 1"), ("fails", "does not hold: 1"), ("open", "undecided: 1"), ("holds", "holds: 1"))
+    ]
+    assert claims.count('<a href="#table-claims">') == 2
     text = parsed(page).text
     assert any("Does not hold: ViT small → ViT large (PCEE-WS)." in part for part in text)
     assert "Layers that the oracle uses: ViT" in text

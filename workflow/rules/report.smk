@@ -95,6 +95,26 @@ rule public_zoo:
         stems("reports/public_zoo", ["public-zoo"], ["pdf", "png", "csv", "md", "tex"]),
 
 
+# Every policy at a few thresholds in detail, for the linked charts of the page
+rule points:
+    input:
+        records=RECORDS_OF_SYSTEMS,
+        policies=of_runs(rules.calibrate.output.policies),
+        code=sources("comparison.points"),
+    output:
+        f"{REPORT}/points.parquet",
+    log:
+        f"{LOGS}/points.log",
+    resources:
+        **needs("compare", mem_mb=4000, runtime=30),
+    params:
+        weights=lambda wildcards: flags(weights=f"{ROOT}/train/{{system}}-s{{seed}}.safetensors") if TRAINED else "",
+        resamples=STUDY["comparison"]["resamples"],
+    shell:
+        "offramp points {input.records} {input.policies} {params.weights} --resamples {params.resamples}"
+        " --out {output} 2>&1 | tee {log}"
+
+
 rule summary:
     input:
         tables=[rules.compare.output.speedup, rules.compare.output.control],
@@ -141,9 +161,10 @@ rule report:
         shown=stems(f"{REPORT}/figures", SHOWN["figure"], ["png"]) + stems(f"{REPORT}/tables", SHOWN["table"], ["csv"]),
         linked=stems(f"{REPORT}/figures", SHOWN["figure"], ["pdf"])
         + stems(f"{REPORT}/tables", SHOWN["table"], ["md", "tex"]),
+        points=rules.points.output,
         parameters=rules.settings.output,
         environment=rules.environment.output,
-        template="src/offramp/reports/page.html",
+        template=expand("src/offramp/reports/page.{kind}", kind=["html", "css", "js"]),
         code=sources("reports.page", *(entry.module for its in SHOWN.values() for entry in its.values())),
     output:
         f"{REPORT}/index.html",
@@ -153,7 +174,7 @@ rule report:
         title=f"Offramp: the study {config['study']}",
         command=f"make reproduce STUDY={config['study']}",
     shell:
-        "offramp report {input.shown} --title {params.title:q} --parameters {input.parameters}"
+        "offramp report {input.shown} {input.points} --title {params.title:q} --parameters {input.parameters}"
         " --environment {input.environment} --command {params.command:q} --out {output} 2>&1 | tee {log}"
 
 
@@ -162,6 +183,7 @@ rule pages:
         rules.report.output,
         rules.report.input.shown,
         rules.report.input.linked,
+        rules.points.output,
         rules.summary.output,
         rules.settings.output,
         rules.environment.output,

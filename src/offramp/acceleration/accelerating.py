@@ -258,6 +258,7 @@ def accelerate(
     about["kinds"] = kinds.astype(object).where(kinds.notna(), None).to_dict("records")
     write_text(out / "promise.json", json.dumps(asdict(promise) | about, indent=2) + "\n")
     report = write_page(
+        chosen.structure.of(structure),
         chosen.structure.of(check or structure),
         fit_families(chosen.structure.of(held)),
         lines,

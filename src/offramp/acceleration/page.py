@@ -1,6 +1,7 @@
 """The page of an accelerated model: what is promised and saved, and how its exits compare."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 import pandas as pd
 
 from offramp._io.tables import write_table
+from offramp.comparison.bootstrap import Bootstrap
+from offramp.comparison.points import points
+from offramp.comparison.runs import Run
 from offramp.evaluation import default_thresholds, evaluate, frontier
 from offramp.evaluation.exits import exit_table
-from offramp.policies import Policy
+from offramp.policies import Policy, save_policies
 from offramp.records import ExitRecord
 from offramp.records.metrics import with_metric
 from offramp.reports.catalogue import FIGURES, TABLES, shown
@@ -19,6 +23,7 @@ from offramp.reports.page import write_report
 
 AGREEMENT = "agreement with the model"
 BINS = 15
+RESAMPLES = 2000
 PAGES = ("quality-cost", "speedup", "agreement", "exits")  # of the catalogue
 
 
@@ -32,6 +37,7 @@ def with_agreement(record: ExitRecord) -> ExitRecord:
 
 
 def write_page(
+    choosing: ExitRecord,
     record: ExitRecord,
     policies: Mapping[str, Policy],
     lines: Sequence[str],
@@ -43,8 +49,10 @@ def write_page(
 
     Parameters
     ----------
+    choosing : ExitRecord
+        Record of the chosen exits on the samples that chose the structure, from which the page picks thresholds.
     record : ExitRecord
-        Record of the chosen exits, at least two, on samples that chose nothing or the structure.
+        Record of the chosen exits, on samples that chose nothing or the structure.
     policies : mapping of str to Policy
         Fitted policies that could have been chosen.
     lines : sequence of str
@@ -54,20 +62,32 @@ def write_page(
     out : path
         Folder for `index.html`, `figures/`, `tables/` and `data/`.
     """
-    record = with_agreement(record)
+    record, choosing = with_agreement(record), with_agreement(choosing)
     system = str(record.metadata["system"])
     pages: list[Path] = []
     if record.n_exits > 1:
         files = _write_tables(record, policies, system, out / "data")
+        pages.append(_write_points(Run(system, 0, choosing, record, dict(policies)), out / "data"))
         its = {"quality": record.quality is not None, "layers": record.quality is None, "prediction": True}
         for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
             for entry in shown(entries, files, its, [policy.name for policy in policies.values()]):
                 if entry.name in PAGES:
                     entry.write([files[kind] for kind in entry.reads], out / folder / entry.name)
                     pages.append(out / folder / f"{entry.name}.{ending}")
-    about = {"notes": list(lines), **parameters}
-    write_report(pages, f"Offramp: {system}, accelerated", about, environment(), command, out / "index.html")
-    return out / "index.html"
+    page, title = out / "index.html", f"Offramp: {system}, accelerated"
+    write_report(pages, title, {"notes": list(lines), **parameters}, environment(), command, page, use=" ".join(lines))
+    return page
+
+
+def _write_points(run: Run, folder: Path) -> Path:
+    """Write the operating points, and the files of which the commands on the page speak."""
+    files = {name: str(folder / f"{name}.safetensors") for name in ("validation", "test", "policies")}
+    run.validation.save(files["validation"])
+    run.test.save(files["test"])
+    save_policies(run.policies, files["policies"], run.validation.metadata)
+    table = points([replace(run, files=files)], Bootstrap.draw(run.test.n_samples, RESAMPLES, seed=0))
+    write_table(with_metric(table, run.test), folder / "points.parquet")
+    return folder / "points.parquet"
 
 
 def _write_tables(record: ExitRecord, policies: Mapping[str, Policy], system: str, folder: Path) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from offramp.certification.pvalues import P_VALUES
 from offramp.cli.options import (
     CONFIDENCE,
     EXISTING,
+    ONLY,
     OUT,
     RISK,
     TABLE,
@@ -19,6 +20,7 @@ from offramp.cli.options import (
     certified,
     labelled,
     load_fitted,
+    those_of,
     write_all,
 )
 from offramp.policies import save_policies
@@ -43,6 +45,7 @@ from offramp.records.splitting import Holdout
     help="File of policies from `offramp calibrate`, instead of --policy. They were fitted on another record, or on a "
     "part of VALIDATION (calibrate --fit-share); then the rest is used.",
 )
+@ONLY
 @click.option(
     "--fit-share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -99,6 +102,7 @@ def certify(
     validation,
     specs,
     policies,
+    only,
     fit_share,
     seed,
     risk,
@@ -149,6 +153,7 @@ def certify(
     record = ExitRecord.load(validation)
     if policies:
         fitted, record = load_fitted(policies, record)
+        fitted = those_of(fitted, only)
     else:
         fitted, holdout = specs, Holdout()
         if any(policy.learns for policy in fitted.values()):

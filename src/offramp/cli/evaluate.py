@@ -11,6 +11,7 @@ from offramp.cli.options import (
     CONFIDENCE,
     EXISTING,
     FIT_SHARE,
+    ONLY,
     RESAMPLES,
     RISK,
     SETTINGS,
@@ -29,6 +30,7 @@ from offramp.cli.options import (
     labelled,
     load_fitted,
     load_settings,
+    those_of,
     write_all,
 )
 from offramp.evaluation import default_thresholds
@@ -55,6 +57,7 @@ from offramp.records.splitting import Holdout
     help="File of fitted policies from `offramp calibrate`, or settings of a cascade (.json) from `offramp search "
     "--cascade-out`, instead of --policy.",
 )
+@ONLY
 @click.option(
     "--validation",
     type=EXISTING,
@@ -119,6 +122,7 @@ from offramp.records.splitting import Holdout
 def evaluate(
     specs,
     policies,
+    only,
     validation,
     test,
     grids,
@@ -175,6 +179,7 @@ def evaluate(
         fitted = specs or load_policies(policies)[0]
         if policies and level is not None:
             fitted, held_out = load_fitted(policies, held_out)
+    fitted = those_of(fitted, only)
     of_label = dict(grids)
     for option, labels in (("thresholds", of_label), ("per-exit", dict(rows))):
         if unknown := sorted(labels.keys() - {None, *fitted}):
@@ -349,6 +354,36 @@ def compare(
     if promises_out:
         tables[promises_out] = promises(runs, targets, splits=splits, seed=seed)
     write_all({path: with_metric(table, runs[0].test) for path, table in tables.items()})
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--weights",
+    help="Path of the weights of each model, with {system} and {seed} in place of its name and seed, for the commands "
+    "on the page.",
+)
+@RESAMPLES
+@BOOTSTRAP_SEED
+@click.option("--out", type=TABLE, required=True, help="Output: one row per policy and threshold.")
+def points(files, weights, resamples, seed, out) -> None:
+    """Evaluate every policy at a few thresholds in detail, for the linked charts of the page of `offramp report`.
+
+    FILES are those of `offramp compare`. At most 33 thresholds of each policy are picked on validation data: corners
+    of the curve of accuracy against cost, and points at even distances of cost. The output contains their results on
+    test data with 95 % intervals, and for each of them the exits, the reliability diagram, and the risk at coverages.
+
+    \b
+    For example:
+      offramp points small/*.safetensors large/*.safetensors --out points.parquet
+    """
+    from offramp.comparison.bootstrap import Bootstrap
+    from offramp.comparison.points import points
+    from offramp.comparison.runs import load_runs
+
+    runs = load_runs(files)
+    bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
+    write_table(with_metric(points(runs, bootstrap, weights), runs[0].test), out)
 
 
 @click.command(cls=Verb)

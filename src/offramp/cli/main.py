@@ -27,7 +27,7 @@ from offramp.cli import (
 VERBS = (
     *(data.data, train.train, record.record, record.cascade, record.router, record.import_),
     *(calibrate.calibrate, calibrate.policies, certify.certify, reject.reject),
-    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.learning_curve),
+    *(evaluate.evaluate, evaluate.compare, evaluate.sensitivity, evaluate.points, evaluate.learning_curve),
     *(evaluate.search, evaluate.resplit),
     *(stream.stream, shift.shift, shift.drift),
     *(
@@ -70,6 +70,7 @@ def cli() -> None:
       stream                           learn while the policy is used, and watch for a shift
       shift                            measure what becomes of promises if the inputs are corrupted
       drift                            run online policies over streams whose corruption grows
+      points                           evaluate policies in detail, for the page of the report
       record-exits, accelerations      measure how often the promises of `offramp accelerate` are kept
       figure, table, summary, report   show the results
 

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,6 +234,21 @@ def certified(label: str, policy: Policy, record: ExitRecord, risk, level, confi
         return certify(policy, record, risk, level, confidence, **options)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
+
+
+ONLY = click.option(
+    "--only",
+    "only",
+    multiple=True,
+    help="Label of a policy of the file of --policies, which is used instead of all. Repeat this option.",
+)
+
+
+def those_of(fitted: dict[str, Policy], only: Sequence[str]) -> dict[str, Policy]:
+    """Return the policies with these labels (--only), or all policies if none are given."""
+    if unknown := [label for label in only if label not in fitted]:
+        raise click.UsageError(f"--only for {unknown[0]!r}; expected one of {', '.join(fitted)}")
+    return {label: fitted[label] for label in only} if only else fitted
 
 
 def load_fitted(path: Path, record: ExitRecord) -> tuple[dict[str, Policy], ExitRecord]:

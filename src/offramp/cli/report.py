@@ -138,15 +138,17 @@ def summary(files, out) -> None:
 @click.option("--command", required=True, help="Command that creates the report, which is shown on the page.")
 @click.option("--out", type=OUT, required=True, help="Output: HTML page.")
 def report(files, title, parameters, environment, command, out) -> None:
-    """Combine figures and tables into one HTML page.
+    """Combine linked charts, figures and tables into one HTML page, which needs no network.
 
     FILES are figures (.png) and tables (.csv) from `offramp figure` and `offramp table`, in the order in which they are
-    shown. Tables with claims are shown first. The other formats (.pdf, .md, .tex) must be next to these files.
+    shown. Claims are shown first. The other formats (.pdf, .md, .tex) must be next to these files. FILES can also be
+    the output of `offramp points` (.parquet). The page then begins with linked charts of all policies, in which a point
+    can be chosen, with the commands for it.
 
     \b
     For example:
       offramp environment > environment.json
-      offramp report figures/*.png tables/*.csv --title "My study" --parameters parameters.json \\
+      offramp report figures/*.png tables/*.csv points.parquet --title "My study" --parameters parameters.json \\
           --environment environment.json --command "make reproduce" --out index.html
     """
     from offramp.reports.page import read_json, write_report
@@ -253,6 +255,7 @@ def judge(validation, test, accuracy, cost, level, risk, confidence, resamples, 
             system=system_of(record.metadata, test),
             **target,
             resamples=resamples,
+            files={"validation": str(validation), "test": str(test)},
             command=f"offramp judge --validation {validation} --test {test}{options} --out {out}",
             progress=True,
         )

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,8 @@ class Entry:
         `policies`.
     needs : tuple of str
         Settings that the study must contain. Otherwise, the entry is left out.
+    evidence : mapping of int to str
+        For tables of claims: the figure that shows each claim, by its number.
     source : str
         Module and name, for example "tables.pairs:EQUAL_COST". By default, the module has the name of the entry, and
         the name in it is `draw` for figures and `TABLE` for tables.
@@ -43,6 +45,7 @@ class Entry:
     options: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    evidence: Mapping[int, str] = field(default_factory=dict)
     source: str = ""
 
     @property
@@ -161,10 +164,15 @@ TABLES = _catalogue(
     _table("captions-texts", "caption pairs", source="tables.captions:TEXTS"),
     _table("captions-words", "words", source="tables.captions:WORDS"),
     _table("captions-certified", "certified captions", source="tables.captions:CERTIFIED"),
-    _table("claims", "pairs", "control", judges=("pcee", "pcee-ws")),
-    _table("beem-claims", "speedup", "duels", judges=("beem-c", "beem-a")),
-    _table("cascade-claims", "reductions", "measures"),
-    _table("shift-claim", "shift", judges=("pcee", "pcee-ws")),
+    _table("claims", "pairs", "control", judges=("pcee", "pcee-ws"), evidence={1: "error-cost", 2: "control"}),
+    _table("beem-claims", "speedup", "duels", judges=("beem-c", "beem-a"), evidence={1: "speedup", 2: "speedup"}),
+    _table(
+        "cascade-claims",
+        "reductions",
+        "measures",
+        evidence={1: "cascades-front", 2: "cascade-relation", 3: "cascade-variants", 4: "cascade-variants"},
+    ),
+    _table("shift-claim", "shift", judges=("pcee", "pcee-ws"), evidence={4: "shift"}),
     _table("duels", "duels", needs=("duels",)),
     _table("speedup", "speedup"),
     _table("times", "times"),

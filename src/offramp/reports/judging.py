@@ -16,6 +16,7 @@ from offramp.certification import certify
 from offramp.comparison import matched
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import at_targets, control
+from offramp.comparison.points import points
 from offramp.comparison.rejection import rejection
 from offramp.comparison.runs import Run, with_unit
 from offramp.evaluation import (
@@ -35,6 +36,7 @@ from offramp.records.origin import shared_unit
 from offramp.records.splitting import Holdout
 from offramp.reports.catalogue import FIGURES, TABLES, shown
 from offramp.reports.environment import environment
+from offramp.reports.explorer import REFERENCES
 from offramp.reports.labels import about_quality, policy_name, unit_name
 from offramp.reports.page import write_report
 
@@ -44,7 +46,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "entropy": ("confidence", {"score": "entropy"}),
     "temperature": ("confidence", {"temperature": "per_exit"}),
 }
-REFERENCES = ("oracle", "random")  # baselines that are not recommended
 CERTIFIED_RISKS = ("error", "gap", "disagreement", "error_among_exited")
 GRID = np.round(np.linspace(0, 1, 201), 12)  # thresholds at which the control error is measured
 TARGETS = (0.0, 0.005, 0.01, 0.02)  # decrease in accuracy relative to the last exit, for the table of targets
@@ -114,6 +115,7 @@ def judge(
     risk: str = "error",
     confidence: float = 0.9,
     resamples: int = 2000,
+    files: Mapping[str, str] | None = None,
     command: str = "",
     progress: bool = False,
 ) -> Recommendation:
@@ -149,6 +151,8 @@ def judge(
         Used with `level`.
     resamples : int
         Number of bootstrap resamples.
+    files : mapping of str to str, optional
+        Paths of the records (validation, test), for the commands in the report.
     command : str
         Command that creates the report, which is shown in it.
     progress : bool
@@ -171,15 +175,16 @@ def judge(
     with tqdm(total=3, disable=not progress, leave=False) as bar:
         bar.set_description("fitting policies")
         policies, left_out = fit_all(fitting)
-        run = Run(system, seed, validation, test, policies, holdout=holdout)
+        paths = {**(files or {}), "policies": str(out / "policies.safetensors")}
+        run = Run(system, seed, validation, test, policies, paths, holdout)
         bootstrap = Bootstrap.draw(test.n_samples, resamples, seed=0)
         recommendation = recommend(run, bootstrap, accuracy, cost, level, risk, confidence)
         bar.update()
         bar.set_description("comparing policies")
-        files = _write_tables(run, bootstrap, out / "data")
+        tables = _write_tables(run, bootstrap, recommendation, out / "data")
         if "max_softmax" in test.measures and test.labels is not None:  # for the figures that show single samples
             test.save(out / "data" / "test.safetensors")
-            files["record"] = [out / "data" / "test.safetensors"]
+            tables["record"] = [out / "data" / "test.safetensors"]
         bar.update()
         bar.set_description("drawing figures")
         its = {
@@ -189,7 +194,7 @@ def judge(
             "max_softmax": "max_softmax" in test.measures,
             "layers": not test.is_router,
         }
-        pages = _write_entries(files, its, policies, out)
+        pages = [*_write_entries(tables, its, policies, out), *tables["points"]]
         bar.update()
     save_policies(
         policies,
@@ -197,9 +202,8 @@ def judge(
         {**validation.metadata, "system": system, "seed": seed, **holdout.metadata},
     )
     write_text(out / "recommendation.json", json.dumps(asdict(recommendation), indent=2) + "\n")
-    notes = [str(recommendation)]
-    if left_out:
-        notes.append(f"Left out: {'; '.join(f'{label} ({reason})' for label, reason in left_out.items())}.")
+    left = "; ".join(f"{label} ({reason})" for label, reason in left_out.items())
+    notes = [f"Left out: {left}."] if left_out else []
     about = {key: test.metadata[key] for key in ("dataset", "classes", "unit", "metric") if key in test.metadata}
     parameters = {
         "notes": notes,
@@ -209,7 +213,9 @@ def judge(
         "policies": {label: {"policy": policy.name, **policy.options} for label, policy in policies.items()},
         "resamples": resamples,
     }
-    write_report(pages, f"Offramp: policies for {system}", parameters, environment(), command, out / "index.html")
+    title, start = f"Offramp: policies for {system}", (recommendation.policy, recommendation.threshold)
+    page = out / "index.html"
+    write_report(pages, title, parameters, environment(), command, page, use=str(recommendation), start=start)
     return recommendation
 
 
@@ -354,10 +360,12 @@ def _unit(record: ExitRecord) -> str:
     return "" if unit is None else f" {unit_name(unit)}"
 
 
-def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, list[Path]]:
+def _write_tables(
+    run: Run, bootstrap: Bootstrap, recommendation: Recommendation, folder: Path
+) -> dict[str, list[Path]]:
     """Write the tables from which figures and tables are made, and return their paths by kind.
 
-    They are the same as those of `offramp calibrate`, `evaluate` and `compare`.
+    They are the same as those of `offramp calibrate`, `evaluate`, `compare` and `points`.
     """
     about = {"dataset": run.test.metadata.get("dataset"), "system": run.system, "seed": run.seed}
 
@@ -369,19 +377,22 @@ def _write_tables(run: Run, bootstrap: Bootstrap, folder: Path) -> dict[str, lis
         evaluate(policy, run.test, default_thresholds(policy, run.choosing)).assign(policy=label)
         for label, policy in run.policies.items()
     ]
-    points = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
+    frontiers = [frontier(policy, run.test).assign(policy=label) for label, policy in run.policies.items()]
     everything = matched.match([run])
     full = run.choosing.correct[:, -1].mean()
     baseline = next(iter(_claiming(run.policies)), None)  # max softmax is the first, if it is there
     tables = {
         "curve": said_of(pd.concat(curves, ignore_index=True)),
-        "frontier": said_of(pd.concat(points, ignore_index=True)),
+        "frontier": said_of(pd.concat(frontiers, ignore_index=True)),
         "exits": said_of(exit_table(run.test, run.policies, BINS)),
         "targets": with_metric(
             at_targets([run], [round(float(full - drop), 4) for drop in TARGETS], bootstrap), run.test
         ),
         "speedup": matched.speedup(everything, bootstrap),
         "rejection": with_metric(rejection([run], bootstrap), run.test),
+        "points": with_metric(
+            points([run], bootstrap, also={recommendation.policy: [recommendation.threshold]}), run.test
+        ),
     }
     if "max_softmax" in run.choosing.measures:
         tables["reliability"] = said_of(reliability_table(run.choosing, BINS))

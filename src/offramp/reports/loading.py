@@ -26,6 +26,7 @@ KINDS = {
     "duels": ({"system", "policy", "rival", "match", "gain", "cost_difference"}, "compare --duels-out"),
     "rejection": ({"system", "policy", "by", "coverage", "accuracy", "gain", "aurc_gain"}, "compare --rejection-out"),
     "promises": ({"system", "policy", "choice", "target", "promised", "broken", "shortfall"}, "compare --promises-out"),
+    "points": ({"system", "seed", "policy", "threshold", "bin_share_1", "validation_accuracy"}, "points --out"),
     "efficiency": ({"system", "policy", "seed", "of_seed", "ece", "auroc", "gap_closed"}, "compare --efficiency-out"),
     "sensitivity": ({"system", "factor", "setting", "policy", "reference", "cost_excess"}, "sensitivity --out"),
     "learning curve": ({"system", "policy", "rival", "samples", "gain", "cost_difference"}, "learning-curve --out"),
@@ -54,7 +55,7 @@ KINDS = {
     "pictures": ({"image", "png"}, "data --pictures"),
 }
 # Kinds with costs in the unit of the records
-WITH_UNIT = ("curve", "exits", "targets", "pairs", "models", "relations", "choices", "replacements")
+WITH_UNIT = ("curve", "exits", "targets", "pairs", "points", "models", "relations", "choices", "replacements")
 OTHERS = {
     "record": "record --test",
     "frontier": "evaluate --frontier",  # read as a curve
