@@ -157,10 +157,12 @@ def page(study):
 
 
 def chosen(page, runs):
-    """Return the run, the label and the threshold that the page shows."""
+    """Return the run, the label and the threshold that the page shows, which is exact in the first command."""
     run = runs[int(page.input_value("#run"))]
-    delta = page.inner_text("#threshold-value").replace("−", "-").replace("∞", "inf")
-    return run, page.input_value("#policy"), float(delta)
+    delta = float(re.search("--thresholds=(.*?) ", page.inner_text("#commands pre >> nth=0"))[1])
+    shown = page.inner_text("#threshold-value").replace("−", "-").replace("∞", "inf")
+    assert float(shown) == float(f"{delta:.6g}")
+    return run, page.input_value("#policy"), delta
 
 
 def check_chosen(page, runs):

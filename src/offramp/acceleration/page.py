@@ -75,7 +75,8 @@ def write_page(
                     entry.write([files[kind] for kind in entry.reads], out / folder / entry.name)
                     pages.append(out / folder / f"{entry.name}.{ending}")
     page, title = out / "index.html", f"Offramp: {system}, accelerated"
-    write_report(pages, title, {"notes": list(lines), **parameters}, environment(), command, page, use=" ".join(lines))
+    notes = [] if pages else list(lines)  # the charts begin with them
+    write_report(pages, title, {"notes": notes, **parameters}, environment(), command, page, use=" ".join(lines))
     return page
 
 

@@ -13,6 +13,7 @@ INK = "currentColor"  # that of the text, in light and in dark
 FONT = "system-ui, 'Helvetica Neue', Arial, sans-serif"
 WIDE = 4  # ratio of the highest to the lowest cost
 _FIT = alt.AutoSizeParams(type="fit-x", contains="padding", resize=True)
+_COST = "format(datum.value, datum.value < 1000 ? '~g' : '~s')"
 _PERCENT = {"format": ".0%", "grid": True}
 _FOCUS = {"filled": False, "size": 260, "strokeWidth": 3, "opacity": 1, "color": INK}
 
@@ -64,10 +65,12 @@ def _main(looks: dict[str, Look], quality: str, unit: str | None, costs: tuple[f
         x=alt.X(
             "cost:Q",
             title="Average cost" + ("" if unit is None else f" ({unit_name(unit)})"),
-            scale=alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False, padding=12),
-            axis=alt.Axis(labelExpr="format(datum.value, '~s')", tickCount=6),
+            scale=alt.Scale(type="log", nice=False, padding=12)
+            if wide
+            else alt.Scale(zero=False, nice=False, padding=12),
+            axis=alt.Axis(labelExpr=_COST, tickCount=6),
         ),
-        y=alt.Y("accuracy:Q", title=quality.capitalize(), scale=alt.Scale(zero=False), axis=alt.Axis(**_PERCENT)),
+        y=alt.Y("accuracy:Q", title=heading(quality), scale=alt.Scale(zero=False), axis=alt.Axis(**_PERCENT)),
         color=colour,
         detail="run:N",
     )
@@ -116,7 +119,7 @@ def _confidence(quality: str) -> alt.LayerChart:
 def _reliability(quality: str) -> alt.LayerChart:
     scale = alt.Scale(domain=[0, 1])
     x = alt.X("estimate:Q", title="Estimate", scale=scale, axis=alt.Axis(**_PERCENT))
-    y = alt.Y("accuracy:Q", title=quality.capitalize(), scale=scale, axis=alt.Axis(**_PERCENT))
+    y = alt.Y("accuracy:Q", title=heading(quality), scale=scale, axis=alt.Axis(**_PERCENT))
     diagonal = (
         alt.Chart(alt.Data(values=[{"estimate": end, "accuracy": end} for end in (0, 1)]))
         .mark_line(color=INK, strokeDash=[4, 3], strokeWidth=1)
@@ -134,6 +137,11 @@ def _coverage(quality: str) -> alt.LayerChart:
         y=alt.Y("risk:Q", title=f"Risk (1 − {quality})", axis=alt.Axis(format=".1~%", tickCount=5)),
     )
     return alt.layer(values.mark_line(color=BLUE, strokeWidth=2), values.mark_point(filled=True, color=BLUE, size=35))
+
+
+def heading(quality: str) -> str:
+    """Return the name of the quality with a capital letter."""
+    return quality[:1].upper() + quality[1:]
 
 
 def color(look: Look) -> str:

@@ -41,8 +41,8 @@ class Explorer:
         label, name, color and dashes of each policy, for the legend.
     systems, seeds : dict
         Displayed names of the values of each column.
-    quality : str
-        What is meant by accuracy.
+    quality, heading : str
+        What is meant by accuracy, also with a capital letter.
     """
 
     sentences: list[str]
@@ -53,6 +53,7 @@ class Explorer:
     systems: dict[str, str]
     seeds: dict[int, str]
     quality: str
+    heading: str
 
 
 def explorer(points: pd.DataFrame, use: str | None = None, start: tuple[str, float] | None = None) -> Explorer:
@@ -73,7 +74,7 @@ def explorer(points: pd.DataFrame, use: str | None = None, start: tuple[str, flo
     looks = policy_styles(points["policy"])
     quality, unit = quality_in(points) or "accuracy", unit_of(points)
     best = recommended(points)
-    sentences = [compared(points), found(points), use or to_use(points)]
+    sentences = [compared(points), found(points) if use is None else spread(points), use or to_use(points)]
     data = {
         **_of_points(points, list(looks)),
         "coverages": COVERAGES.tolist(),
@@ -97,6 +98,7 @@ def explorer(points: pd.DataFrame, use: str | None = None, start: tuple[str, flo
         systems={system: system_name(system) for system in points["system"].unique()},
         seeds={seed: str(seed) for seed in sorted(points["seed"].unique().tolist())},
         quality=quality,
+        heading=charts.heading(quality),
     )
 
 
@@ -172,6 +174,21 @@ def found(points: pd.DataFrame) -> str:
     ]
     spread = "± is the standard deviation over seeds" if best["seeds"].max() > 1 else "brackets are 95 % intervals"
     return f"With thresholds that lose no accuracy on validation data, {'; '.join(parts)} ({spread})."
+
+
+def spread(points: pd.DataFrame) -> str:
+    chosen = without_loss(points)
+    if chosen.empty:
+        return "No policy keeps the accuracy of the full model on validation data."
+    chosen = chosen.assign(share=chosen["cost"] / chosen["full_cost"]).sort_values("share", kind="stable")
+    low, high = (
+        f"{100 * row.share:.1f} % (accuracy {100 * row.accuracy:.1f} %, {policy_name(row.policy)})"
+        for row in (chosen.iloc[0], chosen.iloc[-1])
+    )
+    return (
+        f"With thresholds that lose no accuracy on validation data, the policies need from {low} to {high} of the cost "
+        f"of the full model on test data (accuracy {100 * chosen['full_accuracy'].iloc[0]:.1f} %)."
+    )
 
 
 def to_use(points: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ let chosen; // the point that all charts show
 // Numbers as text
 const percent = (x) => (x == null ? "–" : (100 * x).toFixed(1) + " %");
 const range = (low, high) => `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
-const delta = (x) => String(x).replace("-", "−").replace("Infinity", "∞");
+const delta = (x) => String(+x.toPrecision(6)).replace("-", "−").replace("Infinity", "∞");
 const word = (x) => String(x).replace("Infinity", "inf"); // as Python reads it
 const number = (x) => ({ inf: Infinity, "-inf": -Infinity })[x] ?? x;
 const prefixed = (x) => {
@@ -194,7 +194,7 @@ function fillTable() {
       return sorted.sign * (x < y ? -1 : x > y ? 1 : 0);
     });
   }
-  const cell = (value) => (typeof value === "string" ? value : delta(+value.toPrecision(7)));
+  const cell = (value) => (typeof value === "string" ? value : delta(value));
   $("rows").replaceChildren(...rows.map((point) => {
     const row = document.createElement("tr");
     Object.values(columns).forEach((its) => {
