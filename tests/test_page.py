@@ -129,6 +129,14 @@ def test_advice_keeps_accuracy_on_test_data_and_leaves_out_baselines(study):
     assert "use the full model" in to_use(wrong)
 
 
+def test_only_a_policy_of_the_file_can_be_used(study):
+    _, runs, _ = study
+    files = runs[0].files
+    for line in (["evaluate", "--test", files["test"], "--out", "x.csv"], ["certify", files["validation"]]):
+        result = CliRunner().invoke(cli, [*line, "--policies", files["policies"], "--only", "pcee"])
+        assert "--only for 'pcee'; expected one of confidence, pcee-ws, patience, oracle" in result.output
+
+
 # In the browser
 
 

@@ -14,7 +14,7 @@ FONT = "system-ui, 'Helvetica Neue', Arial, sans-serif"
 WIDE = 4  # ratio of the highest to the lowest cost
 _FIT = alt.AutoSizeParams(type="fit-x", contains="padding", resize=True)
 _COST = "format(datum.value, datum.value < 1000 ? '~g' : '~s')"
-_PERCENT = {"format": ".0%", "grid": True}
+_PERCENT = {"format": ".1~%", "grid": True}
 _FOCUS = {"filled": False, "size": 260, "strokeWidth": 3, "opacity": 1, "color": INK}
 
 

@@ -200,7 +200,7 @@ def to_use(points: pd.DataFrame) -> str:
         return f"For the accuracy of {system_name(system)}, use the full model: no policy saves cost."
     chosen = without_loss(points)
     its = chosen[(chosen["system"] == system) & (chosen["policy"] == policy)]
-    thresholds = ", ".join(f"{threshold:.6g}" for threshold in its["threshold"])
+    thresholds = ", ".join(f"{threshold:.6g}".replace("-", "−") for threshold in its["threshold"])
     of = f" (seeds {', '.join(map(str, its['seed']))})" if len(its) > 1 else ""
     return (
         f"For the accuracy of {system_name(system)}, use {policy_name(policy)} with δ = {thresholds}{of}: it is the "

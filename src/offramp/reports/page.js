@@ -260,6 +260,10 @@ function showOnly(systems, labels) {
   };
   pick("system", systems);
   pick("policy", labels);
+  const rows = shown();
+  if (rows.length && !rows.includes(chosen)) {
+    choose(cheapest(curveOf(rows[0].run, rows[0].policy), chosen.validation_accuracy));
+  }
   showCurves();
   $("explore").scrollIntoView({ behavior: "smooth" });
 }
