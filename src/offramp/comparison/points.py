@@ -49,7 +49,8 @@ def points(
         One row per system, seed, policy and threshold, in ascending order of thresholds, which end with +∞ (the full
         model). kind (registered name of the policy), accuracy and cost (with _low and _high, 95 % intervals over test
         samples), full_accuracy and full_cost (those of the last exit), validation_accuracy and validation_cost (on the
-        samples that choose), full_validation_accuracy, n_test and n_choosing (numbers of samples). Of the samples
+        samples that choose), full_validation_accuracy, held_out (whether the policy was not fitted on these samples),
+        n_test and n_choosing (numbers of samples). Of the samples
         that leave at exit i: exit_i (their share), exit_accuracy_i and exit_estimate_i (mean of the accuracy that the
         policy estimates, see `Policy.estimate`). Of the answers whose estimate is in the m-th of 10 bins of equal
         width: bin_share_m, bin_accuracy_m and bin_estimate_m. coverage_p: accuracy of the p percent of answers with
@@ -93,6 +94,7 @@ def _of_policy(
             "validation_accuracy": there["accuracy"].to_numpy(),
             "validation_cost": there["cost"].to_numpy(),
             "full_validation_accuracy": choosing.correct[:, -1].mean(),
+            "held_out": not policy.learns or run.holdout.fit_share < 1,
             "n_test": test.n_samples,
             "n_choosing": choosing.n_samples,
             **_grouped(exits, test.n_exits, right, estimate, ("exit", "exit_accuracy", "exit_estimate")),
