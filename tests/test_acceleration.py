@@ -675,6 +675,7 @@ def linear(x, answers):
     return model
 
 
+@pytest.mark.nightly
 def test_a_cascade_of_a_candidate_and_the_model(digits, tmp_path, monkeypatch):
     model, x, y = digits
     monkeypatch.setattr(measuring, "SAMPLES", 4)
