@@ -99,13 +99,10 @@ def said(done):
 # Killed
 
 
-# One output of each kind of job, after the splits; the nightly test below makes all outputs
+# An output of each way of writing: weights, records and policies on the way to a curve, and a table and figure of many.
+# The nightly test below makes all outputs.
 MADE = (
     "artifacts/tiny/evaluate/targets.parquet",
-    "artifacts/tiny/evaluate/reductions.parquet",
-    "artifacts/tiny/evaluate/shift.parquet",
-    "artifacts/tiny/evaluate/drift.parquet",
-    "artifacts/tiny/evaluate/accelerations.parquet",
     "reports/tiny/curves/net-small-s0.parquet",
     "reports/tiny/figures/control.png",
     "reports/tiny/tables/control.csv",
@@ -117,9 +114,9 @@ def test_a_study_killed_once_on_one_core_ends_as_on_two_undisturbed(finished, tm
     """One model is trained again, and all that is made of it follows."""
     study, undisturbed = finished.copy(tmp_path / "study"), finished.artifacts()
     for name in undisturbed:
-        if "/net-small-" in name or name in MADE:
+        if ("/net-small-" in name and "/test-noise-" not in name) or name in MADE:
             (study.folder / name).unlink()
-    kills = list(run_and_kill(study, 1, random.Random(), longest=30, cores=1, targets=MADE))
+    kills = list(run_and_kill(study, 1, random.Random(), longest=9, cores=1, targets=MADE))
     assert kills
     assert differences(study, undisturbed, MADE) == [], "\n".join(map(str, kills))
 

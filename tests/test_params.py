@@ -24,11 +24,15 @@ def one_factor(**variant):
     return "sensitivity", {"draws": 2, "factors": {"bins": [{"setting": 10} | variant]}}
 
 
+def only(name):
+    """Return the parameters with one study: all are checked each time."""
+    return {**PARAMS, "study": name, "studies": {name: PARAMS["studies"][name]}}
+
+
 def changed(*path_and_value):
     """Return the parameters with one entry of the study or of the shared part changed or removed."""
     *path, key, value = path_and_value
-    params = deepcopy(PARAMS)
-    params["study"] = STUDY
+    params = deepcopy(only(STUDY))
     entry = params if [*path, key][0] in SHARED else params["studies"][STUDY]
     for part in path:
         entry = entry[part]
@@ -50,7 +54,7 @@ def check_refused(params, *pieces):
 
 @pytest.mark.parametrize("name", PARAMS["studies"])
 def test_every_study_passes(name):
-    study = select_study({**PARAMS, "study": name}, SCHEMA)
+    study = select_study(only(name), SCHEMA)
     duels = study.pop("duels")  # those of policies that the study has
     own = PARAMS["studies"][name]
     assert study == own | {"policies": PARAMS["policies"] | own["own_policies"], "deltas": PARAMS["deltas"]}
@@ -344,9 +348,7 @@ def test_mistakes_in_a_study_of_captions(key, value, pieces):
 
 
 def test_policies_that_need_what_stored_outputs_lack_are_left_out():
-    studies = {
-        name: select_study({**PARAMS, "study": name}, SCHEMA) for name in ("imagenet_outputs", "cifar100_outputs")
-    }
+    studies = {name: select_study(only(name), SCHEMA) for name in ("imagenet_outputs", "cifar100_outputs")}
     kept = {name: set(policies_of(study, next(iter(study["cascades"])))) for name, study in studies.items()}
     lacking = {"margin", "entropy", "normalized-entropy", "temperature", "patient-confident", "f-pabee", "ztw"}
     assert kept["cifar100_outputs"] - kept["imagenet_outputs"] == lacking
@@ -356,7 +358,7 @@ def test_policies_that_need_what_stored_outputs_lack_are_left_out():
 def test_policies_of_answers_and_routers():
     """Routers have those that do not read the outputs of models, and answers that are not stored no policy that reads
     them."""
-    gsm8k, mmlu = (select_study({**PARAMS, "study": name}, SCHEMA) for name in ("llm_gsm8k", "llm_mmlu"))
+    gsm8k, mmlu = (select_study(only(name), SCHEMA) for name in ("llm_gsm8k", "llm_mmlu"))
     chosen = {"oracle", "random", "router"}
     voting = {"patience", "agreement", "learned-deferral", "stopping"}
     assert set(policies_of(gsm8k, "four-models")) == chosen | voting

@@ -78,7 +78,7 @@ def test_judging_your_own_outputs(own_outputs):
     assert (folder / "judged/index.html").stat().st_size > 10_000
 
 
-def test_python_example(own_outputs, monkeypatch):
+def test_python_example(own_outputs, unrendered, monkeypatch):
     """The Python example gives the same recommendation as the command."""
     folder, printed = own_outputs
     written = (folder / "judged/recommendation.json").read_bytes()
