@@ -510,4 +510,3 @@ def test_the_report_shows_verdicts_of_duels(study, tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert '<td class="short verdict holds">better</td>' in page
     assert "BEEM-A against max softmax: " in page
-    assert 'id="claims"' in page

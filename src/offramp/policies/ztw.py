@@ -53,8 +53,8 @@ class ZTW(Policy):
 
     def _fit(self, record: ExitRecord) -> dict[str, np.ndarray]:
         fit = {"geometric": _fit_geometric, "arithmetic": _fit_arithmetic}[self.ensemble]
-        labels = record.needed_labels(f"fitting {self.name}")  # (N,)
-        return fit(record.needed_logits(self.name), record.needed_prediction(self.name), labels)
+        logits = record.needed_logits(self.name)  # (N, L, C)
+        return fit(logits, record.needed_prediction(self.name), record.needed_labels(f"fitting {self.name}"))
 
     def _step(self, outputs: ExitOutputs, stream: Stream) -> np.ndarray:
         from scipy.special import softmax
