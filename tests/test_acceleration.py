@@ -641,6 +641,8 @@ def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "fast" / "promise.json").read_text())["measured"] == result.promise.measured
     assert "Promise: answers differ from those of the model at most 10.000% of the time" in result.report.read_text()
     assert len(str(result).splitlines()) == 3
+    shown = pd.read_parquet(tmp_path / "fast" / "data" / "points.parquet")
+    assert result.promise.threshold in shown.loc[shown["policy"] == result.structure.policy, "threshold"].to_numpy()
 
     bundle, record = load(result.bundle), result.record
     answers = bundle(x[record.index])

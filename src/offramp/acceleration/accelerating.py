@@ -261,6 +261,7 @@ def accelerate(
         chosen.structure.of(structure),
         chosen.structure.of(check or structure),
         fit_families(chosen.structure.of(held)),
+        (label, np.inf if result is None else result.threshold),
         lines,
         {
             "model": loaded.source,

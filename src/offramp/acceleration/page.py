@@ -40,6 +40,7 @@ def write_page(
     choosing: ExitRecord,
     record: ExitRecord,
     policies: Mapping[str, Policy],
+    start: tuple[str, float],
     lines: Sequence[str],
     parameters: Mapping[str, Any],
     command: str,
@@ -55,6 +56,8 @@ def write_page(
         Record of the chosen exits, on samples that chose nothing or the structure.
     policies : mapping of str to Policy
         Fitted policies that could have been chosen.
+    start : (str, float)
+        Label of the one that was chosen, and its certified threshold, which the charts show first.
     lines : sequence of str
         What is promised, saved and chosen.
     parameters : mapping
@@ -67,7 +70,7 @@ def write_page(
     pages: list[Path] = []
     if record.n_exits > 1:
         files = _write_tables(record, policies, system, out / "data")
-        pages.append(_write_points(Run(system, 0, choosing, record, dict(policies)), out / "data"))
+        pages.append(_write_points(Run(system, 0, choosing, record, dict(policies)), start, out / "data"))
         its = {"quality": record.quality is not None, "layers": record.quality is None, "prediction": True}
         for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
             for entry in shown(entries, files, its, [policy.name for policy in policies.values()]):
@@ -76,17 +79,19 @@ def write_page(
                     pages.append(out / folder / f"{entry.name}.{ending}")
     page, title = out / "index.html", f"Offramp: {system}, accelerated"
     notes = [] if pages else list(lines)  # the charts begin with them
-    write_report(pages, title, {"notes": notes, **parameters}, environment(), command, page, use=" ".join(lines))
+    about, use = {"notes": notes, **parameters}, " ".join(lines)
+    write_report(pages, title, about, environment(), command, page, use=use, start=start)
     return page
 
 
-def _write_points(run: Run, folder: Path) -> Path:
+def _write_points(run: Run, start: tuple[str, float], folder: Path) -> Path:
     """Write the operating points, and the files of which the commands on the page speak."""
     files = {name: str(folder / f"{name}.safetensors") for name in ("validation", "test", "policies")}
     run.validation.save(files["validation"])
     run.test.save(files["test"])
     save_policies(run.policies, files["policies"], run.validation.metadata)
-    table = points([replace(run, files=files)], Bootstrap.draw(run.test.n_samples, RESAMPLES, seed=0))
+    bootstrap = Bootstrap.draw(run.test.n_samples, RESAMPLES, seed=0)
+    table = points([replace(run, files=files)], bootstrap, also={start[0]: [start[1]]})
     write_table(with_metric(table, run.test), folder / "points.parquet")
     return folder / "points.parquet"
 
