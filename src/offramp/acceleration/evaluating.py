@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from offramp._io.progress import progress_bar
+from offramp.acceleration.promise import measured_risk
 from offramp.acceleration.splits import certifiable, choosing_sizes
 from offramp.acceleration.structures import KINDS, Structure, choose_structures, full_cost
 from offramp.acceleration.subset import choose_exits, fit_families, lower_bound
 from offramp.certification import certify
-from offramp.certification.losses import loss_of
-from offramp.certification.pvalues import P_VALUES, upper_bound
 from offramp.policies import Policy
 from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
@@ -226,14 +225,11 @@ def _certified(
         if result.threshold is not None:
             threshold, estimate = result.threshold, result.estimate
     left = first_exit(policy.signal(check), threshold)  # (K,)
-    loss = loss_of(risk, policy, check, None, None)
-    scaled = loss.scaled(loss.values)[np.arange(len(left)), left].astype(np.float64)  # (K,)
-    scale = loss.high - loss.low
-    lowest = 1 - upper_bound(P_VALUES["binomial" if loss.binary else "wsr"], 1 - scaled, 0.95)
+    measured, lowest, _ = measured_risk(risk, policy, check, left, 0.95)
     return {
         "certified": threshold < np.inf,
-        "risk": loss.low + scale * float(scaled.mean()),
-        "refuted": bool(loss.low + scale * lowest > level),
+        "risk": measured,
+        "refuted": lowest > level,
         "estimate": estimate,
         "speedup": full / float(check.cost_of(left).mean()) if threshold < np.inf else 1.0,  # the model as it is
     }

@@ -12,6 +12,20 @@ from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
 
 
+def measured_risk(
+    risk: str, policy: Policy, record: ExitRecord, exits: np.ndarray, confidence: float
+) -> tuple[float, float, float]:
+    """Return the risk of samples that leave at these exits (N,), and its lower and its upper bound.
+
+    Each bound holds with this confidence. They are exact for losses of 0 and 1, and by betting for others.
+    """
+    loss = loss_of(risk, policy, record, None, None)
+    own = loss.scaled(loss.values)[np.arange(len(exits)), exits].astype(np.float64)  # (N,)
+    p_value, scale = P_VALUES["binomial" if loss.binary else "wsr"], loss.high - loss.low
+    low, high = 1 - upper_bound(p_value, 1 - own, confidence), upper_bound(p_value, own, confidence)
+    return tuple(loss.low + scale * float(value) for value in (own.mean(), low, high))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Promise:
     """What is promised, and what is known of it.
@@ -71,12 +85,8 @@ class Promise:
         measured = interval = None
         if check is not None:
             left = first_exit(policy.signal(check), np.inf if result is None else result.threshold)  # (K,)
-            loss = loss_of(risk, policy, check, None, None)
-            own = loss.scaled(loss.values)[np.arange(len(left)), left].astype(np.float64)  # (K,)
-            p_value, scale = P_VALUES["binomial" if loss.binary else "wsr"], loss.high - loss.low
-            ends = 1 - upper_bound(p_value, 1 - own, 0.975), upper_bound(p_value, own, 0.975)
-            measured = loss.low + scale * float(own.mean())
-            interval = tuple(loss.low + scale * float(end) for end in ends)
+            measured, *ends = measured_risk(risk, policy, check, left, 0.975)
+            interval = tuple(ends)
         return cls(
             risk=risk,
             level=level,

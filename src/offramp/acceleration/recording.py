@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pandas as pd
 
 from offramp.acceleration.data import inputs_of
 from offramp.acceleration.exits import Exits, Member
 from offramp.acceleration.loading import of_trained
 from offramp.acceleration.splits import Parts
+from offramp.datasets.splits import load_splits
 from offramp.recording import load_trained
 from offramp.records import ExitRecord
 from offramp.training.checkpoints import digest
@@ -18,7 +18,12 @@ from offramp.training.device import portable_kernels, torch_settings
 
 
 def record_exits(
-    weights: str | os.PathLike, splits: pd.DataFrame, teacher: ExitRecord, *, threads: int = 1, progress: bool = True
+    weights: str | os.PathLike,
+    splits: str | os.PathLike,
+    teacher: ExitRecord,
+    *,
+    threads: int = 1,
+    progress: bool = True,
 ) -> tuple[ExitRecord, ExitRecord]:
     """Train an exit at every block of a trained single-exit model, which stays as it is, and record their answers.
 
@@ -26,8 +31,8 @@ def record_exits(
     ----------
     weights : path
         From `offramp train`.
-    splits : DataFrame
-        Those on which it was trained. The exits are trained on the validation samples.
+    splits : path
+        Table of the splits on which it was trained. The exits are trained on the validation samples.
     teacher : ExitRecord
         Record with logits of the validation samples. The exits learn its last answers: those of the model itself, or of
         the model before which this one is to run in a cascade.
@@ -46,9 +51,10 @@ def record_exits(
         If the model has several exits, if the splits are others, or if the teacher has other samples or no logits.
     """
     model, dataset, made = load_trained(weights)
-    if digest(splits) != made["splits"]:
+    table = load_splits(splits, dataset)
+    if digest(table) != made["splits"]:
         raise ValueError(f"{weights}: was trained on other splits; make both again")
-    samples = [dataset.samples(splits, split) for split in ("validation", "test")]
+    samples = [dataset.samples(table, split) for split in ("validation", "test")]
     n = len(samples[0])
     if not teacher.has_logits or not np.array_equal(teacher.index, samples[0].index):
         raise ValueError(

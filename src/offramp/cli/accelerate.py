@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from offramp._io.tables import write_table
+from offramp.acceleration.splits import RISKS
 from offramp.cli.options import EXISTING, OUT, TABLE, Verb
 from offramp.records import ExitRecord
 
@@ -142,11 +143,8 @@ def record_exits(weights, splits, teacher, validation, test, threads) -> None:
           --validation exits-validation.safetensors --test exits-test.safetensors
     """
     from offramp.acceleration.recording import record_exits
-    from offramp.datasets.splits import load_splits
-    from offramp.recording import load_trained
 
-    _, dataset, _ = load_trained(weights)
-    held, rest = record_exits(weights, load_splits(splits, dataset), ExitRecord.load(teacher), threads=threads)
+    held, rest = record_exits(weights, splits, ExitRecord.load(teacher), threads=threads)
     held.save(validation)
     rest.save(test)
 
@@ -156,7 +154,7 @@ def record_exits(weights, splits, teacher, validation, test, threads) -> None:
 @click.option("--level", "levels", type=float, multiple=True, required=True, help="Highest risk. May be repeated.")
 @click.option(
     "--risk",
-    type=click.Choice(["disagreement", "gap", "error"]),
+    type=click.Choice(RISKS),
     default="disagreement",
     show_default=True,
     help="What is promised, as for `offramp certify`.",

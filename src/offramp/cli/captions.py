@@ -21,7 +21,7 @@ from offramp.cli.options import (
     labelled,
     write_all,
 )
-from offramp.comparison.captions import DROPS, FULL, RECOMPUTE, Sweeps, chosen_points
+from offramp.evaluation.captions import DROPS
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 
@@ -229,6 +229,7 @@ def sweep_captions(
     import pandas as pd
 
     from offramp.captioning import caption_losses, certified_threshold, sweep, thresholds_of
+    from offramp.comparison.captions import FULL, chosen_points
     from offramp.tokens import load_captioner
 
     if (level is None) != (certified is None):
@@ -281,6 +282,7 @@ def _on_test(certified, points, captions):
     import pandas as pd
 
     from offramp.captioning import caption_losses
+    from offramp.comparison.captions import FULL, RECOMPUTE
 
     of = dict(list(captions[captions["fill"] == RECOMPUTE].groupby(["policy", "threshold"])))
     rows = []
@@ -315,6 +317,7 @@ def compare_captions(files, drops, resamples, matched, pairs, words) -> None:
     For example:
       offramp compare-captions points.csv captions.csv --matched matched.csv --pairs pairs.csv --words words.csv
     """
+    from offramp.comparison.captions import Sweeps
     from offramp.reports.loading import read_tables
 
     sweeps = Sweeps(*read_tables(files, "caption points", "captions"), drops, resamples)

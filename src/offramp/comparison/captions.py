@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap
+from offramp.evaluation.captions import DROPS
 
 FULL = "full"  # name of the full model in tables
 RECOMPUTE = "recompute"  # the fill of the full model, which has nothing to fill in
-DROPS = (0.0, 0.01, 0.03)  # acceptable shares of lost CIDEr
 RUN = ["dataset", "system", "text", "fill", "policy", "at_most"]  # of which results over seeds are shown
 # Words of closed classes: articles, prepositions, conjunctions, pronouns, auxiliary verbs. All others are content words
 _CLOSED = """

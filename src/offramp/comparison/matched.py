@@ -12,6 +12,7 @@ import pandas as pd
 from offramp.comparison.bootstrap import Bootstrap, with_interval
 from offramp.comparison.runs import Run, by_system
 from offramp.evaluation import accuracy_without_loss, frontier, threshold_on
+from offramp.policies import Policy
 from offramp.policies.base import answering_exits, at_exits
 from offramp.records import ExitRecord
 from offramp.records.metrics import METRICS, terms
@@ -113,6 +114,17 @@ def at_budgets(points: pd.DataFrame, cost: np.ndarray) -> tuple[np.ndarray, np.n
     gap = spent[upper] - spent[upper - 1]
     share = np.minimum((budgets - spent[upper - 1]) / np.where(gap > 0, gap, 1), 1)  # weight of the upper one
     return np.concatenate([thresholds[upper - 1], thresholds[upper]]), np.concatenate([1 - share, share])
+
+
+def over_budgets(policy: Policy, run: Run) -> np.ndarray:
+    """Return how right each test sample is and its cost, means over the budgets, (2, N).
+
+    They are those of `Matched.over_budgets`, for one policy of one run, without the other choices of thresholds.
+    """
+    thresholds, weights = at_budgets(frontier(policy, run.choosing), run.choosing.cost)
+    exits, answering = answering_exits(policy, run.test, thresholds)  # (2 * budgets, N) each
+    right = at_exits(policy.correct(run.test), answering)  # (2 * budgets, N)
+    return np.stack([weights @ right, weights @ run.test.cost_of(exits)]) / len(BUDGETS)
 
 
 def match(runs: Sequence[Run]) -> dict[tuple[str, str], Matched]:

@@ -13,12 +13,10 @@ import pandas as pd
 
 from offramp.calibration import reliability_diagram
 from offramp.comparison.bootstrap import Bootstrap, with_interval
-from offramp.comparison.matched import BUDGETS, Matched, at_budgets
+from offramp.comparison.matched import BUDGETS, Matched, over_budgets
 from offramp.comparison.runs import Run
-from offramp.evaluation import frontier
 from offramp.evaluation.rejection import Ranking
 from offramp.policies import Policy, make_policy
-from offramp.policies.base import answering_exits, at_exits
 from offramp.records import ExitRecord
 
 BINS = 15  # of the calibration error
@@ -103,17 +101,10 @@ def _references(group: Sequence[Run], bootstrap: Bootstrap) -> list[np.ndarray]:
     test = group[0].test
     softmax = np.full((len(group), test.n_samples), np.nan)  # (S, N)
     if "max_softmax" in test.measures and not test.is_router:
-        softmax = np.stack([_at_budgets(make_policy("confidence"), run) for run in group])
-    chance = np.stack([_at_budgets(make_policy("random"), run) for run in group])
+        softmax = np.stack([over_budgets(make_policy("confidence"), run)[0] for run in group])
+    chance = np.stack([over_budgets(make_policy("random"), run)[0] for run in group])
     best = np.stack([best_possible(run.test) for run in group])
     return [bootstrap.with_means(right) for right in (softmax, chance, best)]
-
-
-def _at_budgets(policy: Policy, run: Run) -> np.ndarray:
-    """Return how right each test sample is, on average over the budgets, (N,)."""
-    thresholds, weights = at_budgets(frontier(policy, run.choosing), run.choosing.cost)
-    answering = answering_exits(policy, run.test, thresholds)[1]  # (2 * budgets, N)
-    return weights @ at_exits(policy.correct(run.test), answering) / len(BUDGETS)
 
 
 def best_possible(record: ExitRecord) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap, with_interval
-from offramp.comparison.matched import Matched, matched
+from offramp.comparison.matched import over_budgets
 from offramp.comparison.runs import Run, by_system
 from offramp.records import ExitRecord
 from offramp.records.splitting import strata, stratified_order
@@ -65,8 +65,10 @@ def learning_curve(
         drawn = {run.seed: orders(run, draws, bootstrap.seed) for run in group}
         for size in [*sorted(sizes), all_samples]:
             parts = _drawn(group, drawn, labels, size) if size < all_samples else [group]
-            measured = [{label: _of_budgets(matched(part, label)) for label in labels} for part in parts]
-            means = {label: np.mean([each[label] for each in measured], axis=0) for label in labels}  # (2, S, N)
+            measured = [
+                [[over_budgets(run.policies[label], run) for run in part] for label in labels] for part in parts
+            ]
+            means = dict(zip(labels, np.mean(measured, axis=0).swapaxes(1, 2)))  # (2, S, N) each
             for policy, rival in there:
                 gain, paid = means[policy] - means[rival]  # (S, N) each
                 less = np.stack([bootstrap.shares(its, run.test) for its, run in zip(paid, group)])  # (S, 1 + B)
@@ -93,8 +95,3 @@ def _with(run: Run, validation: ExitRecord, labels: Sequence[str]) -> Run:
     smaller = replace(run, validation=validation)
     fitted = {label: replace(run.policies[label]).fit(smaller.fitting) for label in labels}
     return replace(smaller, policies=fitted)
-
-
-def _of_budgets(each: Matched) -> np.ndarray:
-    """Return the correctness and the cost of the test samples, means over budgets, (2, S, N)."""
-    return np.stack([each.over_budgets(each.right), each.over_budgets(each.paid)])

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offramp.comparison.captions import DROPS, RECOMPUTE
+from offramp.comparison.captions import RECOMPUTE
+from offramp.evaluation.captions import DROPS
 from offramp.reports.labels import policy_name, system_name
 from offramp.reports.loading import chosen_policies, read_tables, sort
 from offramp.reports.tables.beem_claims import FASTER
