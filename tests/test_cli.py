@@ -412,6 +412,10 @@ def test_import_offramp_is_light():
     assert imported("import offramp", HEAVY) == []
 
 
+def test_a_command_starts_light():
+    assert imported("import offramp.cli", "pandas scipy numba sklearn torch") == []
+
+
 def test_help_of_every_verb_imports_no_torch():
     asked = [[name, "--help"] for name in cli.commands]
     assert {"import", "calibrate", "evaluate", "compare", "sensitivity", "policies", "data", "train", "record"} <= set(
