@@ -89,7 +89,7 @@ WHOLE = {
     },
     "times": {"systems": ["net-small"], "batch_sizes": [1, 8]},
     "shifts": {"systems": ["net-small"], "kinds": ["noise"], "severities": [1, 5]},
-    "accelerate": {"models": {"resnet-4": []}, "joint": ["net-small"], "levels": [0.2], "divisions": 2},
+    "accelerate": {"models": {"resnet-4": []}, "joint": ["net-small"], "levels": [0.2], "draws": 2},
     "comparison": {**TINY["comparison"], "level": 0.1, "samples": [100], "duels": [["pcee", "confidence"]]},
     "report": {**TINY["report"], "oracle": "three"},
 }

@@ -169,7 +169,7 @@ CHANGES = {
     "accelerate.models.resnet-4": ["resnet-8"],
     "accelerate.joint": ["vit"],
     "accelerate.levels": [0.3],
-    "accelerate.divisions": 3,
+    "accelerate.draws": 3,
     "captions": CAPTIONED["captions"],
     "report.oracle": "net-large",
     "report.reliability": "net-small",

@@ -106,7 +106,7 @@ def test_the_top_level(key, value):
 
 
 SHIFTS = {"systems": ["vit"], "kinds": ["noise"], "severities": [1]}
-ACCELERATE = {"models": {"vit": []}, "levels": [0.1], "divisions": 2}
+ACCELERATE = {"models": {"vit": []}, "levels": [0.1], "draws": 2}
 MISTAKES = {
     # shifts
     "shifted system": (("shifts", SHIFTS | {"systems": ["resnet"]}), ("shifts.systems", "'resnet'", "vit")),
@@ -122,7 +122,7 @@ MISTAKES = {
         ("accelerate.models names 'vit'", "expected models that answer once and run"),
     ),
     "level of agreement": (("accelerate", ACCELERATE | {"levels": [1.5]}), ("accelerate.levels", "1.5")),
-    "no divisions": (("accelerate", {"models": {"vit": []}}), ("accelerate", "levels", "models")),
+    "no draws": (("accelerate", {"models": {"vit": []}}), ("accelerate", "levels", "models")),
     # unknown keys
     "study": (("epochs", 3), ("'epochs'", "expected")),
     "splits": (("splits", "valid", 3), ("splits", "'valid'", "validation")),

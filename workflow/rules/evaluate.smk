@@ -347,7 +347,7 @@ rule accelerations:
     resources:
         **needs("accelerations", mem_mb=4000, runtime=60),
     params:
-        options=flags(level=STUDY["accelerate"].get("levels", []), divisions=STUDY["accelerate"].get("divisions", 0)),
+        options=flags(level=STUDY["accelerate"].get("levels", []), draws=STUDY["accelerate"].get("draws", 0)),
     shell:
         "offramp accelerations {input.exits} {input.joint} {params.options} --out {output} 2>&1 | tee {log}"
 

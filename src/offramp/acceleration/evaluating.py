@@ -1,4 +1,4 @@
-"""How often the promise of an acceleration is kept, and what it saves, over many random divisions of the same samples.
+"""How often the promise of an acceleration is kept, and what it saves, over many draws of samples.
 
 Without torch: it reads records of models with an exit at every block, whose heads are trained.
 """
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from offramp._io.progress import progress_bar
-from offramp.acceleration.promise import measured_risk
 from offramp.acceleration.splits import certifiable, choosing_sizes
 from offramp.acceleration.structures import KINDS, Structure, choose_structures, full_cost
 from offramp.acceleration.subset import choose_exits, fit_families, lower_bound
 from offramp.certification import certify
+from offramp.certification.losses import loss_of
 from offramp.policies import Policy
 from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
@@ -27,7 +27,7 @@ def evaluate_records(
     *,
     risk: str = "disagreement",
     confidence: float = 0.95,
-    splits: int = 10,
+    draws: int = 10,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Evaluate all models of a study at several levels.
@@ -38,28 +38,28 @@ def evaluate_records(
         Validation and test records, in any order: those of `record_exits`, which belong together if they have the same
         teacher and seed, and those of models whose exits were trained jointly, which have no teacher.
     levels : sequence of float
-    risk, confidence, splits, progress
-        As for `evaluate_splits`.
+    risk, confidence, draws, progress
+        As for `evaluate_draws`.
 
     Returns
     -------
     DataFrame
-        The tables of `evaluate_splits` and `evaluate_joint`, with the columns system and seed.
+        The tables of `evaluate_draws` and `evaluate_joint`, with the columns system and seed.
 
     Raises
     ------
     ValueError
-        If a record is missing, if a smaller model is not cheaper, or as for `evaluate_splits`.
+        If a record is missing, if a smaller model is not cheaper, or as for `evaluate_draws`.
     """
     if any(not 0 < each < 1 for each in (*levels, confidence)):
         given = ", ".join(f"{level:g}" for level in levels)
         raise ValueError(f"levels {given}, confidence {confidence:g}; expected numbers between 0 and 1")
     tables = []
-    options = {"risk": risk, "confidence": confidence, "splits": splits, "progress": progress}
+    options = {"risk": risk, "confidence": confidence, "draws": draws, "progress": progress}
     for (teacher, seed), (held, rest) in _groups(records).items():
         for level in levels:
             if "teacher" in rest[0].metadata:
-                table = evaluate_splits(held, rest, level=level, **options)
+                table = evaluate_draws(held, rest, level=level, **options)
             else:
                 table = evaluate_joint(held[0], rest[0], level=level, **options)
             tables.append(table.assign(system=teacher, seed=seed))
@@ -92,43 +92,46 @@ def _groups(records: Sequence[ExitRecord]) -> dict[tuple[str, int], tuple[list[E
     return groups
 
 
-def evaluate_splits(
+def evaluate_draws(
     held: Sequence[ExitRecord],
     rest: Sequence[ExitRecord],
     *,
     risk: str = "disagreement",
     level: float = 0.01,
     confidence: float = 0.95,
-    splits: int = 10,
+    draws: int = 10,
     most_exits: int = 3,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Choose, certify and check structures on many random divisions of the same samples.
+    """Choose structures and certify thresholds many times, on samples that are drawn from a known population.
 
-    Parts have the sizes of `accelerate`, and all other samples check the promise. Heads are the same for all divisions.
+    Whether a promise is kept can only be told where the truth is known. So the samples of `rest` are the population,
+    from which those that choose the structure and those that certify the threshold are drawn, independently and with
+    replacement, in the numbers of `accelerate`. The truth is the risk on the whole population. A certificate assumes
+    just this, so it is broken in at most 1 − `confidence` of the draws, up to the chance of counting. Heads are the
+    same in all draws.
 
     Parameters
     ----------
     held, rest : sequence of ExitRecord
         Of each model with all its exits, in ascending order of cost; the last one is the model itself. `held` has the
-        samples on which policies are fitted, with labels (the answers of the model, or the truth), and `rest` those
-        that are divided. Heads must have been trained on neither.
+        samples on which policies are fitted, with labels (the answers of the model, or the truth), and `rest` the
+        population. Heads must have been trained on neither.
     risk, level, confidence, most_exits
         As for `accelerate`.
-    splits : int
-        Number of divisions.
+    draws : int
+        How often samples are drawn.
     progress : bool
         Show a progress bar on stderr.
 
     Returns
     -------
     DataFrame
-        One row per division and kind: split; kind (`exits`, `cascade`, `both`, and the `best` of them); models, exits
-        and policy; certified (whether a threshold was certified; otherwise, the model runs as it is); risk (on the
-        samples that check), refuted (whether the lower 95 % bound of the risk on them is above the level), estimate (on
-        the samples of the certificate), speedup (cost of the model divided by the average cost, on the samples that
-        check), bound (highest possible speed-up on the samples of the structure); risk_name, level, confidence,
-        n_structure, n_certificate and n_check.
+        One row per draw and kind: draw; kind (`exits`, `cascade`, `both`, and the `best` of them); models, exits and
+        policy; certified (whether a threshold was certified; otherwise, the model runs as it is); risk (of the
+        population), estimate (on the samples of the certificate), speedup (cost of the model divided by the average
+        cost, of the population), bound (highest possible speed-up on the samples of the structure); risk_name, level,
+        confidence, n_structure, n_certificate and n_population.
 
     Raises
     ------
@@ -136,7 +139,8 @@ def evaluate_splits(
         If there are too few samples.
     """
     rows = []
-    for split, (structure, certificate, check), aim in _divided(rest, risk, level, confidence, splits, progress):
+    population, whole = _population(rest), full_cost(rest)
+    for draw, (structure, certificate), aim in _drawn(population, risk, level, confidence, draws, progress):
         found = choose_structures(structure, held, risk, aim, most_exits)
         full = full_cost(structure)
         chosen = {kind: found.of_kind(kind)[:1] for kind in KINDS}
@@ -144,14 +148,14 @@ def evaluate_splits(
         best = min(chosen.values(), key=lambda each: each.cost, default=Structure.plain(structure))
         for kind, each in {**chosen, BEST: best}.items():
             about = {
-                "split": split,
+                "draw": draw,
                 "kind": kind,
                 "models": " + ".join(str(rest[m].metadata.get("system", m)) for m in each.models),
                 "exits": " + ".join(",".join(str(i + 1) for i in exits) for exits in each.exits),
                 "policy": each.policy,
                 "bound": full / found.bound,
             }
-            own = each.policy_of(held), each.of(certificate), each.of(check), full_cost(check)
+            own = each.policy_of(held), each.of(certificate), each.of(population), whole
             rows.append(about | _certified(*own, risk, level, confidence))
     return _table(rows, rest[-1], risk, level, confidence)
 
@@ -163,10 +167,10 @@ def evaluate_joint(
     risk: str = "disagreement",
     level: float = 0.01,
     confidence: float = 0.95,
-    splits: int = 10,
+    draws: int = 10,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """As `evaluate_splits`, for a model whose exits were trained together with it. It has the kind `joint`.
+    """As `evaluate_draws`, for a model whose exits were trained together with it. It has the kind `joint`.
 
     All its exits stay, the policy is chosen among the same ones, and its answers and its cost are compared with those
     of its own last exit.
@@ -174,64 +178,75 @@ def evaluate_joint(
     if risk == "disagreement":
         held = held.replace(labels=held.needed_prediction("disagreement")[:, -1])
     policies, rows = fit_families(held), []
-    kept = range(held.n_exits - 1)
-    for split, (structure, certificate, check), aim in _divided([rest], risk, level, confidence, splits, progress):
+    kept, whole = range(held.n_exits - 1), float(rest.cost[-1])
+    (population,) = _population([rest])
+    for draw, (structure, certificate), aim in _drawn([population], risk, level, confidence, draws, progress):
         (choice,) = choose_exits(structure[0], policies, risk, aim, 0, kept).best
         about = {
-            "split": split,
+            "draw": draw,
             "kind": JOINT,
             "models": str(rest.metadata.get("system", JOINT)),
             "exits": ",".join(str(i + 1) for i in choice.exits),
             "policy": choice.policy,
-            "bound": structure[0].cost[-1] / lower_bound(structure[0], risk, aim),
+            "bound": whole / lower_bound(structure[0], risk, aim),
         }
-        own = policies[choice.policy], certificate[0], check[0], float(check[0].cost[-1])
+        own = policies[choice.policy], certificate[0], population, whole
         rows.append(about | _certified(*own, risk, level, confidence))
     return _table(rows, rest, risk, level, confidence)
 
 
-def _divided(
-    rest: Sequence[ExitRecord], risk: str, level: float, confidence: float, splits: int, progress: bool
+def _population(rest: Sequence[ExitRecord]) -> list[ExitRecord]:
+    """Return the records as those of a population, whatever split of a study they were."""
+    return [record.replace(metadata={**record.metadata, "split": "population"}) for record in rest]
+
+
+def _drawn(
+    population: Sequence[ExitRecord], risk: str, level: float, confidence: float, draws: int, progress: bool
 ) -> Iterator[tuple[int, list[list[ExitRecord]], float]]:
-    """Yield the number of each division, its three parts, and the highest risk at which the second one certifies."""
-    n = len(rest[-1])
+    """Yield the number of each draw, its two parts, and the highest risk at which the second one certifies."""
+    n = len(population[-1])
     n_structure, n_certificate = choosing_sizes(n, risk, level, confidence)
     if n <= n_structure + n_certificate:
         raise ValueError(f"{n} samples are too few; expected more than {n_structure + n_certificate} for this level")
-    # They are a population that is divided, whatever split of a study they were
-    rest = [record.replace(metadata={**record.metadata, "split": "divided"}) for record in rest]
-    with progress_bar(splits, f"divisions, {risk} at most {level:g}", shown=progress) as bar:
-        for split in range(splits):
-            order = np.random.default_rng(split).permutation(n)
-            parts = np.split(order, [n_structure, n_structure + n_certificate])
-            aim = certifiable(risk, level, confidence, n_certificate)
-            yield split, [[record[part] for record in rest] for part in parts], aim
+    aim = certifiable(risk, level, confidence, n_certificate)
+    with progress_bar(draws, f"draws, {risk} at most {level:g}", shown=progress) as bar:
+        for draw in range(draws):
+            parts = np.split(np.random.default_rng(draw).integers(0, n, n_structure + n_certificate), [n_structure])
+            yield draw, [[_taken(record, part) for record in population] for part in parts], aim
             bar.update()
+
+
+def _taken(record: ExitRecord, rows: np.ndarray) -> ExitRecord:
+    """Return samples, some of them repeatedly, as if all were different ones."""
+    return record.replace(
+        **{name: values[rows] for name, values in record.by_sample.items()} | {"index": np.arange(len(rows))},
+        confidence={measure: record.measure(measure)[rows] for measure in record.measures},
+        logits=(lambda: record.logits[rows]) if record.has_logits else None,
+    )
 
 
 def _certified(
     policy: Policy,
     certificate: ExitRecord,
-    check: ExitRecord,
+    population: ExitRecord,
     full: float,
     risk: str,
     level: float,
     confidence: float,
 ) -> dict:
-    """Certify a threshold, and measure its risk and its speed-up on other samples."""
+    """Certify a threshold, and return its true risk and its speed-up."""
     threshold, estimate = np.inf, 0.0
     if certificate.n_exits > 1:
         result = certify(policy, certificate, risk, level, confidence)
         if result.threshold is not None:
             threshold, estimate = result.threshold, result.estimate
-    left = first_exit(policy.signal(check), threshold)  # (K,)
-    measured, lowest, _ = measured_risk(risk, policy, check, left, 0.95)
+    left = first_exit(policy.signal(population), threshold)  # (N,)
+    losses = loss_of(risk, policy, population, None, None).values  # (N, K)
     return {
         "certified": threshold < np.inf,
-        "risk": measured,
-        "refuted": lowest > level,
+        "risk": float(losses[np.arange(len(left)), left].mean()),
         "estimate": estimate,
-        "speedup": full / float(check.cost_of(left).mean()) if threshold < np.inf else 1.0,  # the model as it is
+        "speedup": full / float(population.cost_of(left).mean()) if threshold < np.inf else 1.0,  # the model as it is
     }
 
 
@@ -243,5 +258,5 @@ def _table(rows: list[dict], rest: ExitRecord, risk: str, level: float, confiden
         confidence=confidence,
         n_structure=n_structure,
         n_certificate=n_certificate,
-        n_check=len(rest) - n_structure - n_certificate,
+        n_population=len(rest),
     )

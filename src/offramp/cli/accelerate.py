@@ -162,15 +162,16 @@ def record_exits(weights, splits, teacher, validation, test, threads) -> None:
 @click.option(
     "--confidence", type=float, default=0.95, show_default=True, help="Probability with which the promise holds."
 )
-@click.option("--divisions", type=click.IntRange(1), default=10, show_default=True, help="Number of random divisions.")
-@click.option("--out", type=TABLE, required=True, help="Output: one row per division and kind, .parquet or .csv.")
-def accelerations(files, levels, risk, confidence, divisions, out) -> None:
+@click.option("--draws", type=click.IntRange(1), default=10, show_default=True, help="How often samples are drawn.")
+@click.option("--out", type=TABLE, required=True, help="Output: one row per draw and kind, .parquet or .csv.")
+def accelerations(files, levels, risk, confidence, draws, out) -> None:
     """Measure how often the promises of accelerated models are kept, and what they save.
 
     FILES are the validation and test records that `offramp record-exits` wrote for models and for smaller ones whose
-    exits learnt their answers, and records of models whose exits were trained jointly. The test samples are divided at
-    random, as `offramp accelerate` divides its data: one part chooses the structure (exits, a cascade, or a cascade
-    with exits), one certifies the threshold, and all others check it. The exits are the same for all divisions.
+    exits learnt their answers, and records of models whose exits were trained jointly. The test samples are taken as
+    the population, of which the truth is known. As many as `offramp accelerate` uses are drawn from it at random, with
+    replacement: some choose the structure (exits, a cascade, or a cascade with exits), others certify the threshold.
+    The exits are the same in all draws.
 
     \b
     For example:
@@ -179,5 +180,5 @@ def accelerations(files, levels, risk, confidence, divisions, out) -> None:
     from offramp.acceleration.evaluating import evaluate_records
 
     records = [ExitRecord.load(file) for file in files]
-    options = {"risk": risk, "confidence": confidence, "splits": divisions}
+    options = {"risk": risk, "confidence": confidence, "draws": draws}
     write_table(evaluate_records(records, levels, progress=True, **options), out)

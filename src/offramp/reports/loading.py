@@ -35,7 +35,7 @@ KINDS = {
     "shift": ({"system", "corruption", "severity", "policy", "choice", "gap", "speedup"}, "shift --out"),
     "drift": ({"system", "corruption", "order", "method", "sample", "cost", "alarm_risk"}, "drift --out"),
     "accelerations": (
-        {"system", "seed", "split", "kind", "level", "risk", "refuted", "speedup"},
+        {"system", "seed", "draw", "kind", "level", "risk", "speedup"},
         "accelerations --out",
     ),
     "models": ({"seed", "model", "cost", "accuracy_validation", "front", "parameters"}, "search --models-out"),

@@ -64,7 +64,7 @@ ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches a
 # CPU-seconds of the steps after recording, measured on the machine of docs/benchmarks.md: per job (FIXED), and per cell
 # (A_CELL), with samples × exits × policies (or settings) cells. Measured with ten classes; a thousand classes take
 # longer. `compare` is for 2,000 resamples. For `search`, a cell is a sample and variant, and for `resplit` a sample,
-# variant, split and kind of cost; for `accelerations`, it is a sample, cascade, level and division.
+# variant, split and kind of cost; for `accelerations`, it is a sample, cascade, level and draw.
 FIXED = {"cascade": 0.2, "calibrate": 1.2, "evaluate": 0.8, "compare": 5.0, "sensitivity": 5.0, "report": 0.7}
 FIXED |= {"search": 10.0, "resplit": 10.0, "shift": 5.0, "accelerations": 5.0}
 A_CELL = {
@@ -556,7 +556,7 @@ def estimator(
             case "accelerations":
                 its = study["accelerate"]
                 structures = sum(2 ** len(smaller) for smaller in its["models"].values())
-                times = structures * len(its["levels"]) * its["divisions"] * len(study["seeds"])
+                times = structures * len(its["levels"]) * its["draws"] * len(study["seeds"])
                 return light(step, sizes.test * times)
             case "times":
                 passes = TIMED * PASSES * len(study["times"]["batch_sizes"]) * len(policies_of(study, system))

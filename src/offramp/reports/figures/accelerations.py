@@ -22,9 +22,9 @@ _APART = 0.12  # between the kinds at one level
 def draw(files: Sequence[Path]) -> Figure:
     """Speed-up of accelerated models, and their promises.
 
-    Top: MACs of the model divided by the mean MACs (mean over random divisions of the test samples; bars are the middle
-    95 % of them), against the certified agreement with the model. Bottom: risk on the samples that check, as a share of
-    the level that was promised; a promise is broken above the dashed line.
+    Top: MACs of the model divided by the mean MACs (mean over random draws of the samples that choose and certify; bars
+    are the middle 95 % of them), against the certified agreement with the model. Bottom: the true risk as a share of
+    the level that was promised (mean over draws); a promise is broken above the dashed line.
 
     Parameters
     ----------

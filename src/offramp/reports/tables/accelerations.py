@@ -11,21 +11,20 @@ from offramp.reports.labels import ACCELERATIONS, system_name
 from offramp.reports.loading import read_tables
 from offramp.reports.tables.writing import Table, cell, cells
 
-LOWEST, HIGHEST = 0.025, 0.975  # quantiles over divisions
+LOWEST, HIGHEST = 0.025, 0.975  # quantiles over draws
 
 
 def numbers(files: Sequence[Path]) -> pd.DataFrame:
     """Accelerated models: promises and savings.
 
-    Test samples are divided at random, several times: one part chooses the structure, one certifies the threshold, and
-    the others check it. Agreement: share of answers that are to be those of the model itself; with other risks, 100 %
-    minus the highest risk. Speed-up: MACs of the model divided by the mean MACs on the samples that check, mean over
-    divisions and seeds [the middle 95 % of them]. Disagreement (or other risk): mean on the samples that check. Kept:
-    share of divisions in which this is at most the level [95 % interval of Clopper and Pearson, as if divisions were
-    independent]; it has the noise of the samples that check. Refuted: share of divisions in which even the lower 95 %
-    bound of the risk is above the level, beyond this noise. Bound:
-    the speed-up that no structure of these models can exceed. The exits of the first kinds were trained on a frozen
-    model; exits trained jointly are those of another model, compared with its own last exit.
+    The test samples are the population, of which the truth is known. From it, the samples that choose the structure and
+    those that certify the threshold are drawn several times, independently and with replacement. Agreement: share of
+    answers that are to be those of the model itself; with other risks, 100 % minus the highest risk. Speed-up: MACs of
+    the model divided by the mean MACs on the population, mean over draws and seeds [the middle 95 % of them]. Risk: on
+    the population, mean over draws. Kept: share of draws in which it is at most the level [95 % interval of Clopper and
+    Pearson, of the chance of counting]. Bound: the speed-up that no structure of these models can exceed. The exits of
+    the first kinds were trained on a frozen model; exits trained jointly are those of another model, compared with its
+    own last exit.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
                 "level": level,
                 "kind": kind,
                 "confidence": its["confidence"].iloc[0],
-                "divisions": len(its),
+                "draws": len(its),
                 "speedup": its["speedup"].mean(),
                 "speedup_low": its["speedup"].quantile(LOWEST),
                 "speedup_high": its["speedup"].quantile(HIGHEST),
@@ -52,7 +51,6 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
                 "kept": kept / len(its),
                 "kept_low": low,
                 "kept_high": high,
-                "refuted": its["refuted"].mean(),
                 "certified": its["certified"].mean(),
                 "bound": its["bound"].mean(),
                 "structure": its.groupby(["models", "exits"]).size().idxmax(),
@@ -74,7 +72,6 @@ def readable(numbers: pd.DataFrame) -> pd.DataFrame:
             "Speed-up": cells(numbers, "speedup", digits=2),
             "Risk (%)": cells(numbers, "measured", scale=100, digits=2),
             "Kept (%)": cells(numbers, "kept", scale=100, digits=0),
-            "Refuted (%)": cells(numbers, "refuted", scale=100, digits=0),
             "Certified (%)": cells(numbers, "certified", scale=100, digits=0),
             "Bound": cells(numbers, "bound", digits=2),
             "Most frequent structure": numbers["structure"],
@@ -92,11 +89,8 @@ def findings(numbers: pd.DataFrame) -> list[str]:
             f"at {100 * (1 - row.level):g} %, {ACCELERATIONS[row.kind]} ({cell(row.speedup, digits=2)}×)"
             for row in won.itertuples()
         ]
-        kept, refuted = (100 * np.average(own[name], weights=own["divisions"]) for name in ("kept", "refuted"))
-        sentences.append(
-            f"{system_name(system)}: {'; '.join(parts)}. The measured risk is at most the level in {kept:.0f} % of all "
-            f"divisions, and refutes the promise in {refuted:.0f} %."
-        )
+        kept = 100 * np.average(own["kept"], weights=own["draws"])
+        sentences.append(f"{system_name(system)}: {'; '.join(parts)}. Promises are kept in {kept:.0f} % of all draws.")
     return sentences
 
 
