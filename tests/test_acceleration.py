@@ -18,7 +18,7 @@ from torch import nn
 import offramp
 from offramp import ExitRecord, certify, make_policy
 from offramp._io.tables import write_table
-from offramp.acceleration import accelerating, features, heads, measuring
+from offramp.acceleration import accelerating, features, heads, measuring, subset
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.candidates import _expanded, open_candidates
 from offramp.acceleration.data import inputs_of, read_data
@@ -292,10 +292,31 @@ def test_the_chosen_exits_are_the_cheapest_of_all(risk):
         assert choices.bound <= choice.cost
 
 
+@quick
+@given(st.integers(1, 6), st.integers(1, 4), st.sampled_from([0.0, 0.2, 0.5]), st.integers(0, 999))
+def test_the_cheapest_threshold_of_each_subset(n, last, level, seed):
+    random = np.random.default_rng(seed)
+    signal = random.choice([-0.5, 0.0, 0.25, 1.0], (n, last))
+    losses, costs = random.choice([-1.0, 0.0, 1.0], (n, last + 1)), random.integers(9, 20, (n, last + 1)) * 1.0
+    subsets = np.hstack([random.random((5, last)) < 0.6, np.ones((5, 1), bool)])
+    dropped = random.integers(0, 3, (5, last + 1)) * 1.0
+    found = subset.cheapest_thresholds(*subset._descending(signal), subsets, losses, costs, dropped, level)
+    for exits, less, point in zip(subsets, dropped, found):
+        best = (np.inf, np.inf, np.inf)
+        for threshold in [np.inf, *sorted(set(signal.ravel()), reverse=True)]:
+            own = np.hstack([np.where(exits[:-1], signal, -np.inf), np.zeros((n, 1))])
+            left = first_exit(own, threshold)
+            risk, cost = losses[range(n), left].mean(), (costs - less)[range(n), left].mean()
+            if risk > max(level, losses[:, -1].mean()) + 1e-9:
+                break
+            best = min(best, (cost, -threshold, risk))
+        assert point == pytest.approx([-best[1], best[0], best[2]])
+
+
 def test_greedy_is_between_the_bound_and_the_exact_choice(monkeypatch):
     record, policies = system(), {"confidence": make_policy("confidence")}
     exact = choose_exits(record, policies, "disagreement", 0.1, 3)
-    monkeypatch.setattr("offramp.acceleration.subset.EXACT", 1)
+    monkeypatch.setattr(subset, "EXACT", 1)
     greedy = choose_exits(record, policies, "disagreement", 0.1, 3)
     assert not greedy.exact
     for one, other in zip(exact.best, greedy.best):
@@ -723,7 +744,7 @@ def test_a_cascade_of_a_candidate_and_the_model(digits, tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_made_faster_is_handed_over_as_it_is(digits, tmp_path, monkeypatch):
     model, x, y = digits
     monkeypatch.setattr(heads, "STEPS", 1)
-    monkeypatch.setattr("offramp.acceleration.subset._cheapest", lambda *_: (np.inf, 1e9, 0.0))
+    monkeypatch.setattr(subset, "cheapest_thresholds", lambda *_: np.array([[np.inf, 1e9, 0.0]]))
     result = offramp.accelerate(
         model, x, labels=y, risk="gap", level=0.2, confidence=0.9, out=tmp_path / "fast", exits_at=["blocks.0"]
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from offramp._io.progress import progress_bar
 from offramp._io.tables import write_table
 from offramp._io.writing import write_text
 from offramp.acceleration.candidates import open_candidates
@@ -205,7 +206,9 @@ def accelerate(
     if risk == "error":
         _check_error(1 - structure[-1].correct[:, -1].mean(), level, len(parts.structure))
     as_it_is = Running.of(systems, Structure.plain(held), held)
-    plain = as_it_is.export(cache / "plain", np.inf)
+    with progress_bar(1, "exporting the model", shown=progress) as bar:
+        plain = as_it_is.export(cache / "plain", np.inf)
+        bar.update()
     aim = certifiable(risk, level, confidence, len(parts.certificate))
     found = choose_structures(structure, held, risk, aim, most_exits)
     chosen, kinds = choose_fastest(systems, found, held, structure, plain, cache, optimise, threads, progress)
@@ -216,8 +219,10 @@ def accelerate(
         if result.threshold is None or result.threshold == np.inf:
             chosen, fallback = None, f"{result.reason}"
     if chosen is not None:
-        chosen.export(out / "bundle", result.threshold, record.metadata)
-        times = chosen.measure(out / "bundle", plain, parts.certificate, threads, result.threshold)
+        with progress_bar(1, "exporting what was chosen", shown=progress) as bar:
+            chosen.export(out / "bundle", result.threshold, record.metadata)
+            bar.update()
+        times = chosen.measure(out / "bundle", plain, parts.certificate, threads, result.threshold, progress)
         onnx = times[times["runtime"] == "onnxruntime"]
         saved = record.cost_of(first_exit(chosen.policy.signal(record), result.threshold)).mean()
         saved = float(saved / full_cost(certificate))

@@ -72,7 +72,9 @@ class Running:
         """Number of parameters of all its models."""
         return sum(each.numel() for model in self.staged for each in model.parameters())
 
-    def measure(self, bundle: Path, plain: Path, rows: np.ndarray, threads: int, threshold=None) -> pd.DataFrame:
+    def measure(
+        self, bundle: Path, plain: Path, rows: np.ndarray, threads: int, threshold=None, progress: bool = False
+    ) -> pd.DataFrame:
         """Measure the seconds per sample of the model itself and of this structure.
 
         Parameters
@@ -84,6 +86,8 @@ class Running:
         threads : int
         threshold : float, optional
             Measure in torch, too, with this threshold, if all models read the same inputs.
+        progress : bool
+            Show progress bars on stderr.
 
         Returns
         -------
@@ -104,11 +108,12 @@ class Running:
                 variants = {"plain": lambda x, whole=whole: whole(x.arrays[-1]), "fast": fast}
                 whole.profile(arrays[0].arrays[-1])
                 fast.profile(arrays[0])
-                found.append(("onnxruntime", size, side_by_side(variants, arrays)))
+                title = f"measuring at batch size {size}" if progress else None
+                found.append(("onnxruntime", size, side_by_side(variants, arrays, progress=title)))
                 if threshold is None or any(each is not inputs[-1] for each in inputs):
                     continue
                 tensors = [batch[-1] for batch in batches]
-                found.append(("torch", size, self._in_torch(tensors, threshold)))
+                found.append(("torch", size, self._in_torch(tensors, threshold, title)))
         finally:
             torch.set_num_threads(before)
         return pd.DataFrame(
@@ -123,14 +128,15 @@ class Running:
             ]
         )
 
-    def _in_torch(self, batches: Sequence[torch.Tensor], threshold: float) -> dict[str, np.ndarray]:
+    def _in_torch(self, batches: Sequence[torch.Tensor], threshold: float, title: str | None) -> dict[str, np.ndarray]:
         staged = self.staged
         cost = np.arange(1.0, self.structure.n_exits + 1)  # counting costs takes time
         early = EarlyExit(staged[0] if len(staged) == 1 else CascadeModel(staged), self.policy, threshold, cost=cost)
         early.profile(batches[0])
         plain = CascadeModel([self.systems[-1].member.network.module]).eval()
         with torch.inference_mode():
-            return side_by_side({"plain": partial(_forward, plain), "fast": early}, batches)
+            title = None if title is None else f"{title}, in torch"
+            return side_by_side({"plain": partial(_forward, plain), "fast": early}, batches, progress=title)
 
 
 @dataclass(frozen=True)

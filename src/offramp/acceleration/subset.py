@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from offramp.certification.certifying import Walk, until_first
+from offramp._kernels.exits import cheapest_thresholds
 from offramp.certification.losses import loss_of
 from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
@@ -103,43 +103,32 @@ def choose_exits(
     exact = sum(comb(len(free), size) for size in sizes) <= EXACT
     signals = {label: policy.signal(record) for label, policy in policies.items()}  # (N, L) each
     losses = loss_of(risk, next(iter(policies.values())), record, None, None).values.astype(np.float64)  # (N, L)
-    costs = np.broadcast_to(record.costs, losses.shape)  # (N, L)
+    costs = np.broadcast_to(record.costs, losses.shape).astype(np.float64)  # (N, L)
+    descending = {label: _descending(signal[:, :-1]) for label, signal in signals.items()}
     best: list[Choice] = []
     for size in sizes:
         if exact or not size:
-            tried = [tuple(sorted((*kept, *added))) for added in combinations(free, size)]
+            tried = [tuple(sorted((*kept, *added, last))) for added in combinations(free, size)]
         else:
             before = best[-1].exits[:-1] if best else ()
-            tried = [tuple(sorted((*before, i))) for i in free if i not in before]
+            tried = [tuple(sorted((*before, i, last))) for i in free if i not in before]
+        subsets = np.zeros((len(tried), last + 1), bool)
+        for subset, exits in zip(subsets, tried):
+            subset[list(exits)] = True
+        dropped = np.where(subsets, 0.0, record.head_cost).cumsum(axis=1)  # (S, L)
         found = []
-        for exits in tried:
-            places = [*exits, last]
-            dropped = record.head_cost
-            dropped[places] = 0
-            own = losses[:, places], (costs - dropped.cumsum())[:, places]  # (N, size + 1) each
-            for label, signal in signals.items():
-                found.append(Choice((*exits, last), label, *_cheapest(signal[:, exits], *own, level)))
+        for label, (values, order) in descending.items():
+            points = cheapest_thresholds(values, order, subsets, losses, costs, dropped, level)  # (S, 3)
+            cheapest = points[:, 1].argmin()
+            found.append(Choice(tried[cheapest], label, *map(float, points[cheapest])))
         best.append(min(found, key=lambda choice: choice.cost))
     return Choices(tuple(best), exact, lower_bound(record, risk, level))
 
 
-def _cheapest(signal: np.ndarray, losses: np.ndarray, costs: np.ndarray, level: float) -> tuple[float, float, float]:
-    """Return the shared threshold with the lowest average cost until the risk exceeds the level, its cost and risk.
-
-    Thresholds are walked from the full model on, as by `certify`.
-
-    Parameters
-    ----------
-    signal : ndarray of shape (N, K)
-        Of the exits before the last one.
-    losses, costs : ndarray of shape (N, K + 1)
-    level : float
-    """
-    walk = Walk(np.maximum.accumulate(signal, axis=1))
-    risk, cost = (walk.total(each) / len(each) for each in (losses, costs))  # (T,) each
-    safe = np.flatnonzero(until_first(risk > max(level, risk[0]) + 1e-12))
-    place = safe[cost[safe].argmin()]
-    return float(walk.thresholds[place]), float(cost[place]), float(risk[place])
+def _descending(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return signals (N, K) in descending order, (N · K,), and their places."""
+    order = np.argsort(signal, axis=None)[::-1]
+    return signal.ravel()[order].astype(np.float64), order
 
 
 def lower_bound(record: ExitRecord, risk: str, level: float) -> float:
