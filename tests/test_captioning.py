@@ -12,20 +12,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from scipy.stats import binom
 
 from offramp.captioning import certified_threshold, sweep, thresholds_of
 from offramp.comparison.captions import FULL
 from offramp.datasets import load_captions
-from offramp.datasets.captions import CaptionDataset, Words, following, plain
+from offramp.datasets.captions import CaptionDataset, Pieces, Words, following, plain
 from offramp.datasets.preparing import ImagePreparation
+from offramp.datasets.pretrained import build_timm
 from offramp.datasets.scenes import CELLS, NOUNS, OPPOSITE, SPLITS, load_scenes
-from offramp.evaluation.captions import caption_quality
+from offramp.evaluation.captions import caption_quality, read_layers
+from offramp.models import captioner
 from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
 from offramp.records import ExitOutputs
 from offramp.runtime.generation import Generation
-from offramp.tokens import token_costs, token_record
+from offramp.tokens import load_captioner, token_costs, token_record
 from offramp.training import captioning as training
 from offramp.training.captioning import train_captioner
 from offramp.training.options import TrainingOptions
@@ -50,7 +53,7 @@ class Noise(CaptionDataset):
 @pytest.fixture(scope="module")
 def dataset():
     rng = np.random.default_rng(0)
-    sentences = [tuple(" ".join(rng.choice(WORDS.words, rng.integers(1, 8))) for _ in range(2)) for _ in range(40)]
+    sentences = [tuple(" ".join(rng.choice(WORDS.known, rng.integers(1, 8))) for _ in range(2)) for _ in range(40)]
     return Noise(
         name="noise",
         preparation=ImagePreparation(shape=SHAPE, mean=(127.5,), std=(60.0,)),
@@ -459,13 +462,81 @@ def test_scenes_that_cannot_be_made(options, message):
 
 def test_words():
     words = Words.of(["A dog, and a DOG.", "a cat's toy"], max_tokens=4, least=2)
-    assert words.words == ("a", "dog")
+    assert words.known == ("a", "dog")
     ids = words.encode(["A dog!", "a blue dog on a mat"])
     assert ids.tolist() == [[1, 4, 5, 2, 0], [1, 4, 3, 5, 2]]
     assert [words.decode(row[1:]) for row in ids] == ["a dog", "a <unk> dog"]
     tokens, labels, there = following(ids, words.eos)
     assert (labels[0][there[0]].tolist(), tokens[0].tolist()) == ([4, 5, 2], [1, 4, 5, 2])
     assert following(np.array([[2, 4, 2, 2]]), 2)[2].tolist() == [[True, True, False]]  # one token for both ends
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A folder with a GPT-2 of the usual format and its tokenizer, both tiny."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder, end = tmp_path_factory.mktemp("gpt2"), "<|endoftext|>"
+    pieces = ByteLevelBPETokenizer()
+    pieces.train_from_iterator(["a dog on a mat", "two dogs"], vocab_size=270, special_tokens=[end])
+    PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"n_layer": 3, "n_embd": 12, "n_head": 3, "n_positions": 32}
+    special = dict.fromkeys(("bos_token_id", "eos_token_id"), pieces.token_to_id(end))
+    GPT2LMHeadModel(GPT2Config(vocab_size=pieces.get_vocab_size(), **size, **special)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_tokens_of_a_pretrained_decoder(gpt2):
+    pieces = Pieces(gpt2, max_tokens=30)
+    assert pieces.bos == pieces.eos == pieces.pad
+    ids = pieces.encode(["A dog, on a mat!", "two cats", ""])
+    assert [pieces.decode(row[1:]) for row in ids] == ["a dog on a mat", "two cats", ""]
+    words = pieces.words(ids[1][1:])
+    assert [word for word, _ in words] == ["two", "cats"]
+    assert words[1][1] > 1  # not in the texts of which the pieces were made
+    _, labels, there = following(ids, pieces.eos)
+    assert sum(n for _, n in words) == there[1].sum() - 1 == (labels[1] != pieces.eos).sum()
+    assert pieces.encode(["a dog " * 19]).shape == (1, 31)
+    one, spaces, dog = pieces.ids("a"), pieces._encoder("  ")["input_ids"], pieces.ids("dog")
+    assert pieces.words([*one, *spaces, *dog]) == [("a", len(one)), ("dog", len(spaces) + len(dog))]
+    assert pieces.words([*one, *spaces]) == [("a", len(one) + len(spaces))]
+    assert pieces.words(spaces) == [("?", len(spaces))]
+
+
+def test_a_captioner_with_a_pretrained_decoder(gpt2, tmp_path, monkeypatch):
+    root = tmp_path / "coco"
+    root.mkdir()
+    coco(root)
+    options = {"root": str(root), "size": 28, "tokenizer": gpt2}
+    dataset = load_captions("coco", **options)
+    no_weights = {"pretrained": False}  # those of the encoder are elsewhere
+    monkeypatch.setattr(captioner, "build_timm", lambda *names, **given: build_timm(*names, **given | no_weights))
+    shape = {"image_shape": (3, 28, 28), "vocabulary": dataset.vocabulary}
+    chosen = {"backbone": "test_vit", "patch_size": 14, "decoder": gpt2, "shared": True}
+    model = Captioner(**shape, **chosen, pretrained=True)
+    stored = load_file(f"{gpt2}/model.safetensors")
+    for name in ("wte.weight", "h.2.mlp.c_fc.weight"):
+        own = model.decoder.transformer.get_parameter(name)
+        assert torch.equal(own, stored.get(name, stored.get(f"transformer.{name}")))
+    made = {"model": "captioner", "model_options": {**chosen, "pretrained": True}}
+    made |= {"dataset": "coco", "dataset_options": options}
+    steps = TrainingOptions(epochs=1, batch_size=2, optimizer="adamw", learning_rate=1e-3, schedule="linear")
+    files = {"out": tmp_path / "weights.safetensors", "history": tmp_path / "history.csv"}
+    train_captioner(model, dataset, steps, exit_epochs=1, seed=0, parameters=made, threads=1, label="", **files)
+    loaded, dataset, _ = load_captioner(files["out"])
+    images = dataset.images("test", np.arange(1))
+    full = Generation(loaded.eval(), make_policy("confidence"), np.inf)(images)
+    assert equal(full.tokens, loaded.reference(images))
+    _, captions = sweep(loaded, dataset, "test", [("confidence", make_policy("confidence"), 0.004, "recompute")])
+    for caption in captions.itertuples():
+        layers = read_layers(caption.exits)
+        assert len(caption.caption.split()) <= len(layers) <= len(caption.caption.split()) + 1
+        assert sum(map(len, layers)) == caption.tokens
+        assert sum(map(sum, layers)) == caption.layers
+    with pytest.raises(ValueError, match=r"expected those of the captions, 5 and at least 21 \(for coco, tokenizer="):
+        Captioner(**shape | {"vocabulary": Words(("a",), 20)}, **chosen)
 
 
 def coco(root, split="train", **changes):
@@ -509,7 +580,7 @@ def test_coco_in_its_real_formats(tmp_path):
         "validation": [("A dog 1.", "A dog 1.")],
         "test": [("A dog 2.", "A dog 2.")],
     }
-    assert karpathy.vocabulary.words == ("0", "a", "dog")  # of the training captions
+    assert karpathy.vocabulary.known == ("0", "a", "dog")  # of the training captions
     pixels = karpathy.pixels("test", np.array([0]))
     assert pixels.shape == (1, 3, 28, 28)
     assert abs(int(pixels[0, 0].mean()) - 180) < 3

@@ -347,6 +347,13 @@ def test_mistakes_in_a_study_of_captions(key, value, pieces):
     check_refused(params, "studies.scenes", *pieces)
 
 
+def test_captions_with_the_tokens_of_a_pretrained_decoder_have_no_logits():
+    params = deepcopy(only("coco"))
+    assert "ztw" not in policies_of(select_study(params, SCHEMA), "captioner")
+    params["studies"]["coco"]["captions"]["policies"] = ["pcee", "ztw"]
+    check_refused(params, "studies.coco.captions.policies names 'ztw': expected some of")
+
+
 def test_policies_that_need_what_stored_outputs_lack_are_left_out():
     studies = {name: select_study(only(name), SCHEMA) for name in ("imagenet_outputs", "cifar100_outputs")}
     kept = {name: set(policies_of(study, next(iter(study["cascades"])))) for name, study in studies.items()}

@@ -10,7 +10,7 @@ from offramp._io.progress import progress_bar
 from offramp.certification import certify
 from offramp.comparison.captions import FULL, RECOMPUTE
 from offramp.datasets.captions import CaptionDataset, plain
-from offramp.evaluation.captions import caption_quality
+from offramp.evaluation.captions import caption_quality, spelled_layers
 from offramp.models.captioner import Captioner
 from offramp.policies import Policy, make_policy
 from offramp.records import ExitRecord
@@ -65,8 +65,8 @@ def sweep(
         of a token), macs and seconds (mean of an image, with the encoder), and the speed-ups over the full model:
         layer_speedup (of the tokens that were written: L · N / Σ i · n_i), mac_speedup and second_speedup.
     captions : DataFrame
-        One row per setting and image: policy, threshold, fill, image, caption, exits (layers of each token, separated
-        by spaces), tokens (their number), layers (the sum over tokens), macs, and the metrics.
+        One row per setting and image: policy, threshold, fill, image, caption, exits (layers of the tokens, as
+        `spelled_layers` writes them), tokens (their number), layers (the sum over tokens), macs, and the metrics.
     """
     images = image_batches(dataset, split, n, batch_size)
     references = [[plain(text) for text in dataset.references[split][i]] for i in range(sum(map(len, images)))]
@@ -79,13 +79,14 @@ def sweep(
             begin = time.perf_counter()
             written = generation.in_batches(images)
             seconds = (time.perf_counter() - begin) / len(references)
-            texts = [dataset.vocabulary.decode(ids) for ids in written.tokens]
+            words = [dataset.vocabulary.words(ids) for ids in written.tokens]
+            texts = [" ".join(word for word, _ in own) for own in words]
             whole, each = caption_quality(texts, references)
             layers = np.concatenate(written.exits) + 1  # (tokens,)
             about = {"policy": label, "threshold": threshold, "fill": fill}
             paid = {"layers": layers.mean(), "macs": written.cost.mean(), "seconds": seconds}
             points.append(about | whole | paid)
-            spelled = [" ".join(map(str, exits + 1)) for exits in written.exits]
+            spelled = [spelled_layers(*each) for each in zip(written.exits, words)]
             columns = {"image": range(len(texts)), "caption": texts, "exits": spelled, "macs": written.cost}
             sums = {"tokens": map(len, written.exits), "layers": (int((exits + 1).sum()) for exits in written.exits)}
             captions.append(pd.DataFrame(about | columns | {name: list(each) for name, each in sums.items()} | each))

@@ -140,7 +140,7 @@ def token_costs(model: Captioner) -> np.ndarray:
 
 
 def _padded(rows: Sequence[np.ndarray], vocabulary) -> np.ndarray:
-    """Return token ids (B, 1 + T) of captions, with the token that starts them, as `Words.encode`."""
+    """Return token ids (B, 1 + T) of captions, with the token that starts them, as `CaptionVocabulary.encode`."""
     ids = np.full((len(rows), 1 + max(map(len, rows))), vocabulary.pad)  # (B, 1 + T)
     ids[:, 0] = vocabulary.bos
     for row, own in zip(ids, rows):

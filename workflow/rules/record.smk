@@ -46,9 +46,11 @@ rule tokens:
     threads: 1
     resources:
         **needs("record", mem_mb=4000, runtime=30),
+    params:
+        logits="" if "logits" in contents_of(STUDY) else "--no-logits",
     shell:
         "offramp record-tokens {input.weights} --validation {output.validation} --test {output.test}"
-        " --generated {output.generated} --threads {threads} 2>&1 | tee {log}"
+        " --generated {output.generated} {params.logits} --threads {threads} 2>&1 | tee {log}"
 
 
 rule seconds:

@@ -21,7 +21,7 @@ from offramp.cli.options import (
     labelled,
     write_all,
 )
-from offramp.evaluation.captions import DROPS
+from offramp.evaluation.captions import DROPS, read_layers, spelled_layers
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 
@@ -346,8 +346,8 @@ def compare_captions(files, drops, resamples, matched, pairs, words) -> None:
 def generate(weights, folder, split, n, policies, label, threshold, fill, decay, beams, threads, out, figure) -> None:
     """Write captions of images with a fitted policy. FOLDER has images; otherwise, they are those of a --split.
 
-    The table has the caption of each image, the layer at which each token left (the last one ends the caption), and the
-    multiply-accumulates.
+    The table has the caption of each image, the layer at which each token left, and the multiply-accumulates. Layers of
+    words are separated by spaces, those of the tokens of one word by "+", and the last one ends the caption.
 
     \b
     For example:
@@ -384,11 +384,12 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
                 parts.append(generation(inputs))
             pixels.append(some)
     written = Captions.joined(parts)
+    words = [dataset.vocabulary.words(ids) for ids in written.tokens]
     table = pd.DataFrame(
         {
             "image": names,
-            "caption": [dataset.vocabulary.decode(ids) for ids in written.tokens],
-            "layers": [" ".join(map(str, exits + 1)) for exits in written.exits],
+            "caption": [" ".join(word for word, _ in own) for own in words],
+            "layers": [spelled_layers(*each) for each in zip(written.exits, words)],
             "macs": written.cost,
         }
     )
@@ -397,10 +398,10 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
         from offramp.reports.figures.style import save, settings
 
         shown = np.concatenate(pixels)[:12].transpose(0, 2, 3, 1)  # (B, H, W, C)
-        words = [caption.split() for caption in table["caption"][:12]]
-        layers = [exits + 1 for exits in written.exits[:12]]
+        spelled = [caption.split() for caption in table["caption"][:12]]
+        layers = [list(map(max, read_layers(text))) for text in table["layers"][:12]]
         with settings():
-            save(draw_captions(shown, words, layers, model.n_exits), figure)
+            save(draw_captions(shown, spelled, layers, model.n_exits), figure)
     write_all({out: table})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from offramp.comparison.bootstrap import Bootstrap
-from offramp.evaluation.captions import DROPS
+from offramp.evaluation.captions import DROPS, read_layers
 
 FULL = "full"  # name of the full model in tables
 RECOMPUTE = "recompute"  # the fill of the full model, which has nothing to fill in
@@ -175,12 +175,13 @@ class Sweeps:
         rows = []
         for run in self.chosen.itertuples():
             its = self.captions(run)
-            layers = np.array(" ".join(its["exits"]).split(), np.int64)  # (tokens,)
-            spelled = [caption.split() for caption in its["caption"]]
+            by_word = [read_layers(text) for text in its["exits"]]
+            layers = [layer for words in by_word for word in words for layer in word]  # (tokens,)
             kinds = [
-                "end" if place == len(words) else "function" if words[place] in FUNCTION_WORDS else "content"
-                for words, n in zip(spelled, its["tokens"])
-                for place in range(n)
+                kind
+                for caption, words in zip(its["caption"], by_word)
+                for kind, word in zip([*map(_kind, caption.split()), "end"], words)
+                for _ in word
             ]
             position = np.concatenate([np.arange(1, n + 1) for n in its["tokens"]])  # (tokens,)
             table = pd.DataFrame({"position": position, "kind": kinds, "layers": layers})
@@ -192,7 +193,7 @@ class Sweeps:
 
     def _depth(self, run) -> int:
         """Number of layers L."""
-        return int(str(self.full(run)["exits"].iloc[0]).split()[0])
+        return read_layers(str(self.full(run)["exits"].iloc[0]))[0][0]
 
     def _means(self, tables: Sequence[pd.DataFrame], column: str) -> np.ndarray:
         """Return the means over images of each seed, followed by the resampled ones, (S, 1 + B)."""
@@ -213,3 +214,7 @@ class Sweeps:
 
     def _summary(self, name: str, values: np.ndarray) -> dict[str, float]:
         return self.bootstrap.summary(name, values[:, 0], values[:, 1:])
+
+
+def _kind(word: str) -> str:
+    return "function" if word in FUNCTION_WORDS else "content"

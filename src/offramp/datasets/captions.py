@@ -5,13 +5,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from offramp.datasets.preparing import ImagePreparation
+from offramp.datasets.text import fetch_tokenizer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,18 +27,67 @@ def plain(caption: str) -> str:
     return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower()))
 
 
+class CaptionVocabulary(ABC):
+    """The tokens of captions.
+
+    Attributes
+    ----------
+    size : int
+        Number of tokens.
+    max_tokens : int
+        Maximum number of tokens of a caption, including the token that ends it.
+    pad, bos, eos : int
+        Ids of the tokens that fill up, start and end a caption. They may be the same.
+    """
+
+    max_tokens: int
+    pad: int
+    bos: int
+    eos: int
+
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+    @abstractmethod
+    def ids(self, caption: str) -> list[int]:
+        """Return the token ids of a caption, without those that start and end it."""
+
+    @abstractmethod
+    def words(self, ids: Iterable[int]) -> list[tuple[str, int]]:
+        """Return the words of token ids up to the end of the caption, each with the number of its tokens."""
+
+    def encode(self, captions: Sequence[str]) -> np.ndarray:
+        """Return the token ids (N, 1 + T) of captions: the token that starts them, theirs, the token that ends them.
+
+        Captions are cut to `max_tokens` and padded to the longest of them.
+        """
+        rows = [[self.bos, *self.ids(caption)[: self.max_tokens - 1], self.eos] for caption in captions]
+        ids = np.full((len(rows), max(map(len, rows), default=1)), self.pad)  # (N, 1 + T)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the caption of token ids: everything before the first token that ends it."""
+        return " ".join(word for word, _ in self.words(ids))
+
+    def before_end(self, ids: Iterable[int]) -> list[int]:
+        """Return the token ids before the first one that ends the caption."""
+        return list(takewhile(lambda n: n != self.eos, ids))
+
+
 @dataclass(frozen=True)
-class Words:
+class Words(CaptionVocabulary):
     """A vocabulary of words. Ids are 0 … size − 1; the first are those of `SPECIAL`.
 
     Parameters
     ----------
-    words : tuple of str
+    known : tuple of str
     max_tokens : int
-        Maximum number of tokens of a caption, including the token that ends it.
     """
 
-    words: tuple[str, ...]
+    known: tuple[str, ...]
     max_tokens: int
 
     pad, bos, eos, unknown = range(4)
@@ -48,33 +100,85 @@ class Words:
 
     @property
     def size(self) -> int:
-        return len(SPECIAL) + len(self.words)
+        return len(SPECIAL) + len(self.known)
 
-    def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Return the token ids (N, 1 + T) of captions: the token that starts them, words, the token that ends them.
+    def ids(self, caption: str) -> list[int]:
+        return [self._number.get(word, self.unknown) for word in plain(caption).split()]
 
-        Captions are cut to `max_tokens` and padded to the longest of them. Words that are not known are `unknown`.
-        """
-        number = {word: n for n, word in enumerate(self.words, start=len(SPECIAL))}
-        rows = [
-            [self.bos, *(number.get(word, self.unknown) for word in plain(caption).split()[: self.max_tokens - 1])]
-            for caption in captions
-        ]
-        ids = np.full((len(rows), 1 + max(map(len, rows), default=0)), self.pad)  # (N, 1 + T)
-        for i, row in enumerate(rows):
-            ids[i, : len(row) + 1] = [*row, self.eos]
-        return ids
+    def words(self, ids: Iterable[int]) -> list[tuple[str, int]]:
+        every = (*SPECIAL, *self.known)
+        return [(every[n], 1) for n in self.before_end(ids)]
 
-    def spell(self, ids: Iterable[int]) -> list[str]:
-        """Return the text of each token. Special tokens have their name in angle brackets."""
-        every = (*SPECIAL, *self.words)
-        return [every[n] for n in ids]
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {word: n for n, word in enumerate(self.known, start=len(SPECIAL))}
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the caption of token ids: everything before the first token that ends it."""
-        spelled = self.spell(ids)
-        end = SPECIAL[self.eos]
-        return " ".join(spelled[: spelled.index(end)] if end in spelled else spelled)
+
+@dataclass(frozen=True)
+class Pieces(CaptionVocabulary):
+    """The vocabulary of a pretrained GPT-2, whose tokens are words and pieces of words.
+
+    Captions are read as all others, in lower case and without punctuation (our choice).
+
+    Parameters
+    ----------
+    tokenizer : str
+        Name on the Hugging Face hub, for example "gpt2", or a folder.
+    max_tokens : int
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer cannot be loaded, or if it has no token that ends a text.
+    """
+
+    tokenizer: str
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if self._encoder.eos_token_id is None:
+            raise ValueError(f"tokenizer {self.tokenizer!r} has no token that ends a text: expected that of a GPT-2")
+
+    @cached_property
+    def _encoder(self):
+        return fetch_tokenizer(self.tokenizer)
+
+    @property
+    def size(self) -> int:
+        return len(self._encoder)
+
+    @property
+    def eos(self) -> int:
+        return self._encoder.eos_token_id
+
+    @property
+    def bos(self) -> int:
+        return self.eos if self._encoder.bos_token_id is None else self._encoder.bos_token_id
+
+    @property
+    def pad(self) -> int:
+        return self.eos  # what follows the end of a caption is never read
+
+    def ids(self, caption: str) -> list[int]:
+        # With a space before it, the first word has the same tokens as elsewhere
+        text = "".join(f" {word}" for word in plain(caption).split())
+        return self._encoder(text, add_special_tokens=False)["input_ids"]
+
+    def words(self, ids: Iterable[int]) -> list[tuple[str, int]]:
+        pieces: list[list[int]] = []
+        for n in self.before_end(ids):
+            if pieces and not (self._spelled([n], whole=False)[:1].isspace() and self._spelled(pieces[-1])):
+                pieces[-1].append(n)
+            else:
+                pieces.append([n])
+        if len(pieces) > 1 and not self._spelled(pieces[-1]):  # spaces at the end
+            spaces = pieces.pop()
+            pieces[-1].extend(spaces)
+        return [(self._spelled(own) or "?", len(own)) for own in pieces]
+
+    def _spelled(self, ids: list[int], whole: bool = True) -> str:
+        text = self._encoder.decode(ids)
+        return "".join(text.split()) if whole else text
 
 
 def following(ids: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,14 +200,14 @@ class CaptionDataset(ABC):
         Name in the registry `CAPTIONED`.
     preparation : ImagePreparation
         How pixels become inputs of a model. Its `shape` is that of the images.
-    vocabulary : Words
+    vocabulary : CaptionVocabulary
     references : mapping of str to sequence of tuples of str
         The captions of each image, by split.
     """
 
     name: str
     preparation: ImagePreparation
-    vocabulary: Words
+    vocabulary: CaptionVocabulary
     references: Mapping[str, Sequence[tuple[str, ...]]] = field(repr=False)
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offramp.datasets.captions import CaptionDataset, Words
+from offramp.datasets.captions import CaptionDataset, Pieces, Words
 from offramp.datasets.download import data_folder
 from offramp.datasets.imagenet import MEAN, STD, preparation_of
 from offramp.datasets.preparing import ImagePreparation
@@ -43,6 +43,7 @@ def load_coco(
     prepare: str | None = None,
     max_tokens: int = 20,
     least: int = 5,
+    tokenizer: str | None = None,
 ) -> Coco:
     """Load COCO from a folder with the files and folders of its archives.
 
@@ -52,7 +53,8 @@ def load_coco(
     set are not public, the validation images are then divided: every second one, in the order of the file, is for test
     (our choice).
 
-    The vocabulary has the words that occur at least `least` times in the training captions. Images are resized, and
+    The vocabulary has the words that occur at least `least` times in the training captions, or it is that of a
+    tokenizer. Images are resized, and
     their centre is cropped.
 
     Parameters
@@ -67,6 +69,8 @@ def load_coco(
     max_tokens : int
         Maximum number of tokens of a caption, including the token that ends it. Longer captions are cut for training.
     least : int
+    tokenizer : str, optional
+        Name on the Hugging Face hub, or folder, of a pretrained GPT-2, for a decoder with its weights.
 
     Raises
     ------
@@ -95,7 +99,9 @@ def load_coco(
         preparation=preparation_of(prepare) if prepare else preparation,
         vocabulary=Words.of(
             (caption for captions in references["train"] for caption in captions), max_tokens=max_tokens, least=least
-        ),
+        )
+        if tokenizer is None
+        else Pieces(tokenizer, max_tokens),
         references=references,
         paths={split: list(images) for split, images in found.items()},
     )

@@ -129,18 +129,23 @@ def tokenize(
 
 
 def load_tokenizer(name: str):
-    """Load a tokenizer from a package, the hub or its cache."""
+    """Load the tokenizer of a text encoder from a package, the hub or its cache."""
+    tokenizer = fetch_tokenizer(name)
+    if tokenizer.pad_token_id is None or tokenizer.sep_token_id is None:
+        raise ValueError(f"tokenizer {name!r} has no pad or separator token: expected that of a text encoder")
+    return tokenizer
+
+
+def fetch_tokenizer(name: str):
+    """Load any tokenizer of transformers from a package, the hub or its cache."""
     # Any value prevents a warning of older tokenizers when a process that used their threads forks workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers import AutoTokenizer  # slow import
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source_of(name))
+        return AutoTokenizer.from_pretrained(source_of(name))
     except (OSError, ImportError) as error:  # includes the errors of the hub
         raise ValueError(
             f"tokenizer {name!r} could not be fetched ({one_line(error)}); fetch it to the hub's cache "
             "(HF_HOME) where there is a network, or take minilm-l6, which comes with a package"
         ) from error
-    if tokenizer.pad_token_id is None or tokenizer.sep_token_id is None:
-        raise ValueError(f"tokenizer {name!r} has no pad or separator token: expected that of a text encoder")
-    return tokenizer

@@ -12,6 +12,26 @@ DROPS = (0.0, 0.01, 0.03)  # acceptable shares of lost CIDEr
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
+def spelled_layers(exits: np.ndarray, words: Sequence[tuple[str, int]]) -> str:
+    """Return the layers of the tokens of a caption as text, in which words are separated by " ", and their tokens by
+    "+". The token that ends the caption is a word of its own.
+
+    Parameters
+    ----------
+    exits : ndarray of shape (T,)
+        Exit of each token, counted from 0.
+    words : sequence of (str, int)
+        Each word, with the number of its tokens.
+    """
+    ends = np.cumsum([n for _, n in words], dtype=int)
+    return " ".join("+".join(map(str, own + 1)) for own in np.split(exits, ends) if len(own))
+
+
+def read_layers(text: str) -> list[list[int]]:
+    """Return the layers of the tokens of each word, from the text that `spelled_layers` made of them."""
+    return [[int(layer) for layer in word.split("+")] for word in text.split()]
+
+
 def caption_quality(
     captions: Sequence[str], references: Sequence[Sequence[str]], *, meteor: bool = False
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:

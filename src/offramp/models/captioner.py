@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from offramp.datasets.captions import Words
+from offramp.datasets.captions import CaptionVocabulary
 from offramp.datasets.pretrained import build_timm, from_transformers
 from offramp.models import INPUTS
 from offramp.models.base import MultiExitModel
@@ -64,22 +64,22 @@ class Captioner(nn.Module):
     ----------
     image_shape : tuple of int
         Channels, height and width of the images.
-    vocabulary : Words
+    vocabulary : CaptionVocabulary
     backbone : str
         Name of the encoder in timm.
     patch_size, encoder_layers, encoder_width, encoder_heads : int, optional
         Changes of a vision transformer of timm.
     decoder : str, optional
-        Name of a pretrained GPT-2 on the Hugging Face hub, or a folder, with the vocabulary of the captions. By
-        default, the decoder is untrained and has the following size.
+        Name of a GPT-2 on the Hugging Face hub, or a folder, with the vocabulary of the captions. By default, the
+        decoder has the following size.
     layers, width, heads : int
-        Number of layers L, width D of the states, and attention heads of an untrained decoder.
+        Number of layers L, width D of the states, and attention heads of the decoder, without a name.
     dropout : float
-        Dropout rate of an untrained decoder.
+        Dropout rate of the decoder, without a name.
     shared : bool
         Whether the exits share the projection to the vocabulary.
     pretrained : bool
-        Load the pretrained weights of the encoder.
+        Load the pretrained weights of the encoder, and those of a decoder with a name.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class Captioner(nn.Module):
         self,
         *,
         image_shape: tuple[int, int, int],
-        vocabulary: Words,
+        vocabulary: CaptionVocabulary,
         backbone: str = "vit_tiny_patch16_224",
         patch_size: int | None = None,
         encoder_layers: int | None = None,
@@ -123,8 +123,8 @@ class Captioner(nn.Module):
             img_size=self.image_shape[1:] if has_fixed_size(backbone) else None,
             **changes,
         )
-        size = {"n_layer": layers, "n_embd": width, "n_head": heads}
-        self.decoder = _load(decoder, vocabulary, size | dict.fromkeys(("resid_pdrop", "embd_pdrop"), dropout))
+        size = {"n_layer": layers, "n_embd": width, "n_head": heads, "resid_pdrop": dropout, "embd_pdrop": dropout}
+        self.decoder = _load(decoder, vocabulary, size, pretrained)
         self.width, self.n_exits = self.decoder.config.n_embd, self.decoder.config.n_layer
         wide = self.encoder.num_features
         self.bridge = nn.Identity() if wide == self.width else nn.Linear(wide, self.width)
@@ -317,13 +317,13 @@ class _Parts(MultiExitModel):
             yield model.head(i, hidden)
 
 
-def _load(name: str | None, vocabulary: Words, size: dict[str, Any]) -> nn.Module:
-    """Return a GPT-2 with cross-attention in float32: a pretrained one, or an untrained one of this size."""
+def _load(name: str | None, vocabulary: CaptionVocabulary, size: dict[str, Any], pretrained: bool) -> nn.Module:
+    """Return a GPT-2 with cross-attention in float32: one with a name, or one of this size."""
     from transformers import GPT2Config, GPT2LMHeadModel  # slow import
 
     longest = vocabulary.max_tokens + 1
-    special = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
     if name is None:
+        special = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
         config = GPT2Config(
             vocab_size=vocabulary.size, n_positions=longest, add_cross_attention=True, **size, **special
         )
@@ -332,11 +332,13 @@ def _load(name: str | None, vocabulary: Words, size: dict[str, Any]) -> nn.Modul
         except ValueError as error:
             raise ValueError(f"captioner: the decoder cannot be built: {error}") from None
     with from_transformers("captioner", name):
-        model = GPT2LMHeadModel.from_pretrained(name, add_cross_attention=True, dtype=torch.float32)
-    config = model.config
+        config = GPT2Config.from_pretrained(name, add_cross_attention=True)
     if config.vocab_size != vocabulary.size or config.n_positions < longest:
         raise ValueError(
             f"captioner: {name!r} has {config.vocab_size} tokens and {config.n_positions} positions; expected those of "
-            f"the captions, {vocabulary.size} and at least {longest}"
+            f"the captions, {vocabulary.size} and at least {longest} (for coco, tokenizer={name})"
         )
-    return model
+    if not pretrained:
+        return GPT2LMHeadModel(config)
+    with from_transformers("captioner", name):
+        return GPT2LMHeadModel.from_pretrained(name, config=config, dtype=torch.float32)

@@ -136,7 +136,10 @@ def used_policies(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def contents_of(study: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what the records of the study contain, as `Policy.needs` names it."""
-    return OUTPUTS.get(study["dataset"]["name"], RECORDED)
+    name, contents = study["dataset"]["name"], RECORDED
+    if name in CAPTIONED and "tokenizer" in study["dataset"]:  # logits of a large vocabulary are not recorded
+        contents = tuple(each for each in RECORDED if each != "logits")
+    return OUTPUTS.get(name, contents)
 
 
 def _made(options: Mapping[str, Any]) -> Policy:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from offramp.comparison.captions import FULL, RECOMPUTE
+from offramp.evaluation.captions import read_layers
 from offramp.reports.figures.style import TWO_COLUMNS
 from offramp.reports.loading import chosen_policies, read_tables
 
@@ -21,9 +22,9 @@ LINE, CHARACTER = 0.13, 0.0605  # inches
 def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure:
     """Captions with exits.
 
-    The first test images, with their captions. The colour of a word is the layer of the decoder at which it left. The
-    policy is BEEM-A, if the study has it, with the model of the first seed and its cheapest threshold that loses an
-    acceptable share of CIDEr on validation captions.
+    The first test images, with their captions. The colour of a word is the layer of the decoder at which it left (the
+    deepest one of its tokens, if it has several). The policy is BEEM-A, if the study has it, with the model of the
+    first seed and its cheapest threshold that loses an acceptable share of CIDEr on validation captions.
 
     Parameters
     ----------
@@ -37,17 +38,19 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     pictures, captions = read_tables(files, "pictures", "captions")
     captions = captions[(captions["text"] == "reference") & (captions["fill"] == RECOMPUTE)]
     captions = captions[(captions["seed"] == captions["seed"].min()) & captions["image"].isin(pictures["image"])]
-    (depth,) = {int(exits.split()[0]) for exits in captions.loc[captions["policy"] == FULL, "exits"]}
+    (depth,) = {read_layers(exits)[0][0] for exits in captions.loc[captions["policy"] == FULL, "exits"]}
     label = chosen_policies(policies, ("beem-a",), [*captions["policy"].unique()])[0]
     its = captions[captions["policy"] == label]
     its = its[its["threshold"] == its["threshold"].min()].drop_duplicates("image").sort_values("image")
     images = [np.asarray(Image.open(BytesIO(png))) for png in pictures.sort_values("image")["png"]]
     shown = np.stack([image if image.ndim == 3 else image[..., None] for image in images])  # (B, H, W, C)
-    layers = [np.array(exits.split(), int) for exits in its["exits"]]
+    layers = [list(map(max, read_layers(exits))) for exits in its["exits"]]
     return draw_captions(shown, [caption.split() for caption in its["caption"]], layers, depth)
 
 
-def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Sequence[np.ndarray], n: int) -> Figure:
+def draw_captions(
+    images: np.ndarray, words: Sequence[Sequence[str]], layers: Sequence[Sequence[int]], n: int
+) -> Figure:
     """Draw images with their captions below them, each word on a background that shows its layer.
 
     Parameters
@@ -56,7 +59,7 @@ def draw_captions(images: np.ndarray, words: Sequence[Sequence[str]], layers: Se
         uint8 pixels, with 1 or 3 channels.
     words : sequence of B sequences of str
         Words of each caption.
-    layers : sequence of B ndarrays of shape (T,)
+    layers : sequence of B sequences of int
         Layer of each word, counted from 1. Further ones, such as that of the token that ends a caption, are not shown.
     n : int
         Number of layers.
