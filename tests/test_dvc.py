@@ -324,7 +324,15 @@ def all_jobs(empty) -> list[listing.Job]:
     return listing.jobs(empty.folder, "--forceall")
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "resources"])
+def one_of_each(changes):
+    """The first change of each setting of a study, and the others for the long tests only: each needs a dry run."""
+    first = {change.split(".")[0]: change for change in reversed(changes)}
+    return [
+        change if change in first.values() else pytest.param(change, marks=pytest.mark.nightly) for change in changes
+    ]
+
+
+@pytest.mark.parametrize("change", one_of_each([*CHANGES, "resources"]))
 def test_each_parameter_concerns_the_same_stages_in_both(empty, all_jobs, change):
     params = changed(change)
     write(empty, params)
