@@ -26,7 +26,7 @@ from offramp.acceleration.evaluating import evaluate_joint, evaluate_records
 from offramp.acceleration.exits import Member
 from offramp.acceleration.loading import Loaded, load_model
 from offramp.acceleration.splits import certifiable, draw_parts, least_samples
-from offramp.acceleration.structures import choose_structures
+from offramp.acceleration.structures import Fitted, choose_structures
 from offramp.acceleration.subset import choose_exits, fit_families
 from offramp.cli import cli
 from offramp.datasets.base import Vocabulary
@@ -341,7 +341,7 @@ def two_systems(n=120):
 @pytest.mark.parametrize("risk", ["disagreement", "error"])
 def test_the_chosen_structures_are_the_cheapest_of_their_kinds(risk):
     records, level = two_systems(), 0.15
-    found = choose_structures(records, records, risk, level, 2)
+    found = choose_structures(records, Fitted(records), risk, level, 2)
     full = records[1].exits([2]).cost[-1]
     cheapest = {}
     small, own = ([], [0]), ([], [0], [1], [0, 1])

@@ -21,7 +21,7 @@ from offramp.acceleration.measuring import Memory, Running, choose_fastest
 from offramp.acceleration.page import write_page
 from offramp.acceleration.promise import Promise
 from offramp.acceleration.splits import RISKS, certifiable, draw_parts
-from offramp.acceleration.structures import Structure, Structures, choose_structures, full_cost
+from offramp.acceleration.structures import Fitted, Structure, Structures, choose_structures, full_cost
 from offramp.acceleration.subset import fit_families
 from offramp.certification import Certificate, certify
 from offramp.certification.pvalues import P_VALUES, upper_bound
@@ -210,7 +210,7 @@ def accelerate(
         plain = as_it_is.export(cache / "plain", np.inf)
         bar.update()
     aim = certifiable(risk, level, confidence, len(parts.certificate))
-    found = choose_structures(structure, held, risk, aim, most_exits)
+    found = choose_structures(structure, Fitted(held), risk, aim, most_exits)
     chosen, kinds = choose_fastest(systems, found, held, structure, plain, cache, optimise, threads, progress)
     result, saved, fallback = None, 1.0, f"no exits {'or cascades ' * bool(smaller)}are cheaper than it at this level"
     if chosen is not None:

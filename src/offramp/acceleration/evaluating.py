@@ -10,7 +10,7 @@ import pandas as pd
 
 from offramp._io.progress import progress_bar
 from offramp.acceleration.splits import certifiable, choosing_sizes
-from offramp.acceleration.structures import KINDS, Structure, choose_structures, full_cost
+from offramp.acceleration.structures import KINDS, Fitted, Structure, choose_structures, full_cost
 from offramp.acceleration.subset import choose_exits, fit_families, lower_bound
 from offramp.certification import certify
 from offramp.certification.losses import loss_of
@@ -139,9 +139,9 @@ def evaluate_draws(
         If there are too few samples.
     """
     rows = []
-    population, whole = _population(rest), full_cost(rest)
+    population, whole, fitted = _population(rest), full_cost(rest), Fitted(held)
     for draw, (structure, certificate), aim in _drawn(population, risk, level, confidence, draws, progress):
-        found = choose_structures(structure, held, risk, aim, most_exits)
+        found = choose_structures(structure, fitted, risk, aim, most_exits)
         full = full_cost(structure)
         chosen = {kind: found.of_kind(kind)[:1] for kind in KINDS}
         chosen = {kind: each[0] for kind, each in chosen.items() if each and each[0].cost < full}

@@ -71,6 +71,26 @@ class Structure:
         return cls((last,), ((records[last].n_exits - 1,),), "confidence", np.inf, full_cost(records), 0.0)
 
 
+class Fitted:
+    """The policies of all combinations of models, each fitted when it is needed and kept.
+
+    Parameters
+    ----------
+    held : sequence of ExitRecord
+        Of each model with all its exits, with labels, in ascending order of cost.
+    """
+
+    def __init__(self, held: Sequence[ExitRecord]) -> None:
+        self._held = held
+        self._found: dict[tuple[int, ...], dict[str, Policy]] = {}
+
+    def of(self, models: tuple[int, ...]) -> dict[str, Policy]:
+        """Return the policies of some models, which are given by their places."""
+        if models not in self._found:
+            self._found[models] = fit_families(_joined([self._held[m] for m in models]))
+        return self._found[models]
+
+
 @dataclass(frozen=True)
 class Structures:
     """What `choose_structures` found.
@@ -95,7 +115,7 @@ class Structures:
 
 
 def choose_structures(
-    structure: Sequence[ExitRecord], held: Sequence[ExitRecord], risk: str, level: float, most_exits: int
+    structure: Sequence[ExitRecord], fitted: Fitted, risk: str, level: float, most_exits: int
 ) -> Structures:
     """Find the structures with the lowest cost whose risk is at most the level, on records.
 
@@ -106,8 +126,8 @@ def choose_structures(
     ----------
     structure : sequence of ExitRecord
         Of each model with all its exits, in ascending order of cost. The last one is the model itself.
-    held : sequence of ExitRecord
-        The same for other samples, with labels, on which policies are fitted.
+    fitted : Fitted
+        Policies that are fitted on other samples of the same models.
     risk : {"disagreement", "gap", "error"}
     level : float
     most_exits : int
@@ -124,8 +144,7 @@ def choose_structures(
             if bounds[-1] >= full_cost(structure):
                 continue
             ends = list(accumulate(structure[m].n_exits for m in models))  # one past the end of each model
-            policies = fit_families(_joined([held[m] for m in models]))
-            choices = choose_exits(record, policies, risk, level, most_exits, [end - 1 for end in ends[:-1]])
+            choices = choose_exits(record, fitted.of(models), risk, level, most_exits, [end - 1 for end in ends[:-1]])
             exact &= choices.exact
             for choice in choices.best:
                 made = _structure(models, choice, ends)
