@@ -27,7 +27,7 @@ from offramp.models import captioner
 from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
 from offramp.records import ExitOutputs
-from offramp.runtime.generation import Generation
+from offramp.runtime.generation import Captions, Generation
 from offramp.tokens import load_captioner, token_costs, token_record
 from offramp.training import captioning as training
 from offramp.training.captioning import train_captioner
@@ -161,7 +161,7 @@ def test_captions_are_those_of_a_slow_version(model, images, record, policies, s
 @pytest.mark.parametrize("fill", FILLS)
 def test_captions_do_not_depend_on_the_batch(model, images, policies, fill):
     generation = Generation(model, policies["confidence"], 0.5, fill=fill)
-    together, alone = generation(images), generation.in_batches(list(images.split(1)))
+    together, alone = generation(images), Captions.joined([generation(image) for image in images.split(1)])
     assert equal(together.tokens, alone.tokens)
     assert equal(together.exits, alone.exits)
     assert np.allclose(together.cost, alone.cost, rtol=1e-12)

@@ -114,11 +114,22 @@ class Generation:
         """
         if not len(images):
             raise ValueError("expected at least one image")
-        vocabulary, batch = self.model.vocabulary, _Batch(self, images.to(self.model.device))
-        rows = np.arange(len(images))  # (b,): captions that have not ended
-        tokens = np.full(len(images), vocabulary.bos)  # (b,)
-        written = np.empty((3, len(images), vocabulary.max_tokens))  # tokens, exits and confidences
-        lengths = np.zeros(len(images), np.int64)  # (B,)
+        return self.write(self.model.encode(images.to(self.model.device)))
+
+    @torch.inference_mode()
+    def write(self, memory: Tensor) -> Captions:
+        """Write captions for what the encoder made of images, (B, S, D). Their cost includes the encoder.
+
+        Raises
+        ------
+        ValueError
+            If a logit is not finite, or if the outputs lack data that the policy needs.
+        """
+        vocabulary, batch = self.model.vocabulary, _Batch(self, memory)
+        rows = np.arange(len(memory))  # (b,): captions that have not ended
+        tokens = np.full(len(memory), vocabulary.bos)  # (b,)
+        written = np.empty((3, len(memory), vocabulary.max_tokens))  # tokens, exits and confidences
+        lengths = np.zeros(len(memory), np.int64)  # (B,)
         for position in range(vocabulary.max_tokens):
             answers = batch.write(position, rows, tokens)
             written[:, rows, position] = answers.prediction, answers.exit, answers.confidence
@@ -131,10 +142,6 @@ class Generation:
         columns = [[row[:n].astype(kind) for row, n in zip(values, lengths)] for values, kind in zip(written, types)]
         return Captions(columns[0], columns[1], columns[2], batch.paid)
 
-    def in_batches(self, images: Sequence[Tensor]) -> Captions:
-        """Write captions for batches of images, one after another."""
-        return Captions.joined([self(batch) for batch in images])
-
 
 class _Batch(Stages):
     """The captions of a batch of images as they are written. Calling it with tokens (b,) writes the next ones.
@@ -144,12 +151,12 @@ class _Batch(Stages):
     a token that enters a layer fills in all earlier ones.
     """
 
-    def __init__(self, generation: Generation, images: Tensor) -> None:
+    def __init__(self, generation: Generation, memory: Tensor) -> None:
         model = self.model = generation.model
         super().__init__(model.n_exits, generation.policy, generation.threshold, "always")
         self.generation, self.fill = generation, generation.fill
-        self.memory = model.encode(images)  # (B, S, D)
-        size, longest, depth = len(images), model.vocabulary.max_tokens, model.n_exits
+        self.memory = memory  # (B, S, D)
+        size, longest, depth = len(memory), model.vocabulary.max_tokens, model.n_exits
         heads = model.decoder.config.n_head
         each = (2, heads, model.width // heads)  # keys and values of a token
         self.keys = self.memory.new_zeros(depth, size, longest, *each)
