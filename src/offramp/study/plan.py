@@ -75,7 +75,7 @@ A_CELL = {
     "search": 3e-4,
     "resplit": 8e-5,
     "shift": 1e-5,
-    "accelerations": 5e-4,
+    "accelerations": 5e-5,
 }
 FRONTIER = 7  # bytes per cell
 # Of `times`: samples, passes over them for each policy, and CPU-seconds of one decision
