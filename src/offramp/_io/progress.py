@@ -5,8 +5,8 @@ import sys
 from tqdm import tqdm
 
 
-def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
-    """Progress bar over batches on stderr. If stderr is not a terminal, print one line every 5 s instead."""
+def progress_bar(total: int, label: str, *, done: int = 0, shown: bool, unit: str = "batch") -> tqdm:
+    """Progress bar on stderr. If stderr is not a terminal, print one line every 5 s instead."""
     terminal = sys.stderr.isatty()
     every = 0.2 if terminal else 5
     return tqdm(
@@ -14,7 +14,7 @@ def progress_bar(total: int, label: str, *, done: int = 0, shown: bool) -> tqdm:
         desc=label,
         initial=done,
         disable=not shown,
-        unit="batch",
+        unit=unit,
         mininterval=every,
         maxinterval=10,
         file=sys.stderr if terminal else _Lines(),

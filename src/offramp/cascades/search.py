@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from offramp._io.progress import progress_bar
 from offramp._kernels.search import BLOCK, Table, Triple, add_point, sketch_triple, walk_pairs, walk_triple
 from offramp.cascades.building import check_stages
 from offramp.records import ExitRecord
@@ -217,8 +217,9 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
     dearer = np.searchsorted(zoo.cost, zoo.cost, side="right")  # (M,): index of the first large model of each pair
     threads = available_threads()
     tables = [_singles(zoo) for _ in range(threads)]  # one per thread
-    with ThreadPoolExecutor(threads) as pool:
-        for s in tqdm(np.flatnonzero(dearer < n_models), desc="pairs", unit="model", disable=not progress):
+    smaller = np.flatnonzero(dearer < n_models).tolist()
+    with ThreadPoolExecutor(threads) as pool, progress_bar(len(smaller), "pairs", shown=progress, unit="model") as bar:
+        for s in smaller:
             ranked = _ranked(zoo.confidence[s])
             own = whole_right[s, ranked.order]  # (N,)
             answers = whole_right if correct is None else _answers(zoo, s, correct)  # (M, N)
@@ -229,6 +230,7 @@ def search_pairs(zoo: Zoo, correct: Answers | None = None, progress: bool = Fals
             ]
             for walk in walks:
                 walk.result()
+            bar.update()
     small, large = np.nonzero(zoo.cost[:, None] < zoo.cost)  # (P,) each
     fewest, best, best_k = found[small, large].T  # (P,) each
     names = np.array(zoo.names, object)

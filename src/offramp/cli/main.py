@@ -119,5 +119,22 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit("offramp: interrupted")
+    except ModuleNotFoundError as error:
+        if not (extras := _extras_with(str(error.name))):
+            raise
+        needed = " or ".join(f"'offramp[{extra}]'" for extra in extras)
+        sys.exit(f"offramp: error: {error.name} is not installed, which this command needs; pip install {needed}")
     except (ValueError, OSError) as error:
         sys.exit(f"offramp: error: {error}")
+
+
+def _extras_with(module: str) -> list[str]:
+    """Return the names of the extras of this package that install a module, without those for its development."""
+    import re  # only needed here
+    from importlib.metadata import requires
+
+    package = module.partition(".")[0]
+    others = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "vl_convert": "vl-convert-python"}
+    project = others.get(package, package.replace("_", "-"))
+    given = (re.match(r"([\w-]+).*extra == .(\w+).$", each) for each in requires("offramp") or ())
+    return [own[2] for own in given if own and own[1] == project and own[2] not in ("docs", "test")]

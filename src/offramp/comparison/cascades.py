@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from tqdm import tqdm
 
+from offramp._io.progress import progress_bar
 from offramp.calibration import fit_temperatures, with_temperatures
 from offramp.cascades.building import Combined, Ensemble, cascade, check_stages
 from offramp.cascades.fronts import ascending, interpolated_cost, mean_reduction, pareto, step_cost
@@ -307,9 +307,7 @@ def search_zoo(
     on = {part: Bootstrap.draw(size, resamples, seed) for part, size in sizes.items()}
     grid = _multiples(step, min(low for low, _ in bands), max(high for _, high in bands))  # (A,)
     searched: dict[str, list[VariantSearch]] = {label: [] for label in variants}
-    with tqdm(
-        total=len(by_seed) * len(variants), desc="search", unit="variant", disable=None if progress else True
-    ) as bar:
+    with progress_bar(len(by_seed) * len(variants), "search", shown=progress, unit="variant") as bar:
         for group in by_seed.values():
             for label, variant in variants.items():
                 searched[label].append(VariantSearch.of(group, variant, label == next(iter(variants)), step, grid, on))

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from offramp._io.progress import progress_bar
 from offramp.comparison.cascades import Variant, reduction_tables
 from offramp.comparison.runs import Run
 from offramp.records import ExitRecord
@@ -56,7 +56,7 @@ def resplit_table(
     size = runs[0].validation.n_samples
     costs = {str(pools[0].metadata.get("unit", "cost")): None} | dict(seconds or {})
     tables = []
-    with tqdm(total=len(costs) * splits, desc="splits", disable=None if progress else True) as bar:
+    with progress_bar(len(costs) * splits, "splits", shown=progress, unit="split") as bar:
         for cost, of_model in costs.items():
             priced = [pool if of_model is None else with_seconds(pool, of_model, cost) for pool in pools]
             for split in range(1, splits + 1):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from offramp._io.progress import progress_bar
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.claims import CONTROL_NUMBERS, control_columns, measure_control, reachable
 from offramp.comparison.runs import Run, by_system
@@ -106,8 +106,10 @@ def sensitivity(
     """
     _check(runs, variants)
     measured = {system: [] for system in by_system(runs)}
-    for run in tqdm(sorted(runs, key=lambda run: run.seed), desc="sensitivity", unit="run"):
-        measured[run.system].append(_measure(run, variants, grid, draws, bootstrap))
+    with progress_bar(len(runs), "sensitivity", shown=True, unit="run") as bar:
+        for run in sorted(runs, key=lambda run: run.seed):
+            measured[run.system].append(_measure(run, variants, grid, draws, bootstrap))
+            bar.update()
     systems = {system: np.stack(seeds) for system, seeds in measured.items()}  # (S, V, M, 1 + B) each
     systems[ALL] = np.mean(list(systems.values()), axis=0)
     first: dict[tuple[str, str], int] = {}

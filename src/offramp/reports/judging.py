@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from offramp._io.progress import progress_bar
 from offramp._io.tables import write_table
 from offramp._io.writing import write_text
 from offramp.certification import certify
@@ -94,11 +94,11 @@ class Recommendation:
 
     def __str__(self) -> str:
         text = (
-            f"Recommended for {self.goal}: {policy_name(self.policy)} with threshold {self.threshold:.6g}. On test "
-            f"data its accuracy is {self.accuracy:.2%} [{self.accuracy_low:.2%}, {self.accuracy_high:.2%}] at "
-            f"{self.cost:.1%} [{self.cost_low:.1%}, {self.cost_high:.1%}] of the full model's cost; the full model's "
-            f"accuracy is {self.full_accuracy:.2%}. On the {self.chosen_on} validation samples that chose it, its "
-            f"accuracy is {self.accuracy_there:.2%}."
+            f"Recommended for {self.goal}: {policy_name(self.policy)} (`{self.policy}`) with threshold "
+            f"{self.threshold:.6g}. On test data its accuracy is {self.accuracy:.2%} [{self.accuracy_low:.2%}, "
+            f"{self.accuracy_high:.2%}] at {self.cost:.1%} [{self.cost_low:.1%}, {self.cost_high:.1%}] of the full "
+            f"model's cost; the full model's accuracy is {self.full_accuracy:.2%}. On the {self.chosen_on} validation "
+            f"samples that chose it, its accuracy is {self.accuracy_there:.2%}."
         )
         return about_quality(text, self.quality)
 
@@ -172,8 +172,7 @@ def judge(
     system, seed = str(test.metadata.get("system", system)), int(test.metadata.get("seed", 0))
     holdout = Holdout(0.5, seed)
     fitting, choosing = holdout.parts(validation)
-    with tqdm(total=3, disable=not progress, leave=False) as bar:
-        bar.set_description("fitting policies")
+    with progress_bar(3, "fitting policies", shown=progress, unit="step") as bar:
         policies, left_out = fit_all(fitting)
         paths = {**(files or {}), "policies": str(out / "policies.safetensors")}
         run = Run(system, seed, validation, test, policies, paths, holdout)

@@ -105,7 +105,7 @@ def find_roles(
             if not any(_fits(own, name) for name in flat(place)[:1] for own in ROLES[role].own):
                 guessed[role] = pattern
         elif needed:
-            others = " (or --quality)" if role == "label" else ""
+            others = {"label": " (or --quality)", "prediction": " (or --logits, --probabilities)"}.get(role, "")
             raise ValueError(
                 f"no {role}; expected a column {ROLES[role].names[0]}, or its name by {option(role)}{others}, "
                 f"columns={{{role!r}: …}}; there are {some(columns)}"
