@@ -9,13 +9,16 @@ from offramp.comparison.captions import FULL, RECOMPUTE
 from offramp.reports.figures import style
 from offramp.reports.loading import read_tables
 
+LOWEST = 80  # % of the CIDEr of the full model
+
 
 def draw(files: Sequence[Path]) -> Figure:
     """Quality of captions against speed-up.
 
     CIDEr of validation captions, which are written freely, in % of that of the full model, against the speed-up in
     layers of the decoder (left) and in MACs of whole captions, with the encoder and all exits (right). One line per
-    policy and seed, over its thresholds. Dashed: the full model, and losses of 1 and 3 %.
+    policy and seed, over its thresholds. Dashed: the full model, and losses of 1 and 3 %. What loses more than 20 % is
+    not shown.
     """
     (table,) = read_tables(files, "caption points")
     is_used = (table["split"] == "validation") & (table["text"] == "reference") & (table["fill"] == RECOMPUTE)
@@ -42,5 +45,6 @@ def draw(files: Sequence[Path]) -> Figure:
                 ax.axhline(share, color=style.GREY, linewidth=0.6, linestyle=style.DASHED, zorder=1)
             ax.set_xlabel({"layer": "Speed-up in layers", "mac": "Speed-up in MACs"}[unit])
         row[0].set_ylabel("CIDEr (% of the full model)")
+        row[0].set_ylim(bottom=max(LOWEST, row[0].get_ylim()[0]))
     style.legend_below(figure, style.entries(styles), 4)
     return figure
