@@ -75,7 +75,10 @@ def sweep(
     references = [[plain(text) for text in dataset.references[split][i]] for i in range(sum(map(len, images)))]
     runs: list[tuple[str, Policy, float, Fill]] = [(FULL, make_policy("confidence"), np.inf, RECOMPUTE), *settings]
     points, captions = [], []
-    with torch_settings(threads), progress_bar(len(runs), f"captions of {split}", shown=progress) as bar:
+    with (
+        torch_settings(threads),
+        progress_bar(len(runs), f"captions of {split}", shown=progress, unit="policy") as bar,
+    ):
         Generation(model, runs[0][1], np.inf)(images[0])  # the first call is slower, and its costs are counted
         begin = time.perf_counter()
         memories = [_encoded(model, batch) for batch in images]

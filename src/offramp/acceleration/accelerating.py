@@ -206,7 +206,7 @@ def accelerate(
     if risk == "error":
         _check_error(1 - structure[-1].correct[:, -1].mean(), level, len(parts.structure))
     as_it_is = Running.of(systems, Structure.plain(held), held)
-    with progress_bar(1, "exporting the model", shown=progress) as bar:
+    with progress_bar(1, "exporting the model", shown=progress, unit="model") as bar:
         plain = as_it_is.export(cache / "plain", np.inf)
         bar.update()
     aim = certifiable(risk, level, confidence, len(parts.certificate))
@@ -219,7 +219,7 @@ def accelerate(
         if result.threshold is None or result.threshold == np.inf:
             chosen, fallback = None, f"{result.reason}"
     if chosen is not None:
-        with progress_bar(1, "exporting what was chosen", shown=progress) as bar:
+        with progress_bar(1, "exporting what was chosen", shown=progress, unit="model") as bar:
             chosen.export(out / "bundle", result.threshold, record.metadata)
             bar.update()
         times = chosen.measure(out / "bundle", plain, parts.certificate, threads, result.threshold, progress)

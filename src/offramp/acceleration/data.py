@@ -189,7 +189,7 @@ def _readable(
     """Return the files that can be read, and their pixels (N, C, H, W) unless these need too much memory."""
     keep = len(found) * int(np.prod(preparation.shape)) <= KEPT
     files, pixels, errors = [], [], []
-    with progress_bar(len(found), "reading images", shown=progress) as bar:
+    with progress_bar(len(found), "reading images", shown=progress, unit="image") as bar:
         for file in found.samples:
             try:
                 values = preparation.read(file)

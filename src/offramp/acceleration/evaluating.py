@@ -209,7 +209,7 @@ def _drawn(
     if n <= n_structure + n_certificate:
         raise ValueError(f"{n} samples are too few; expected more than {n_structure + n_certificate} for this level")
     aim = certifiable(risk, level, confidence, n_certificate)
-    with progress_bar(draws, f"draws, {risk} at most {level:g}", shown=progress) as bar:
+    with progress_bar(draws, f"draws, {risk} at most {level:g}", shown=progress, unit="draw") as bar:
         for draw in range(draws):
             parts = np.split(np.random.default_rng(draw).integers(0, n, n_structure + n_certificate), [n_structure])
             yield draw, [[_taken(record, part) for record in population] for part in parts], aim

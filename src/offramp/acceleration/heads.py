@@ -125,7 +125,7 @@ def train_heads(
     if labels is not None:
         targets = (targets + nn.functional.one_hot(torch.from_numpy(labels), teacher.shape[1])) / 2
     heads = []
-    with progress_bar(len(pools), "training heads", shown=progress) as bar:
+    with progress_bar(len(pools), "training heads", shown=progress, unit="head") as bar:
         for i, (pool, values) in enumerate(zip(pools, features), start=1):
             path = Path(folder, f"head-{i:02d}.safetensors")
             head = _read(path, pool, key.hexdigest())

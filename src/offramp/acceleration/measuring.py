@@ -205,7 +205,7 @@ def choose_fastest(
     made = [Running.of(systems, each, held) for each in tried]
     speedups = np.full(len(made), np.nan)
     if optimise == "seconds":
-        with progress_bar(len(made), "measuring structures", shown=progress) as bar:
+        with progress_bar(len(made), "measuring structures", shown=progress, unit="structure") as bar:
             for i, each in enumerate(made):
                 folder = each.export(cache / f"structure-{i + 1}", each.structure.threshold)
                 times = each.measure(folder, plain, rows, threads)
