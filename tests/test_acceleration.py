@@ -127,6 +127,7 @@ def test_a_network_in_stages_is_the_network(module, names, expected):
         ("resnet18", "layer3.0"),
         ("convnext_atto", "stages.2.blocks.2"),
         ("vit_tiny_patch16_224", "blocks.5"),
+        ("test_vit", "blocks.2"),
         ("swin_tiny_patch4_window7_224", "layers.2.blocks.2"),
         ("mobilenetv3_small_100", "blocks.3.0"),
     ],

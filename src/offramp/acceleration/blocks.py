@@ -1,12 +1,14 @@
 """The blocks of a network that was not written for Offramp, and the network in stages that end after some of them."""
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 
 from offramp.datasets.base import Vocabulary
@@ -75,8 +77,10 @@ class _Whole(nn.Module):
 class _Tracer(fx.Tracer):
     """Trace which modules a network calls, without looking into any except the named ones."""
 
-    def __init__(self, opened: set[str]) -> None:
-        super().__init__()
+    def __init__(self, root: nn.Module, opened: set[str]) -> None:
+        # Functions that branch on sizes, such as that of position embeddings for any image size, are steps of the graph
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self._autowrap_search += [sys.modules[name] for name in {type(each).__module__ for each in root.modules()}]
         self.opened = {"network", *(f"network.{name}" for name in opened)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -247,7 +251,7 @@ def _children(module: nn.Module, name: str) -> str:
 
 def _traced(module: nn.Module, opened: set[str], names: Sequence[str] | None) -> TracedNetwork:
     root = _Whole(module)
-    graph = _Tracer(opened).trace(root)
+    graph = _Tracer(root, opened).trace(root)
     nodes = list(graph.nodes)
     last = {used: place for place, node in enumerate(nodes) for used in node.all_input_nodes}
     cuts, refused = [], []
