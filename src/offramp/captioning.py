@@ -77,7 +77,7 @@ def sweep(
     points, captions = [], []
     with (
         torch_settings(threads),
-        progress_bar(len(runs), f"captions of {split}", shown=progress, unit="policy") as bar,
+        progress_bar(len(runs), f"captions of {split}", shown=progress, unit="threshold") as bar,
     ):
         Generation(model, runs[0][1], np.inf)(images[0])  # the first call is slower, and its costs are counted
         begin = time.perf_counter()
