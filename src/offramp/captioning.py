@@ -10,7 +10,7 @@ import torch
 from offramp._io.progress import progress_bar
 from offramp.certification import certify
 from offramp.comparison.captions import FULL, RECOMPUTE
-from offramp.datasets.captions import CaptionDataset, plain
+from offramp.datasets.captions import CaptionDataset, CaptionVocabulary, plain
 from offramp.evaluation.captions import caption_quality, spelled_layers
 from offramp.models.captioner import Captioner
 from offramp.policies import Policy, make_policy
@@ -88,14 +88,12 @@ def sweep(
             begin = time.perf_counter()
             written = Captions.joined([generation.write(memory) for memory in memories])
             seconds = (encoding + time.perf_counter() - begin) / len(references)
-            words = [dataset.vocabulary.words(ids) for ids in written.tokens]
-            texts = [" ".join(word for word, _ in own) for own in words]
+            texts, spelled = spell(written, dataset.vocabulary)
             whole, each = caption_quality(texts, references)
             layers = np.concatenate(written.exits) + 1  # (tokens,)
             about = {"policy": label, "threshold": threshold, "fill": fill}
             paid = {"layers": layers.mean(), "macs": written.cost.mean(), "seconds": seconds}
             points.append(about | whole | paid)
-            spelled = [spelled_layers(*each) for each in zip(written.exits, words)]
             columns = {"image": range(len(texts)), "caption": texts, "exits": spelled, "macs": written.cost}
             sums = {"tokens": map(len, written.exits), "layers": (int((exits + 1).sum()) for exits in written.exits)}
             captions.append(pd.DataFrame(about | columns | {name: list(each) for name, each in sums.items()} | each))
@@ -105,6 +103,13 @@ def sweep(
     for unit in ("mac", "second"):
         table[f"{unit}_speedup"] = table[f"{unit}s"].iloc[0] / table[f"{unit}s"]
     return table, pd.concat(captions, ignore_index=True)
+
+
+def spell(written: Captions, vocabulary: CaptionVocabulary) -> tuple[list[str], list[str]]:
+    """Return the text of each caption, and the layers of its tokens as `spelled_layers` writes them."""
+    words = [vocabulary.words(ids) for ids in written.tokens]
+    texts = [" ".join(word for word, _ in own) for own in words]
+    return texts, [spelled_layers(exits, own) for exits, own in zip(written.exits, words)]
 
 
 @torch.inference_mode()

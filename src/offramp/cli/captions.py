@@ -21,7 +21,7 @@ from offramp.cli.options import (
     labelled,
     write_all,
 )
-from offramp.evaluation.captions import DROPS, read_layers, spelled_layers
+from offramp.evaluation.captions import DROPS
 from offramp.policies import load_policies
 from offramp.records import ExitRecord
 
@@ -356,6 +356,7 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
     """
     import pandas as pd
 
+    from offramp.captioning import spell
     from offramp.policies import make_policy
     from offramp.runtime.generation import Captions, Generation
     from offramp.tokens import load_captioner
@@ -384,24 +385,15 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
                 parts.append(generation(inputs))
             pixels.append(some)
     written = Captions.joined(parts)
-    words = [dataset.vocabulary.words(ids) for ids in written.tokens]
-    table = pd.DataFrame(
-        {
-            "image": names,
-            "caption": [" ".join(word for word, _ in own) for own in words],
-            "layers": [spelled_layers(*each) for each in zip(written.exits, words)],
-            "macs": written.cost,
-        }
-    )
+    captions, layers = spell(written, dataset.vocabulary)
+    table = pd.DataFrame({"image": names, "caption": captions, "layers": layers, "macs": written.cost})
     if figure:
         from offramp.reports.figures.captions import draw_captions
         from offramp.reports.figures.style import save, settings
 
         shown = np.concatenate(pixels)[:12].transpose(0, 2, 3, 1)  # (B, H, W, C)
-        spelled = [caption.split() for caption in table["caption"][:12]]
-        layers = [list(map(max, read_layers(text))) for text in table["layers"][:12]]
         with settings():
-            save(draw_captions(shown, spelled, layers, model.n_exits), figure)
+            save(draw_captions(shown, captions[:12], layers[:12], model.n_exits), figure)
     write_all({out: table})
 
 

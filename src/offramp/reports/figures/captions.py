@@ -44,23 +44,20 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
     its = its[its["threshold"] == its["threshold"].min()].drop_duplicates("image").sort_values("image")
     images = [np.asarray(Image.open(BytesIO(png))) for png in pictures.sort_values("image")["png"]]
     shown = np.stack([image if image.ndim == 3 else image[..., None] for image in images])  # (B, H, W, C)
-    layers = [list(map(max, read_layers(exits))) for exits in its["exits"]]
-    return draw_captions(shown, [caption.split() for caption in its["caption"]], layers, depth)
+    return draw_captions(shown, list(its["caption"]), list(its["exits"]), depth)
 
 
-def draw_captions(
-    images: np.ndarray, words: Sequence[Sequence[str]], layers: Sequence[Sequence[int]], n: int
-) -> Figure:
+def draw_captions(images: np.ndarray, captions: Sequence[str], layers: Sequence[str], n: int) -> Figure:
     """Draw images with their captions below them, each word on a background that shows its layer.
 
     Parameters
     ----------
     images : ndarray of shape (B, H, W, C)
         uint8 pixels, with 1 or 3 channels.
-    words : sequence of B sequences of str
-        Words of each caption.
-    layers : sequence of B sequences of int
-        Layer of each word, counted from 1. Further ones, such as that of the token that ends a caption, are not shown.
+    captions : sequence of B str
+    layers : sequence of B str
+        Layers of the tokens of each caption, as `evaluation.captions.spelled_layers` writes them. The deepest one of a
+        word is shown. Further ones, such as that of the token that ends a caption, are not.
     n : int
         Number of layers.
 
@@ -68,7 +65,7 @@ def draw_captions(
     -------
     Figure
     """
-    lines = [_lines(caption) for caption in words]
+    lines = [_lines(caption) for caption in captions]
     width = TWO_COLUMNS / COLUMNS
     rows, below = -(-len(images) // COLUMNS), LINE * (max(map(len, lines)) + 1)
     height, bar = rows * (width + below), 0.6
@@ -82,7 +79,7 @@ def draw_captions(
             ax = figure.add_axes([number / whole for number, whole in zip(place, (*figure.get_size_inches(),) * 2)])
             ax.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
             ax.axis("off")
-            of_words = iter(layers[i])
+            of_words = map(max, read_layers(layers[i]))
             for row, line in enumerate(caption):
                 x, y = left + 0.05, top - width - LINE * (row + 0.6)
                 for word in line:
@@ -104,5 +101,5 @@ def draw_captions(
     return figure
 
 
-def _lines(words: Sequence[str]) -> list[list[str]]:
-    return [line.split() for line in wrap(" ".join(words), WIDE, break_long_words=False, break_on_hyphens=False)]
+def _lines(caption: str) -> list[list[str]]:
+    return [line.split() for line in wrap(caption, WIDE, break_long_words=False, break_on_hyphens=False)]
