@@ -342,7 +342,8 @@ def two_systems(n=120):
 @pytest.mark.parametrize("risk", ["disagreement", "error"])
 def test_the_chosen_structures_are_the_cheapest_of_their_kinds(risk):
     records, level = two_systems(), 0.15
-    found = choose_structures(records, Fitted(records), risk, level, 2)
+    fitted = Fitted(records)
+    found = choose_structures(records, fitted, risk, level, 2)
     full = records[1].exits([2]).cost[-1]
     cheapest = {}
     small, own = ([], [0]), ([], [0], [1], [0, 1])
@@ -367,7 +368,7 @@ def test_the_chosen_structures_are_the_cheapest_of_their_kinds(risk):
     for kind, cost in cheapest.items():
         best = found.of_kind(kind)[0]
         assert best.cost == pytest.approx(cost)
-        record, policy = best.of(records), best.policy_of(records)
+        record, policy = best.of(records), fitted.policy_of(best)
         assert record.n_exits == best.n_exits
         assert record.cost_of(first_exit(policy.signal(record), best.threshold)).mean() == pytest.approx(cost)
         assert found.bound <= cost < full

@@ -38,7 +38,7 @@ def sweep(
     *,
     decay: bool = False,
     n: int | None = None,
-    batch_size: int = 128,
+    batch_size: int = 256,
     threads: int = 1,
     progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

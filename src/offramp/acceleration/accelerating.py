@@ -205,13 +205,14 @@ def accelerate(
     full = full_cost(structure)
     if risk == "error":
         _check_error(1 - structure[-1].correct[:, -1].mean(), level, len(parts.structure))
-    as_it_is = Running.of(systems, Structure.plain(held), held)
+    fitted = Fitted(held)
+    as_it_is = Running.of(systems, Structure.plain(held), fitted)
     with progress_bar(1, "exporting the model", shown=progress, unit="model") as bar:
         plain = as_it_is.export(cache / "plain", np.inf)
         bar.update()
     aim = certifiable(risk, level, confidence, len(parts.certificate))
-    found = choose_structures(structure, Fitted(held), risk, aim, most_exits)
-    chosen, kinds = choose_fastest(systems, found, held, structure, plain, cache, optimise, threads, progress)
+    found = choose_structures(structure, fitted, risk, aim, most_exits)
+    chosen, kinds = choose_fastest(systems, found, fitted, structure, plain, cache, optimise, threads, progress)
     result, saved, fallback = None, 1.0, f"no exits {'or cascades ' * bool(smaller)}are cheaper than it at this level"
     if chosen is not None:
         record = chosen.structure.of(certificate)

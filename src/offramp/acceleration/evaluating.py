@@ -155,7 +155,7 @@ def evaluate_draws(
                 "policy": each.policy,
                 "bound": full / found.bound,
             }
-            own = each.policy_of(held), each.of(certificate), each.of(population), whole
+            own = fitted.policy_of(each), each.of(certificate), each.of(population), whole
             rows.append(about | _certified(*own, risk, level, confidence))
     return _table(rows, rest[-1], risk, level, confidence)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from offramp._io.progress import progress_bar
 from offramp.acceleration.exits import Exits
-from offramp.acceleration.structures import KINDS, Structure, Structures, full_cost
+from offramp.acceleration.structures import KINDS, Fitted, Structure, Structures, full_cost
 from offramp.models.base import MultiExitModel
 from offramp.models.wrapping import CascadeModel
 from offramp.policies import Policy
@@ -44,9 +44,9 @@ class Running:
     policy: Policy
 
     @classmethod
-    def of(cls, systems: Sequence[Exits], structure: Structure, held: Sequence[ExitRecord]) -> "Running":
-        """Take the models of a structure from all models, and fit its policy."""
-        return cls([systems[m] for m in structure.models], structure, structure.policy_of(held))
+    def of(cls, systems: Sequence[Exits], structure: Structure, fitted: Fitted) -> "Running":
+        """Take the models of a structure from all models, and its policy from the fitted ones."""
+        return cls([systems[m] for m in structure.models], structure, fitted.policy_of(structure))
 
     @property
     def staged(self) -> list[MultiExitModel]:
@@ -167,7 +167,7 @@ def _forward(model: nn.Module, x: torch.Tensor) -> np.ndarray:
 def choose_fastest(
     systems: Sequence[Exits],
     found: Structures,
-    held: Sequence[ExitRecord],
+    fitted: Fitted,
     structure: Sequence[ExitRecord],
     plain: Path,
     cache: Path,
@@ -182,8 +182,10 @@ def choose_fastest(
     systems : sequence of Exits
         All models.
     found : Structures
-    held, structure : sequence of ExitRecord
-        Records of all models on which policies are fitted, and on which structures were found.
+    fitted : Fitted
+        Policies of all structures.
+    structure : sequence of ExitRecord
+        Records of all models on which structures were found.
     plain : path
         Bundle of the model itself.
     cache : path
@@ -202,7 +204,7 @@ def choose_fastest(
     """
     full, rows = full_cost(structure), structure[-1].index
     tried = [each for kind in KINDS for each in found.of_kind(kind)[:LIKELY] if each.cost < full]
-    made = [Running.of(systems, each, held) for each in tried]
+    made = [Running.of(systems, each, fitted) for each in tried]
     speedups = np.full(len(made), np.nan)
     if optimise == "seconds":
         with progress_bar(len(made), "measuring structures", shown=progress, unit="structure") as bar:

@@ -60,10 +60,6 @@ class Structure:
         """Return the record of this structure, made of the records of all models with all their exits."""
         return _joined([records[m].exits(exits) for m, exits in zip(self.models, self.exits)])
 
-    def policy_of(self, held: Sequence[ExitRecord]) -> Policy:
-        """Return the policy, fitted on the records of all models."""
-        return fit_families(self.of(held), [self.policy])[self.policy]
-
     @classmethod
     def plain(cls, records: Sequence[ExitRecord]) -> "Structure":
         """Return the structure that is the model without exits."""
@@ -72,7 +68,7 @@ class Structure:
 
 
 class Fitted:
-    """The policies of all combinations of models, each fitted when it is needed and kept.
+    """The policies of all combinations of models and of structures, each fitted when it is needed and kept.
 
     Parameters
     ----------
@@ -83,12 +79,21 @@ class Fitted:
     def __init__(self, held: Sequence[ExitRecord]) -> None:
         self._held = held
         self._found: dict[tuple[int, ...], dict[str, Policy]] = {}
+        self._chosen: dict[tuple, Policy] = {}
 
     def of(self, models: tuple[int, ...]) -> dict[str, Policy]:
         """Return the policies of some models, which are given by their places."""
         if models not in self._found:
             self._found[models] = fit_families(_joined([self._held[m] for m in models]))
         return self._found[models]
+
+    def policy_of(self, structure: Structure) -> Policy:
+        """Return the policy of a structure, for its own exits."""
+        label = structure.policy
+        key = structure.models, structure.exits, label
+        if key not in self._chosen:
+            self._chosen[key] = fit_families(structure.of(self._held), [label])[label]
+        return self._chosen[key]
 
 
 @dataclass(frozen=True)
