@@ -7,8 +7,12 @@ import click
 
 from offramp._io.tables import write_table
 from offramp.acceleration.splits import RISKS
-from offramp.cli.options import EXISTING, OUT, TABLE, Verb
+from offramp.cli.options import EXISTING, OUT, TABLE, THREADS, Verb
 from offramp.records import ExitRecord
+
+_CONFIDENCE = click.option(
+    "--confidence", type=float, default=0.95, show_default=True, help="Probability with which the promise holds."
+)
 
 
 @click.command()
@@ -34,9 +38,7 @@ from offramp.records import ExitRecord
 @click.option("--agree", type=float, help="Promise: answers are those of the model at least this often. No labels.")
 @click.option("--drop", type=float, help="Promise: the accuracy is lower than that of the model by at most this.")
 @click.option("--error", type=float, help="Promise: at most this share of the answers is wrong.")
-@click.option(
-    "--confidence", type=float, default=0.95, show_default=True, help="Probability with which the promise holds."
-)
+@_CONFIDENCE
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Output: a folder.")
 @click.option(
     "--optimise",
@@ -130,7 +132,7 @@ def accelerate(
 )
 @click.option("--validation", type=OUT, required=True, help="Output: record of held-out validation samples.")
 @click.option("--test", type=OUT, required=True, help="Output: record of the test samples.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+@THREADS
 def record_exits(weights, splits, teacher, validation, test, threads) -> None:
     """Train an exit at every block of a trained model, which stays as it is, and record their answers.
 
@@ -159,9 +161,7 @@ def record_exits(weights, splits, teacher, validation, test, threads) -> None:
     show_default=True,
     help="What is promised, as for `offramp certify`.",
 )
-@click.option(
-    "--confidence", type=float, default=0.95, show_default=True, help="Probability with which the promise holds."
-)
+@_CONFIDENCE
 @click.option("--draws", type=click.IntRange(1), default=10, show_default=True, help="How often samples are drawn.")
 @click.option("--out", type=TABLE, required=True, help="Output: one row per draw and kind, .parquet or .csv.")
 def accelerations(files, levels, risk, confidence, draws, out) -> None:

@@ -12,6 +12,7 @@ from offramp.cli.options import (
     OUT,
     RESAMPLES,
     TABLE,
+    THREADS,
     Grid,
     PolicySpec,
     Spec,
@@ -44,9 +45,6 @@ _AT_MOST = click.option(
 _DECAY = click.option(
     "--decay", is_flag=True, help="Lower the threshold with the position of the token, as in CALM, for signals up to 1."
 )
-_THREADS = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch."
-)
 _N = click.option("--images", "n", type=click.IntRange(1), help="Number of images, from the first. Default: all.")
 
 
@@ -74,7 +72,7 @@ _N = click.option("--images", "n", type=click.IntRange(1), help="Number of image
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Number of images per batch.")
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Initial learning rate of AdamW.")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True, help="Weight decay.")
-@_THREADS
+@THREADS
 @click.option("--out", type=OUT, required=True, help="Output: weights, .safetensors.")
 @click.option("--history", type=OUT, required=True, help="Output: CSV file with one row per epoch.")
 def train_captioner(
@@ -143,7 +141,7 @@ def train_captioner(
 @click.option(
     "--no-logits", is_flag=True, help="Leave out the logits, which ZTW and F-PABEE need. For large vocabularies."
 )
-@_THREADS
+@THREADS
 @click.option("--validation", type=OUT, help="Output: record of the words of validation captions, .safetensors.")
 @click.option("--test", type=OUT, help="Output: record of the words of test captions.")
 @click.option(
@@ -201,7 +199,7 @@ def record_tokens(weights, n, no_logits, threads, validation, test, generated) -
 )
 @CONFIDENCE
 @_N
-@_THREADS
+@THREADS
 @click.option("--points", type=TABLE, required=True, help="Output: one row per policy, threshold and split.")
 @click.option("--captions", type=TABLE, required=True, help="Output: the test captions with the chosen thresholds.")
 @click.option("--seconds", type=TABLE, help="Output: measured seconds of all rows of --points.")
@@ -335,7 +333,7 @@ def compare_captions(files, drops, resamples, matched, pairs, words) -> None:
 @_FILL
 @_DECAY
 @click.option("--beams", type=click.IntRange(1), help="Write with the full model by a beam search, without exits.")
-@_THREADS
+@THREADS
 @click.option("--out", type=TABLE, required=True, help="Output: one row per image, .parquet or .csv.")
 @click.option(
     "--figure",

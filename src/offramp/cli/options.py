@@ -189,6 +189,9 @@ RESAMPLES = click.option(
 BOOTSTRAP_SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws."
 )
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch."
+)
 FIT_SHARE = click.option(
     "--fit-share",
     type=click.FloatRange(0, 1, min_open=True),

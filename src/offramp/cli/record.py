@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from offramp._io.tables import write_table
-from offramp.cli.options import EXISTING, OUT, TABLE, Spec, Verb, load_named, load_settings
+from offramp.cli.options import EXISTING, OUT, TABLE, THREADS, Spec, Verb, load_named, load_settings
 from offramp.datasets.corruptions import CORRUPTIONS, Corruption
 from offramp.models import STORED
 from offramp.records.importing import import_outputs
@@ -69,7 +69,7 @@ class CorruptionSpec(click.ParamType):
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Number of samples per batch."
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+@THREADS
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Number of processes that prepare batches."
 )

@@ -5,7 +5,7 @@ import numpy as np
 
 from offramp._io.tables import write_table
 from offramp.cascades.building import Combined
-from offramp.cli.options import EXISTING, TABLE, Verb, about, choosing_part
+from offramp.cli.options import EXISTING, TABLE, THREADS, Verb, about, choosing_part
 from offramp.policies import load_policies
 from offramp.policies.reference import Oracle, Random
 from offramp.records import ExitRecord
@@ -36,7 +36,7 @@ from offramp.records import ExitRecord
     type=click.IntRange(1),
     help="Number of test samples. Default: 96, or the largest batch size if larger.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+@THREADS
 @click.option("--out", type=TABLE, required=True, help="Output: one row per policy and batch size, .parquet or .csv.")
 def time(weights, splits, policies, validation, test, batch_sizes, samples, threads, out) -> None:
     """Measure the speed-up of each policy in seconds, beside its speed-up in layers and in costs (MACs).

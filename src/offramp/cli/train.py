@@ -2,12 +2,7 @@
 
 import click
 
-from offramp.cli.options import (
-    EXISTING,
-    OUT,
-    Spec,
-    Verb,
-)
+from offramp.cli.options import EXISTING, OUT, THREADS, Spec, Verb
 
 
 @click.command(cls=Verb)
@@ -67,7 +62,7 @@ from offramp.cli.options import (
     help="Compute the same bytes on Intel and AMD processors. For small models, because it slows down matrix products.",
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the training step.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads of torch.")
+@THREADS
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Number of processes that prepare batches."
 )

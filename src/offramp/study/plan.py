@@ -686,7 +686,7 @@ def two_digits(value: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a time format_duration in a suitable unit."""
+    """Format a time in a suitable unit."""
     for unit, length, least_of_next in ("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800):
         if seconds < least_of_next:
             return f"{seconds / length:.0f} {unit}"
