@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from offramp.comparison.captions import FULL, RECOMPUTE
@@ -25,16 +26,17 @@ def draw(files: Sequence[Path]) -> Figure:
     table = table[is_used]
     full = table[table["policy"] == FULL].groupby(["system", "seed"])["CIDEr"].first()
     table = table[table["policy"] != FULL].join(full.rename("full"), on=["system", "seed"])
+    table["share"] = 100 * table["CIDEr"] / table["full"]
     styles = style.policy_styles(table["policy"].unique())
     systems = list(table.groupby("system", sort=False))
     figure, axes = style.new_figure(style.TWO_COLUMNS, 2.9 * len(systems) + 0.6, len(systems), 2, sharey="row")
     for (_, its), row in zip(systems, zip(axes[::2], axes[1::2])):
         for ax, unit in zip(row, ("layer", "mac")):
             for (policy, _), points in its.groupby(["policy", "seed"]):
-                points, look = points.sort_values("macs"), styles[policy]
+                points, look = points.sort_values("threshold"), styles[policy]
                 ax.plot(
                     points[f"{unit}_speedup"],
-                    100 * points["CIDEr"] / points["full"],
+                    points["share"],
                     color=look.color,
                     marker=look.marker,
                     linestyle=look.linestyle,
@@ -43,6 +45,8 @@ def draw(files: Sequence[Path]) -> Figure:
                 )
             for share in (100, 99, 97):
                 ax.axhline(share, color=style.GREY, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+            if (shown := its["share"] >= LOWEST).any():
+                ax.set_xlim(right=its.loc[shown, f"{unit}_speedup"].max() + 0.05 * np.ptp(ax.get_xlim()))
             ax.set_xlabel({"layer": "Speed-up in layers", "mac": "Speed-up in MACs"}[unit])
         row[0].set_ylabel("CIDEr (% of the full model)")
         row[0].set_ylim(bottom=max(LOWEST, row[0].get_ylim()[0]))
