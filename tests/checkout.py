@@ -131,6 +131,7 @@ CAPTIONED = {
         "policies": ["confidence", "pcee"],
         "thresholds": 2,
         "at_most": [0, 0.5],
+        "beams": 2,
         "calm": {"score": "margin", "thresholds": {"start": 0.3, "stop": 0.9, "step": 0.6}, "level": 0.5},
     },
     "report": {"oracle": "captioner", "reliability": "captioner", "reliability_exits": [1, 3]},

@@ -10,6 +10,7 @@ from PIL import Image
 
 from offramp._io.tables import write_table
 from offramp.comparison.captions import FULL, Sweeps, chosen_points
+from offramp.evaluation.captions import METRICS
 from offramp.reports.catalogue import FIGURES, TABLES
 from offramp.reports.figures import style
 
@@ -144,6 +145,14 @@ def study(tmp_path_factory):
     tables = {"points": points, "captions": captions, "seconds": seconds.drop(columns="BLEU-4"), "pictures": pictures}
     tables |= {"matched": sweeps.matched(), "pairs": sweeps.pairs(), "words": sweeps.words()}
     tables["certified"] = pd.DataFrame(promises)
+    about = {"dataset": "scenes", "system": "s", "split": "test", "images": 50, "tokens": 7.5}
+    tables["quality"] = pd.DataFrame(
+        [
+            about | {"seed": seed, "beams": beams} | dict.fromkeys(METRICS, 0.1 * beams + seed)
+            for seed in (0, 1)
+            for beams in (3, 1)
+        ]
+    )
     for name, table in tables.items():
         write_table(table, folder / f"{name}.parquet")
     return folder
@@ -158,6 +167,7 @@ FILES = {
     "caption pairs": "pairs",
     "words": "words",
     "certified captions": "certified",
+    "caption quality": "quality",
 }
 
 
@@ -186,6 +196,13 @@ def test_the_claim_holds_for_what_is_fast_and_loses_nothing(study):
 def test_promises_that_were_broken_are_counted(study):
     table = TABLES["captions-certified"].make([study / "certified.parquet"], {})
     assert table[["seeds", "broken", "full"]].to_numpy().tolist() == [[2, 1, 1]] * 2
+
+
+def test_the_full_model_is_shown_greedily_first(study):
+    table = TABLES["captions-full"].make([study / "quality.parquet"], {})
+    assert table["beams"].tolist() == [1, 3]
+    assert table["CIDEr"].tolist() == pytest.approx([0.6, 0.8])
+    assert table["CIDEr_sd"].tolist() == pytest.approx([0.5**0.5] * 2)
 
 
 def test_pairs_are_those_of_the_file(study):

@@ -22,7 +22,7 @@ from offramp.datasets.captions import CaptionDataset, Pieces, Words, following, 
 from offramp.datasets.preparing import ImagePreparation
 from offramp.datasets.pretrained import build_timm
 from offramp.datasets.scenes import CELLS, NOUNS, OPPOSITE, SPLITS, load_scenes
-from offramp.evaluation.captions import caption_quality, read_layers
+from offramp.evaluation.captions import METRICS, caption_quality, read_layers
 from offramp.models import captioner
 from offramp.models.captioner import Captioner
 from offramp.policies import make_policy
@@ -658,6 +658,8 @@ def test_what_generate_refuses_to_read(said, tmp_path):
     line = f"generate {weights} --out {tmp_path}/out.csv"
     assert said(line).startswith("2 offramp: error: expected either FOLDER or --split")
     assert "expected --policies and --threshold together" in said(f"{line} --split test --threshold 0.5")
+    (tmp_path / "photos").mkdir()
+    assert "--quality needs --split" in said(f"{line} {tmp_path}/photos --quality {tmp_path}/quality.csv")
     assert "expected no --policies and no --figure" in said(f"{line} --split test --beams 3 --figure {tmp_path}/out")
 
 
@@ -686,5 +688,11 @@ def test_from_scenes_to_captions(run, tmp_path):
     do(f"generate @weights @photos {options} --out @of_folder.csv")
     by_split, of_folder = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("by_split", "of_folder"))
     pd.testing.assert_frame_equal(by_split.drop(columns="image"), of_folder.drop(columns="image"))
-    do("generate @weights --split test --images 5 --beams 3 --out @beams.csv")
-    assert pd.read_csv(tmp_path / "beams.csv")["macs"].isna().all()
+    do("generate @weights --split test --images 5 --beams 3 --out @beams.csv --quality @quality.csv")
+    captions = pd.read_csv(tmp_path / "beams.csv")
+    assert captions["macs"].isna().all()
+    quality = pd.read_csv(tmp_path / "quality.csv").iloc[0]
+    references = [[plain(text) for text in scenes.references["test"][i]] for i in range(5)]
+    whole, _ = caption_quality(captions["caption"].tolist(), references)
+    assert quality[list(METRICS)].tolist() == pytest.approx(list(whole.values()))
+    assert (quality["beams"], quality["images"], quality["system"]) == (3, 5, "captioner")

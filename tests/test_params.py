@@ -276,7 +276,7 @@ MISTAKES = {
         (f"models.{MSDNET}.model is 'msdnet'", "the dataset imagenet_outputs has stored outputs"),
     ),
     "captions of images that have none": (
-        ("captions", {"policies": ["pcee"], "thresholds": 2, "at_most": [0]}),
+        ("captions", {"policies": ["pcee"], "thresholds": 2, "at_most": [0], "beams": 2}),
         ("captions", "expected {}, as the dataset is digits"),
     ),
     "a captioner of images without captions": (
@@ -330,12 +330,12 @@ def test_stored_outputs_are_of_one_run():
 @pytest.mark.parametrize(
     ("key", "value", "pieces"),
     [
-        ("captions", {}, ("captions is {}", "expected policies, thresholds and at_most")),
+        ("captions", {}, ("captions is {}", "expected policies, thresholds, at_most and beams")),
         ("splits", {"validation": 5, "seed": 0}, ("splits is", "expected {}, as scenes has splits of its own")),
         ("times", {"systems": ["captioner"], "batch_sizes": [1]}, ("times is set", "expected {}")),
         (
             "captions",
-            {"policies": ["agreement"], "thresholds": 2, "at_most": [0]},
+            {"policies": ["agreement"], "thresholds": 2, "at_most": [0], "beams": 2},
             ("captions.policies names 'agreement'", "pcee"),
         ),
         ("models", {"vit": {"model": "vit"}}, ("models.vit.model is 'vit'", "the dataset scenes has captions")),

@@ -72,7 +72,7 @@ def sweep(
         `spelled_layers` writes them), tokens (their number), layers (the sum over tokens), macs, and the metrics.
     """
     images = image_batches(dataset, split, n, batch_size)
-    references = [[plain(text) for text in dataset.references[split][i]] for i in range(sum(map(len, images)))]
+    references = references_of(dataset, split, sum(map(len, images)))
     runs: list[tuple[str, Policy, float, Fill]] = [(FULL, make_policy("confidence"), np.inf, RECOMPUTE), *settings]
     points, captions = [], []
     with (
@@ -103,6 +103,11 @@ def sweep(
     for unit in ("mac", "second"):
         table[f"{unit}_speedup"] = table[f"{unit}s"].iloc[0] / table[f"{unit}s"]
     return table, pd.concat(captions, ignore_index=True)
+
+
+def references_of(dataset: CaptionDataset, split: str, n: int) -> list[list[str]]:
+    """Return the captions of the first n images of a split, as words that are separated by spaces."""
+    return [[plain(text) for text in dataset.references[split][i]] for i in range(n)]
 
 
 def spell(written: Captions, vocabulary: CaptionVocabulary) -> tuple[list[str], list[str]]:

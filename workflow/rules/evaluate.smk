@@ -426,6 +426,31 @@ rule calm_captions:
         " --certified {output.certified} 2>&1 | tee {log}"
 
 
+rule full_captions:  # of the full model, word by word and by a beam search, for reference
+    input:
+        weights=rules.train.output.weights,
+        code=lambda wildcards: model_code(wildcards.system, "captioning"),
+    output:
+        quality=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/full/{{beams}}.parquet",
+        captions=f"{ROOT}/evaluate/{{system}}-s{{seed}}/captions/full/{{beams}}-captions.parquet",
+    log:
+        f"{LOGS}/captions/{{system}}-s{{seed}}-full-{{beams}}.log",
+    benchmark:
+        f"{BENCHMARKS}/captions/{{system}}-s{{seed}}-full-{{beams}}.tsv"
+    wildcard_constraints:
+        beams=r"\d+",
+    priority: lambda wildcards: -int(wildcards.seed)
+    threads: 1
+    resources:
+        **needs("captions", mem_mb=4000, runtime=120),
+    shell:
+        "offramp generate {input.weights} --split test --beams {wildcards.beams} --threads {threads}"
+        " --out {output.captions} --quality {output.quality} 2>&1 | tee {log}"
+
+
+FULL_CAPTIONS = expand(of_runs(rules.full_captions.output.quality), beams=sorted({1, CAPTIONS.get("beams", 1)}))
+
+
 rule compare_captions:
     input:
         points=captions_of_all("points"),
@@ -463,3 +488,4 @@ rule curves:
         rules.accelerations.output if ACCELERATED else [],
         [captions_of_all("points"), captions_of_all("captions"), captions_of_all("seconds", "csv")],
         rules.compare_captions.output if CAPTIONS else [],
+        FULL_CAPTIONS if CAPTIONS else [],

@@ -23,6 +23,7 @@ FILES = {
     **({"pictures": [rules.data.output.pictures]} if CAPTIONS else {}),
     **({"caption points": captions_of_all("points")} if CAPTIONS else {}),
     **({"captions": captions_of_all("captions")} if CAPTIONS else {}),
+    **({"caption quality": FULL_CAPTIONS} if CAPTIONS else {}),
     **({"caption seconds": captions_of_all("seconds", "csv")} if CAPTIONS else {}),
     **({"matched captions": [rules.compare_captions.output.matched]} if CAPTIONS else {}),
     **({"caption pairs": [rules.compare_captions.output.pairs]} if CAPTIONS else {}),

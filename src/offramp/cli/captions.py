@@ -336,12 +336,17 @@ def compare_captions(files, drops, resamples, matched, pairs, words) -> None:
 @THREADS
 @click.option("--out", type=TABLE, required=True, help="Output: one row per image, .parquet or .csv.")
 @click.option(
+    "--quality", type=TABLE, help="Output, for --split: BLEU, ROUGE-L and CIDEr of all these captions, one row."
+)
+@click.option(
     "--figure",
     type=click.Path(path_type=Path),
     metavar="STEM",
     help="Output: STEM.pdf and STEM.png, the first 12 images, with words coloured by their layer.",
 )
-def generate(weights, folder, split, n, policies, label, threshold, fill, decay, beams, threads, out, figure) -> None:
+def generate(
+    weights, folder, split, n, policies, label, threshold, fill, decay, beams, threads, out, quality, figure
+) -> None:
     """Write captions of images with a fitted policy. FOLDER has images; otherwise, they are those of a --split.
 
     The table has the caption of each image, the layer at which each token left, and the multiply-accumulates. Layers of
@@ -354,7 +359,8 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
     """
     import pandas as pd
 
-    from offramp.captioning import spell
+    from offramp.captioning import references_of, spell
+    from offramp.evaluation.captions import caption_quality
     from offramp.policies import make_policy
     from offramp.runtime.generation import Captions, Generation
     from offramp.tokens import load_captioner
@@ -366,7 +372,9 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
         raise click.UsageError("expected --policies and --threshold together, or none of them for the full model")
     if beams and (policies or figure):
         raise click.UsageError("--beams is for the full model: expected no --policies and no --figure")
-    model, dataset, _ = load_captioner(weights)
+    if quality and split is None:
+        raise click.UsageError("--quality needs --split, whose images have captions to compare with")
+    model, dataset, made = load_captioner(weights)
     names, read = _sources(dataset, folder, split, n)
     policy = make_policy("confidence") if policies is None else _policy(policies, label)
     generation = Generation(model, policy, np.inf if threshold is None else threshold, fill=fill, decay=decay)
@@ -384,7 +392,13 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
             pixels.append(some)
     written = Captions.joined(parts)
     captions, layers = spell(written, dataset.vocabulary)
-    table = pd.DataFrame({"image": names, "caption": captions, "layers": layers, "macs": written.cost})
+    tables = {out: pd.DataFrame({"image": names, "caption": captions, "layers": layers, "macs": written.cost})}
+    if quality:
+        whole, _ = caption_quality(captions, references_of(dataset, split, len(names)))
+        own = {"policy": label, "threshold": threshold} if policies else {"beams": beams or 1}
+        about = {key: made[key] for key in ("dataset", "system", "seed")} | {"split": split} | own
+        length = np.mean([len(ids) for ids in written.tokens])
+        tables[quality] = pd.DataFrame([about | {"images": len(names), "tokens": length} | whole])
     if figure:
         from offramp.reports.figures.captions import draw_captions
         from offramp.reports.figures.style import save, settings
@@ -392,7 +406,7 @@ def generate(weights, folder, split, n, policies, label, threshold, fill, decay,
         shown = np.concatenate(pixels)[:12].transpose(0, 2, 3, 1)  # (B, H, W, C)
         with settings():
             save(draw_captions(shown, captions[:12], layers[:12], model.n_exits), figure)
-    write_all({out: table})
+    write_all(tables)
 
 
 def _sources(dataset, folder, split, n):

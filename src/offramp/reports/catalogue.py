@@ -158,6 +158,7 @@ FIGURES = _catalogue(
 TABLES = _catalogue(
     _table("captions-claim", "matched captions", judges=("beem-c", "beem-a"), source="tables.captions:CLAIM"),
     _table("captions-matched", "matched captions", source="tables.captions:MATCHED"),
+    _table("captions-full", "caption quality", source="tables.captions:FULL_MODEL"),
     _table("captions-curve", "caption points", source="tables.captions:CURVE"),
     _table("captions-seconds", "caption seconds", source="tables.captions:SECONDS"),
     _table("captions-fills", "caption pairs", source="tables.captions:FILLS"),

@@ -48,6 +48,7 @@ KINDS = {
     "caption points": ({"text", "fill", "policy", "split", "threshold", "CIDEr", "BLEU-4"}, "sweep-captions --points"),
     "captions": ({"text", "fill", "policy", "image", "caption", "exits", "macs"}, "sweep-captions --captions"),
     "caption seconds": ({"text", "fill", "policy", "seconds", "second_speedup"}, "sweep-captions --seconds"),
+    "caption quality": ({"system", "seed", "split", "beams", "images", "CIDEr"}, "generate --quality"),
     "certified captions": ({"text", "policy", "risk", "level", "test_risk"}, "sweep-captions --certified"),
     "matched captions": ({"text", "fill", "policy", "at_most", "drop", "drop_low"}, "compare-captions --matched"),
     "caption pairs": ({"varied", "one", "other", "policy", "at_most"}, "compare-captions --pairs"),

@@ -319,7 +319,7 @@ def _mistakes_of_captions(study: Mapping[str, Any], policies: Mapping[str, Polic
     """Yield errors of studies of captions, and settings of captions in other studies."""
     captions, name = study["captions"], study["dataset"]["name"]
     if bool(captions) != (name in CAPTIONED):
-        expected = "policies, thresholds and at_most" if name in CAPTIONED else "{}"
+        expected = "policies, thresholds, at_most and beams" if name in CAPTIONED else "{}"
         yield f"captions is {captions}: expected {expected}, as the dataset is {name}"
         return
     for model, options in study["models"].items():

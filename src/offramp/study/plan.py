@@ -56,7 +56,7 @@ from offramp.training.options import TrainingOptions
 STEPS = ["data", "train", "record", "cascade", "calibrate", "evaluate", "compare", "sensitivity", "search", "resplit"]
 STEPS += ["times", "shift", "accelerations", "captions", "report"]
 RENAMED = dict.fromkeys(("seconds", "shifted", "heads", "tokens"), "record")  # steps of rules with another name
-RENAMED |= dict.fromkeys(("sweep_captions", "calm_captions", "compare_captions"), "captions")
+RENAMED |= dict.fromkeys(("sweep_captions", "calm_captions", "full_captions", "compare_captions"), "captions")
 RECORDING_BATCH = 256  # default of `offramp record`
 PROBE = 2.0  # approximate seconds for timing training steps of a model, and for timing its forward passes
 ONCE = 1.0  # approximate maximum seconds of one step on a CPU; larger batches are timed in part

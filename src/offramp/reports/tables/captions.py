@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from offramp.comparison.captions import RECOMPUTE
-from offramp.evaluation.captions import DROPS
+from offramp.evaluation.captions import DROPS, METRICS
 from offramp.reports.labels import policy_name, system_name
 from offramp.reports.loading import chosen_policies, read_tables, sort
 from offramp.reports.tables.beem_claims import FASTER
@@ -106,6 +106,32 @@ def _readable_matched(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def full_model(files: Sequence[Path]) -> pd.DataFrame:
+    """Captions of the full model, word by word and by a beam search.
+
+    All tokens run through all layers. The most likely next word is taken (one beam, which is what all policies are
+    compared with), or the likeliest of the captions that a beam search follows, for reference. BLEU is that of all test
+    captions together, and the other metrics are means over images. Words: mean number in a caption, with its end.
+    Numbers are means over seeds ± standard deviation over seeds.
+    """
+    (table,) = read_tables(files, "caption quality")
+    table = table.sort_values("beams", kind="stable")
+    numbers = table.groupby(["system", "beams"], sort=False)[["tokens", *METRICS]].agg(["mean", "std"])
+    numbers.columns = [name if kind == "mean" else f"{name}_sd" for name, kind in numbers.columns]
+    return numbers.reset_index()
+
+
+def _readable_full_model(numbers: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "System": numbers["system"].map(system_name),
+            "Beams": numbers["beams"].astype(str),
+            **{name: cells(numbers, name, digits=3) for name in METRICS},
+            "Words": cells(numbers, "tokens", digits=2),
+        }
+    )
+
+
 def curve(files: Sequence[Path]) -> pd.DataFrame:
     """Captions at each threshold.
 
@@ -122,13 +148,12 @@ def curve(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def _readable_curve(numbers: pd.DataFrame) -> pd.DataFrame:
-    metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
     speedups = {"Speed-up in layers": "layer_speedup", "In MACs": "mac_speedup"}
     return pd.DataFrame(
         {
             **_start(numbers),
             "δ": ["∞" if np.isinf(value) else cell(value, digits=3) for value in numbers["threshold"]],
-            **{name: cells(numbers, name, digits=3) for name in metrics},
+            **{name: cells(numbers, name, digits=3) for name in METRICS},
             "Layers": cells(numbers, "layers", digits=2),
             **{label: cells(numbers, name, digits=2) for label, name in speedups.items()},
         }
@@ -284,6 +309,7 @@ def _readable_certified(numbers: pd.DataFrame) -> pd.DataFrame:
 
 CLAIM = Table(claim, _readable_claim, _findings)
 MATCHED = Table(matched, _readable_matched)
+FULL_MODEL = Table(full_model, _readable_full_model)
 CURVE = Table(curve, _readable_curve)
 FILLS = Table(fills, _readable_pairs)
 TEXTS = Table(texts, _readable_pairs)
