@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,7 +192,7 @@ def accelerate(
     )
     parts = draw_parts(len(inputs), risk, level, confidence, seed)
     model = Member.of(loaded, inputs, exits_at).matched()
-    options = {"max_tokens": max_tokens, "skip_unreadable": skip_unreadable, "progress": progress}
+    options: dict[str, Any] = {"max_tokens": max_tokens, "skip_unreadable": skip_unreadable, "progress": progress}
     smaller = open_candidates(candidates, model, data, **options)
     cache = out / "cache"
     own = Exits.of(model, parts, cache, seed, progress)
@@ -201,7 +202,7 @@ def accelerate(
     systems.append(own)
     held = [each.record(parts.heads[own.held], own.logits.argmax(axis=1)) for each in systems]
     structure, certificate = ([each.record(rows) for each in systems] for rows in (parts.structure, parts.certificate))
-    check = [each.record(parts.check) for each in systems] if len(parts.check) else None
+    check = [each.record(parts.check) for each in systems if len(parts.check)]
     full = full_cost(structure)
     if risk == "error":
         _check_error(1 - structure[-1].correct[:, -1].mean(), level, len(parts.structure))
@@ -213,20 +214,21 @@ def accelerate(
     aim = certifiable(risk, level, confidence, len(parts.certificate))
     found = choose_structures(structure, fitted, risk, aim, most_exits)
     chosen, kinds = choose_fastest(systems, found, fitted, structure, plain, cache, optimise, threads, progress)
-    result, saved, fallback = None, 1.0, f"no exits {'or cascades ' * bool(smaller)}are cheaper than it at this level"
+    result: Certificate | None = None
+    saved, fallback = 1.0, f"no exits {'or cascades ' * bool(smaller)}are cheaper than it at this level"
     if chosen is not None:
         record = chosen.structure.of(certificate)
         result = certify(chosen.policy, record, risk, level, confidence)
         if result.threshold is None or result.threshold == np.inf:
             chosen, fallback = None, f"{result.reason}"
-    if chosen is not None:
+    if chosen is not None and result is not None:
+        threshold = result.shared_threshold
         with progress_bar(1, "exporting what was chosen", shown=progress, unit="model") as bar:
-            chosen.export(out / "bundle", result.threshold, record.metadata)
+            chosen.export(out / "bundle", threshold, record.metadata)
             bar.update()
-        times = chosen.measure(out / "bundle", plain, parts.certificate, threads, result.threshold, progress)
+        times = chosen.measure(out / "bundle", plain, parts.certificate, threads, threshold, progress)
         onnx = times[times["runtime"] == "onnxruntime"]
-        saved = record.cost_of(first_exit(chosen.policy.signal(record), result.threshold)).mean()
-        saved = float(saved / full_cost(certificate))
+        saved = record.cost_of(first_exit(chosen.policy.signal(record), threshold)).mean() / full_cost(certificate)
         if optimise == "seconds" and onnx["speedup"].min() < 1:
             fallback = f"the best structure saves {1 - saved:.1%} of the MACs, but no time ({_speedups(onnx)})"
             chosen = None
@@ -238,7 +240,7 @@ def accelerate(
         chosen.export(out / "bundle", np.inf, record.metadata)
         times = pd.DataFrame(columns=["runtime", "batch_size", "plain", "fast", "speedup"])
     memory = Memory.of(chosen, as_it_is, out / "bundle", plain)
-    unseen = None if check is None else chosen.structure.of(check)
+    unseen = chosen.structure.of(check) if check else None
     promise = Promise.of(risk, level, confidence, len(parts.certificate), chosen.policy, result, unseen)
     lines = (
         f"Promise: {promise}.",
@@ -249,7 +251,7 @@ def accelerate(
     )
     shutil.rmtree(out / "records", ignore_errors=True)  # those of other candidates
     for name, records in {"held": held, "structure": structure, "certificate": certificate, "check": check}.items():
-        for k, each in enumerate(records or (), start=1):
+        for k, each in enumerate(records, start=1):
             folder = "" if k == len(records) else f"candidate-{k}"
             each.save(out / "records" / folder / f"{name}.safetensors")
     label = chosen.structure.policy
@@ -267,7 +269,7 @@ def accelerate(
         chosen.structure.of(structure),
         chosen.structure.of(check or structure),
         fit_families(chosen.structure.of(held)),
-        (label, np.inf if result is None else result.threshold),
+        (label, np.inf if result is None else result.shared_threshold),
         lines,
         {
             "model": loaded.source,

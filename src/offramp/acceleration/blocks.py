@@ -369,7 +369,7 @@ class _Layers(nn.Module):
     def forward(self, x: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         if kept is None:
             kept = x != self.pad  # (B, T)
-            types = TextModel.token_types(self, x) if self.has_types else None  # type: ignore[arg-type]
+            types = TextModel.token_types(self, x) if self.has_types else None
             x = self.project(self.embeddings(input_ids=x, token_type_ids=types))  # (B, T, D)
         for layer in self.layers:
             x = layer(x, kept[:, None, None, :])

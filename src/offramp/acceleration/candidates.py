@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from offramp.acceleration.data import Inputs, read_data
+from offramp.acceleration.data import Images, Inputs, read_data
 from offramp.acceleration.exits import Member
 from offramp.acceleration.loading import Loaded, load_model
 from offramp.cascades.public_models import front, read_zoo
@@ -71,7 +72,7 @@ def _expanded(candidates: Sequence, model: Member) -> list:
         if not (isinstance(each, str) and each.startswith(FRONT)):
             made.append(each)
             continue
-        members = front(read_zoo(each.removeprefix(FRONT)), "gmacs")
+        members = front(read_zoo(Path(each.removeprefix(FRONT))), "gmacs")
         members = members[members["gmacs"] < CHEAPER * model.cost / 1e9]
         if members.empty:
             raise ValueError(f"--candidates: {each}: no model needs less than {CHEAPER:g} of the MACs of the model")
@@ -99,15 +100,15 @@ def _inputs_of(loaded: Loaded, model: Member, data, skip_unreadable: bool, progr
     kinds = ["texts" if isinstance(each, TextPreparation) else "images" for each in (own, inputs.preparation)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"--candidates: {loaded.name} reads {kinds[0]}, the model {kinds[1]}; expected the same")
-    if isinstance(inputs.pixels, np.ndarray) and inputs.pixels.dtype.kind == "f":
+    if isinstance(inputs, Images) and inputs.are_prepared:
         raise ValueError(
             f"--candidates: {loaded.name} prepares images otherwise than the model, but the data are prepared already; "
             "give a folder of images or stored pixels"
         )
     made, _ = read_data(data, own, skip_unreadable=skip_unreadable, progress=progress)
-    if isinstance(made.pixels, np.ndarray) and made.pixels.shape[1:] != tuple(own.shape):
+    if isinstance(made, Images) and isinstance(made.pixels, np.ndarray) and made.pixels.shape[1:] != made.shape:
         raise ValueError(
-            f"--candidates: {loaded.name} reads images {tuple(own.shape)}, the data have {made.pixels.shape[1:]}; "
+            f"--candidates: {loaded.name} reads images {made.shape}, the data have {made.pixels.shape[1:]}; "
             "give a folder of images, which are resized"
         )
     if made.names != inputs.names:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from offramp.runtime.inputs import RawInputs, read_inputs
 KEPT = 2 << 30  # bytes of decoded images that are kept in memory
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inputs(ABC):
     """N inputs of a model.
 
     Attributes
@@ -29,10 +30,6 @@ class Inputs:
     names : list
         File names, or numbers of rows or lines.
     preparation : ImagePreparation or TextPreparation
-    pixels : ndarray of shape (N, C, H, W), or list of paths, or None
-        Stored pixels, prepared images (floats), or image files.
-    tokens, offsets : ndarray, or None
-        Token ids of all texts, and where each begins, (N + 1,).
     labels : ndarray of shape (N,), int64, or None
     classes : tuple of str
         Names of the classes in `labels`.
@@ -40,9 +37,6 @@ class Inputs:
 
     names: list
     preparation: ImagePreparation | TextPreparation
-    pixels: np.ndarray | list | None = None
-    tokens: np.ndarray | None = None
-    offsets: np.ndarray | None = None
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
 
@@ -50,19 +44,71 @@ class Inputs:
         return len(self.names)
 
     @property
+    @abstractmethod
     def lengths(self) -> np.ndarray | None:
         """Number of tokens of each text (N,), or None for images."""
-        return None if self.offsets is None else np.diff(self.offsets)
 
+    @property
+    @abstractmethod
+    def stored(self) -> list[np.ndarray]:
+        """What is kept in memory of the inputs."""
+
+    @abstractmethod
     def batch(self, rows: np.ndarray) -> Tensor:
         """Return the model inputs of these samples, (B, C, H, W) or (B, T)."""
-        if self.tokens is not None:
-            lengths = self.lengths[rows]
-            return torch.from_numpy(padded(self.tokens, self.offsets[rows], lengths, self.preparation.pad))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Images(Inputs):
+    """N images: stored pixels or prepared images (floats) as an array (N, C, H, W), or image files as a list."""
+
+    preparation: ImagePreparation
+    pixels: np.ndarray | list
+
+    @property
+    def lengths(self) -> None:
+        return None
+
+    @property
+    def stored(self) -> list[np.ndarray]:
+        return [self.pixels] if isinstance(self.pixels, np.ndarray) else []
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) that the model reads."""
+        return tuple(self.preparation.shape)
+
+    @property
+    def are_prepared(self) -> bool:
+        """Whether the images are what a model reads, so that another preparation is impossible."""
+        return isinstance(self.pixels, np.ndarray) and self.pixels.dtype.kind == "f"
+
+    def batch(self, rows: np.ndarray) -> Tensor:
         if isinstance(self.pixels, np.ndarray):
-            pixels = self.pixels[rows]
-            return torch.from_numpy(pixels.astype(np.float32) if pixels.dtype.kind == "f" else self.preparation(pixels))
-        return torch.from_numpy(self.preparation(np.stack([self.preparation.read(self.pixels[row]) for row in rows])))
+            pixels = self.pixels[rows]  # (B, C, H, W)
+        else:
+            pixels = np.stack([self.preparation.read(self.pixels[row]) for row in rows])  # (B, C, H, W)
+        return torch.from_numpy(pixels.astype(np.float32) if self.are_prepared else self.preparation(pixels))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Texts(Inputs):
+    """N texts: the token ids of all of them, and where each begins, (N + 1,)."""
+
+    preparation: TextPreparation
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def stored(self) -> list[np.ndarray]:
+        return [self.tokens, self.offsets]
+
+    def batch(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(padded(self.tokens, self.offsets[rows], self.lengths[rows], self.preparation.pad))
 
 
 def read_data(
@@ -109,15 +155,16 @@ def read_data(
             found = replace(found, samples=_checked_array(found.samples).samples)
     if isinstance(found.samples, np.ndarray):
         preparation = preparation or ImagePreparation(shape=found.samples.shape[1:], divisor=255.0)
-        return Inputs(found.names, preparation, found.samples, labels=_labels(labels, found, labelled)), None
+        given = _labels(labels, found, labelled)
+        return Images(names=found.names, preparation=preparation, pixels=found.samples, labels=given), None
     preparation = preparation or _preparation_of(Path(data))
     files, pixels = _readable(Path(data), found, preparation, skip_unreadable, progress)
     names = [Path(file).relative_to(Path(data)).as_posix() for file in files]
-    inputs = Inputs(names, preparation, files if pixels is None else pixels)
+    inputs = Images(names=names, preparation=preparation, pixels=files if pixels is None else pixels)
     if labelled:
-        folders = [name.partition("/")[0] if "/" in name else None for name in names]
-        if None in folders:
-            raise ValueError(f"{data}: {names[folders.index(None)]} is in no class folder; this risk needs labels")
+        if loose := [name for name in names if "/" not in name]:
+            raise ValueError(f"{data}: {loose[0]} is in no class folder; this risk needs labels")
+        folders = [name.partition("/")[0] for name in names]
         classes = sorted(set(folders))
         inputs = replace(
             inputs, labels=np.array([classes.index(each) for each in folders], np.int64), classes=tuple(classes)
@@ -129,13 +176,12 @@ def inputs_of(parts: Sequence[Samples], preparation: ImagePreparation | TextPrep
     """Return the samples of one or more splits of a dataset, one after another, as inputs without labels."""
     found = [samples[np.arange(len(samples))][0].numpy() for samples in parts]  # (N, C, H, W) or (N, T) each
     names = [int(i) for samples in parts for i in samples.index]
-    if parts[0].lengths is None:
-        return Inputs(names, preparation, np.concatenate(found))
-    tokens = [
-        x[np.arange(x.shape[1]) < samples.lengths[:, None]] for x, samples in zip(found, parts)
-    ]  # padding is last
-    lengths = np.concatenate([samples.lengths for samples in parts])  # (N,)
-    return Inputs(names, preparation, tokens=np.concatenate(tokens), offsets=np.append(0, lengths.cumsum()))
+    if isinstance(preparation, ImagePreparation):
+        return Images(names=names, preparation=preparation, pixels=np.concatenate(found))
+    lengths = [np.asarray(samples.lengths) for samples in parts]  # (N,) each
+    tokens = [x[np.arange(x.shape[1]) < its[:, None]] for x, its in zip(found, lengths)]  # padding is last
+    offsets = np.append(0, np.concatenate(lengths).cumsum())  # (N + 1,)
+    return Texts(names=names, preparation=preparation, tokens=np.concatenate(tokens), offsets=offsets)
 
 
 def _checked_array(values: np.ndarray) -> RawInputs:
@@ -171,16 +217,16 @@ def _preparation_of(path: Path) -> ImagePreparation:
             raise ValueError(f"{path}: not a readable .npy file ({error})") from None
         return ImagePreparation(shape=tuple(shape[1:]), divisor=255.0)
     anything = read_inputs(path, [ImagePreparation(shape=(3, 1, 1))])
-    error = None
+    errors: list[ValueError] = []
     for file in anything.samples:
         try:
             image = read_image(file, mode=None)
-        except ValueError as reason:
-            error = reason
+        except ValueError as error:
+            errors.append(error)
             continue
         channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
         return ImagePreparation(shape=(channels, image.height, image.width), divisor=255.0)
-    raise error
+    raise errors[-1]
 
 
 def _readable(
@@ -188,7 +234,9 @@ def _readable(
 ) -> tuple[list, np.ndarray | None]:
     """Return the files that can be read, and their pixels (N, C, H, W) unless these need too much memory."""
     keep = len(found) * int(np.prod(preparation.shape)) <= KEPT
-    files, pixels, errors = [], [], []
+    files: list = []
+    pixels: list[np.ndarray] = []
+    errors: list[ValueError] = []
     with progress_bar(len(found), "reading images", shown=progress, unit="image") as bar:
         for file in found.samples:
             try:
@@ -211,7 +259,10 @@ def _readable(
 
 
 def _texts(path: Path, preparation: TextPreparation, labelled: bool) -> tuple[Inputs, Vocabulary]:
-    labels, classes = None, ()
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    names: list
+    samples: Sequence | np.ndarray
     if labelled:
         if path.suffix not in FORMATS:
             raise ValueError(f"{path}: this risk needs labels; expected .csv or .tsv with the columns text and label")
@@ -228,7 +279,8 @@ def _texts(path: Path, preparation: TextPreparation, labelled: bool) -> tuple[In
     vocabulary, tokens, offsets = tokenize(
         first[0], pairs, preparation.tokenizer, preparation.max_tokens, label=str(path)
     )
-    return Inputs(names, preparation, tokens=tokens, offsets=offsets, labels=labels, classes=classes), vocabulary
+    inputs = Texts(names=names, preparation=preparation, tokens=tokens, offsets=offsets, labels=labels, classes=classes)
+    return inputs, vocabulary
 
 
 def read_texts_of(tokenizer: str, max_tokens: int, columns: Sequence[str] = ("text",)) -> TextPreparation:

@@ -4,6 +4,7 @@ Without torch: it reads records of models with an exit at every block, whose hea
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def evaluate_records(
         given = ", ".join(f"{level:g}" for level in levels)
         raise ValueError(f"levels {given}, confidence {confidence:g}; expected numbers between 0 and 1")
     tables = []
-    options = {"risk": risk, "confidence": confidence, "draws": draws, "progress": progress}
+    options: dict[str, Any] = {"risk": risk, "confidence": confidence, "draws": draws, "progress": progress}
     for (teacher, seed), (held, rest) in _groups(records).items():
         for level in levels:
             if "teacher" in rest[0].metadata:
@@ -88,7 +89,7 @@ def _groups(records: Sequence[ExitRecord]) -> dict[tuple[str, int], tuple[list[E
         costs = [full_cost([record]) for record in parts[1]]
         if len(costs) > 1 and max(costs[:-1]) >= costs[-1]:
             raise ValueError(f"{teacher}: {order[int(np.argmax(costs))]} is not cheaper; expected smaller models")
-        groups[teacher, seed] = tuple(parts)
+        groups[teacher, seed] = parts[0], parts[1]
     return groups
 
 
@@ -143,8 +144,8 @@ def evaluate_draws(
     for draw, (structure, certificate), aim in _drawn(population, risk, level, confidence, draws, progress):
         found = choose_structures(structure, fitted, risk, aim, most_exits)
         full = full_cost(structure)
-        chosen = {kind: found.of_kind(kind)[:1] for kind in KINDS}
-        chosen = {kind: each[0] for kind, each in chosen.items() if each and each[0].cost < full}
+        firsts = {kind: found.of_kind(kind)[0] for kind in KINDS if found.of_kind(kind)}
+        chosen = {kind: each for kind, each in firsts.items() if each.cost < full}
         best = min(chosen.values(), key=lambda each: each.cost, default=Structure.plain(structure))
         for kind, each in {**chosen, BEST: best}.items():
             about = {
@@ -221,7 +222,7 @@ def _taken(record: ExitRecord, rows: np.ndarray) -> ExitRecord:
     return record.replace(
         **{name: values[rows] for name, values in record.by_sample.items()} | {"index": np.arange(len(rows))},
         confidence={measure: record.measure(measure)[rows] for measure in record.measures},
-        logits=(lambda: record.logits[rows]) if record.has_logits else None,
+        logits=(lambda: record.needed_logits("a draw")[rows]) if record.has_logits else None,
     )
 
 
@@ -238,8 +239,8 @@ def _certified(
     threshold, estimate = np.inf, 0.0
     if certificate.n_exits > 1:
         result = certify(policy, certificate, risk, level, confidence)
-        if result.threshold is not None:
-            threshold, estimate = result.threshold, result.estimate
+        if result.threshold is not None and result.estimate is not None:
+            threshold, estimate = result.shared_threshold, result.estimate
     left = first_exit(policy.signal(population), threshold)  # (N,)
     losses = loss_of(risk, policy, population, None, None).values  # (N, K)
     return {

@@ -24,9 +24,8 @@ def fingerprint(network: Network, inputs: Inputs) -> str:
     for name, value in network.module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else b"")
-    for array in (inputs.tokens, inputs.offsets, inputs.pixels):
-        if isinstance(array, np.ndarray):
-            digest.update(np.ascontiguousarray(array).view(np.uint8))
+    for array in inputs.stored:
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()
 
 

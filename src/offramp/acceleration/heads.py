@@ -119,8 +119,10 @@ def train_heads(
     seed : int
     progress : bool
     """
-    key = hashlib.sha256(f"{key} {seed} {held.tobytes()!r} {None if labels is None else labels.tobytes()!r}".encode())
-    key.update(teacher.tobytes())
+    digest = hashlib.sha256(
+        f"{key} {seed} {held.tobytes()!r} {None if labels is None else labels.tobytes()!r}".encode()
+    )
+    digest.update(teacher.tobytes())
     targets = torch.from_numpy(teacher).softmax(1)  # (N, C)
     if labels is not None:
         targets = (targets + nn.functional.one_hot(torch.from_numpy(labels), teacher.shape[1])) / 2
@@ -128,10 +130,10 @@ def train_heads(
     with progress_bar(len(pools), "training heads", shown=progress, unit="head") as bar:
         for i, (pool, values) in enumerate(zip(pools, features), start=1):
             path = Path(folder, f"head-{i:02d}.safetensors")
-            head = _read(path, pool, key.hexdigest())
+            head = _read(path, pool, digest.hexdigest())
             if head is None:
                 head = _train(pool, values, targets, held, seed)
-                _write(path, head, key.hexdigest())
+                _write(path, head, digest.hexdigest())
             heads.append(head)
             bar.update()
     return heads
@@ -142,18 +144,18 @@ def _train(pool: nn.Module, values: np.ndarray, targets: Tensor, held: np.ndarra
     rows = torch.from_numpy(~held)
     mean, std = x[rows].mean(0), x[rows].std(0)  # (F,) each
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
-    best: tuple[float, Head] | None = None
+    tried: list[tuple[float, Head]] = []
     n_in, n_out = x.shape[1], targets.shape[1]
     for hidden in (None, HIDDEN):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = nn.Linear(n_in, n_out)
+            layers: nn.Module = nn.Linear(n_in, n_out)
             if hidden is not None:
                 layers = nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
             loss = _fit(layers, ((x - mean) / std).float(), targets, rows)
-        if best is None or loss < best[0] * (1 - GAIN):
-            best = loss, Head(pool, mean, std, layers).eval().requires_grad_(False)
-    return best[1]
+        tried.append((loss, Head(pool, mean, std, layers).eval().requires_grad_(False)))
+    (plain, linear), (other, deeper) = tried
+    return deeper if other < plain * (1 - GAIN) else linear
 
 
 def _fit(layers: nn.Module, x: Tensor, targets: Tensor, rows: Tensor) -> float:

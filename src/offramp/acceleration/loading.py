@@ -141,7 +141,7 @@ def _trained(path: str) -> Loaded:
 def of_trained(path: str, model: nn.Module, dataset: Dataset, made: dict[str, Any]) -> Loaded:
     """Return a single-exit model that `offramp train` trained, from what `load_trained` returned for its file."""
     if isinstance(model, Timm):
-        model = model.classifier if model.image_size is None else Resizing(model)
+        model = model.classifier if model.image_size is None else Resizing(model, model.image_size)
     elif not isinstance(model, HuggingFace):
         raise ValueError(f"{path}: a {made['model']}; expected a single-exit model")
     kept = {key: made[key] for key in ("system", "seed", "dataset") if key in made}
@@ -151,9 +151,9 @@ def of_trained(path: str, model: nn.Module, dataset: Dataset, made: dict[str, An
 class Resizing(nn.Module):
     """A classifier of timm that resizes its inputs first, from images to logits."""
 
-    def __init__(self, model: Timm) -> None:
+    def __init__(self, model: Timm, size: int) -> None:
         super().__init__()
-        self.size, self.classifier = model.image_size, model.classifier
+        self.size, self.classifier = size, model.classifier
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(resized(x, self.size))

@@ -1,9 +1,10 @@
 """Measured seconds and memory of structures, side by side with the model itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from offramp.models.base import MultiExitModel
 from offramp.models.wrapping import CascadeModel
 from offramp.policies import Policy
 from offramp.records import ExitRecord
-from offramp.runtime.bundle import Prepared, load
+from offramp.runtime.bundle import Bundle, Prepared, load
 from offramp.runtime.exporting import export_bundle
 from offramp.runtime.modules import EarlyExit
 from offramp.runtime.timing import side_by_side
@@ -105,7 +106,7 @@ class Running:
                 batches = [tuple(each.batch(part) for each in inputs) for part in parts]
                 arrays = [Prepared(tuple(x.numpy() for x in batch)) for batch in batches]
                 whole, fast = (load(path, threads=threads) for path in (plain, bundle))
-                variants = {"plain": lambda x, whole=whole: whole(x.arrays[-1]), "fast": fast}
+                variants: dict[str, Callable[[Any], object]] = {"plain": partial(_itself, whole), "fast": fast}
                 whole.profile(arrays[0].arrays[-1])
                 fast.profile(arrays[0])
                 title = f"measuring at batch size {size}" if progress else None
@@ -158,6 +159,11 @@ class Memory:
             f"Memory: {self.parameters:,} parameters in place of {self.plain_parameters:,} "
             f"({self.size / 1e6:.1f} MB in place of {self.plain_size / 1e6:.1f} MB)."
         )
+
+
+def _itself(bundle: Bundle, inputs: Prepared):
+    """Answer with the bundle of the model itself, whose inputs are those of the last model of a structure."""
+    return bundle(inputs.arrays[-1])
 
 
 def _forward(model: nn.Module, x: torch.Tensor) -> np.ndarray:

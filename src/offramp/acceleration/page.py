@@ -71,7 +71,11 @@ def write_page(
     if record.n_exits > 1:
         files = _write_tables(record, policies, system, out / "data")
         pages.append(_write_points(Run(system, 0, choosing, record, dict(policies)), start, out / "data"))
-        its = {"quality": record.quality is not None, "layers": record.quality is None, "prediction": True}
+        its: dict[str, Any] = {
+            "quality": record.quality is not None,
+            "layers": record.quality is None,
+            "prediction": True,
+        }
         for entries, folder, ending in ((FIGURES, "figures", "png"), (TABLES, "tables", "csv")):
             for entry in shown(entries, files, its, [policy.name for policy in policies.values()]):
                 if entry.name in PAGES:

@@ -23,7 +23,8 @@ def measured_risk(
     own = loss.scaled(loss.values)[np.arange(len(exits)), exits].astype(np.float64)  # (N,)
     p_value, scale = P_VALUES["binomial" if loss.binary else "wsr"], loss.high - loss.low
     low, high = 1 - upper_bound(p_value, 1 - own, confidence), upper_bound(p_value, own, confidence)
-    return tuple(loss.low + scale * float(value) for value in (own.mean(), low, high))
+    mean, low, high = (loss.low + scale * float(value) for value in (own.mean(), low, high))
+    return mean, low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +84,17 @@ class Promise:
         check : ExitRecord or None
         """
         measured = interval = None
+        threshold = None if result is None else result.shared_threshold
         if check is not None:
-            left = first_exit(policy.signal(check), np.inf if result is None else result.threshold)  # (K,)
-            measured, *ends = measured_risk(risk, policy, check, left, 0.975)
-            interval = tuple(ends)
+            left = first_exit(policy.signal(check), np.inf if threshold is None else threshold)  # (K,)
+            measured, low, high = measured_risk(risk, policy, check, left, 0.975)
+            interval = low, high
         return cls(
             risk=risk,
             level=level,
             confidence=confidence,
             n_samples=n_samples,
-            threshold=None if result is None else float(result.threshold),
+            threshold=threshold,
             estimate=None if result is None else result.estimate,
             bound=None if result is None else result.bound,
             checked=0 if check is None else len(check),
@@ -108,7 +110,7 @@ class Promise:
         }[self.risk]
         share = f"at most {self.level:.3g}" if self.risk == "gap" else f"at most {self.level:.3%} of the time"
         text = f"{what} {share}, with confidence {self.confidence:g} ({self.n_samples} samples)"
-        if self.measured is not None and self.threshold is not None:
+        if self.measured is not None and self.interval is not None and self.threshold is not None:
             low, high = self.interval
             text += f"; on {self.checked} other samples, {self.measured:.2%} [{low:.2%}, {high:.2%}]"
         return text

@@ -60,7 +60,8 @@ def record_exits(
         raise ValueError(
             f"{weights}: the teacher has no logits or other samples; expected a record of the validation split"
         )
-    logits = np.array(teacher.logits[:, -1], np.float32)  # (n, C), which torch may write to
+    given = teacher.needed_logits(f"{weights}: the teacher")  # (n, 1, C)
+    logits = np.array(given[:, -1], np.float32)  # (n, C), which torch may write to
     portable = made["training"].get("portable", False)
     with portable_kernels(portable), torch_settings(threads), TemporaryDirectory() as cache:
         inputs = inputs_of(samples, dataset.preparation)

@@ -76,6 +76,19 @@ class Certificate:
     method: str
     n_samples: int
 
+    @property
+    def shared_threshold(self) -> float:
+        """`threshold` as a float.
+
+        Raises
+        ------
+        ValueError
+            If there is no threshold, or one per exit.
+        """
+        if not isinstance(self.threshold, float):
+            raise ValueError(f"threshold is {self.threshold}; expected one that all exits share")
+        return float(self.threshold)
+
 
 def certify(
     policy: Policy,

@@ -97,7 +97,7 @@ def _resized(image, size: tuple[int, ...], interpolation: str):
     return image.resize((width, height), Image.Resampling[interpolation.upper()])
 
 
-def read_image(path: str | bytes | os.PathLike, mode: str = "RGB"):
+def read_image(path: str | bytes | os.PathLike, mode: str | None = "RGB"):
     """Read an image file with Pillow.
 
     Raises

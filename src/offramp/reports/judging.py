@@ -349,7 +349,7 @@ def _best_certified(run: Run, level: float, risk: str, confidence: float) -> tup
         label, its = next(iter(found.items()))
         raise ValueError(f"judge: no policy keeps {risk} at most {level:g}; {policy_name(label)}: {its.reason}")
     label = min(kept, key=lambda label: kept[label].cost)
-    threshold = float(kept[label].threshold)
+    threshold = kept[label].shared_threshold
     (right,), _ = outcomes(candidates[label], run.choosing, [threshold])  # (N,)
     return label, threshold, float(right.mean())
 
