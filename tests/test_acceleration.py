@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 import offramp
 from offramp import ExitRecord, certify, make_policy
 from offramp._io.tables import write_table
-from offramp.acceleration import accelerating, features, heads, measuring, subset
+from offramp.acceleration import accelerating, evaluating, features, heads, measuring, subset
 from offramp.acceleration.blocks import EncoderNetwork, check_encoder, find_blocks
 from offramp.acceleration.candidates import _expanded, open_candidates
 from offramp.acceleration.data import inputs_of, read_data
@@ -429,6 +430,9 @@ def test_where_nothing_is_certified_the_model_runs_as_it_is():
     assert not table["certified"].any()
     assert (table["speedup"] == 1).all()
     assert (table["risk"] == 0).all()
+    policy, cheap = make_policy("confidence"), model[1].cost[0] / 2  # a model that costs less than its first exit
+    found = evaluating._certified(policy, model[1], model[1], cheap, "disagreement", 0.5, 0.9)
+    assert (found["certified"], found["speedup"], found["risk"]) == (False, 1, 0)
 
 
 def test_records_that_do_not_belong_together():
@@ -755,6 +759,21 @@ def test_a_model_that_cannot_be_made_faster_is_handed_over_as_it_is(digits, tmp_
     with torch.no_grad():
         expected = model(torch.from_numpy(x[:9])).argmax(1).numpy()
     assert np.array_equal(load(result.bundle)(x[:9]).prediction, expected)
+
+
+def test_a_threshold_that_saves_nothing_is_not_handed_over(digits, tmp_path, monkeypatch):
+    model, x, _ = digits
+    monkeypatch.setattr(heads, "STEPS", 1)
+
+    def never(*args):
+        return replace(certify(*args), threshold=2.0)  # no max softmax is above 1
+
+    monkeypatch.setattr(accelerating, "certify", never)
+    result = offramp.accelerate(
+        model, x, level=0.3, confidence=0.9, optimise="macs", out=tmp_path / "fast", exits_at=["blocks.0"]
+    )
+    assert (result.macs, result.promise.threshold) == (1, None)
+    assert "since the best structure saves no MACs at the threshold that could be certified" in str(result)
 
 
 def test_what_is_refused_before_anything_is_computed(digits, tmp_path):

@@ -232,6 +232,9 @@ def accelerate(
         if optimise == "seconds" and onnx["speedup"].min() < 1:
             fallback = f"the best structure saves {1 - saved:.1%} of the MACs, but no time ({_speedups(onnx)})"
             chosen = None
+        if optimise == "macs" and saved >= 1:
+            fallback = "the best structure saves no MACs at the threshold that could be certified"
+            chosen = None
     if chosen is None:
         chosen, result, saved = as_it_is, None, 1.0
         record = chosen.structure.of(certificate)

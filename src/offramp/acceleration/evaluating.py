@@ -235,12 +235,15 @@ def _certified(
     level: float,
     confidence: float,
 ) -> dict:
-    """Certify a threshold, and return its true risk and its speed-up."""
+    """Certify a threshold, and return its true risk and its speed-up.
+
+    If it saves nothing on the samples of the certificate, the model runs as it is.
+    """
     threshold, estimate = np.inf, 0.0
     if certificate.n_exits > 1:
         result = certify(policy, certificate, risk, level, confidence)
-        if result.threshold is not None and result.estimate is not None:
-            threshold, estimate = result.shared_threshold, result.estimate
+        if result.cost is not None and result.cost < full:
+            threshold, estimate = result.shared_threshold, float(result.estimate or 0)
     left = first_exit(policy.signal(population), threshold)  # (N,)
     losses = loss_of(risk, policy, population, None, None).values  # (N, K)
     return {
