@@ -691,7 +691,7 @@ def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
     # A run that was ended goes on from what it has: nothing of it is computed again
     monkeypatch.setattr(features, "_compute", None)
     monkeypatch.setattr(heads, "_train", None)
-    monkeypatch.setattr(measuring.Running, "measure", lambda *_: result.times)
+    monkeypatch.setattr(measuring.Running, "measure", lambda *_, **__: result.times)
     monkeypatch.setattr(measuring, "export_bundle", lambda folder, *_, **__: folder)
     monkeypatch.setattr(accelerating, "write_page", lambda *_: result.report)
     again = offramp.accelerate(model, x, **options)
@@ -741,7 +741,7 @@ def test_a_cascade_of_a_candidate_and_the_model(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "_compute", None)  # a run that was ended goes on
     monkeypatch.setattr(heads, "_train", None)
-    monkeypatch.setattr(measuring.Running, "measure", lambda *_: result.times)
+    monkeypatch.setattr(measuring.Running, "measure", lambda *_, **__: result.times)
     monkeypatch.setattr(measuring, "export_bundle", lambda folder, *_, **__: folder)
     monkeypatch.setattr(accelerating, "write_page", lambda *_: result.report)
     assert offramp.accelerate(model, x, candidates=[small], **options).promise == result.promise

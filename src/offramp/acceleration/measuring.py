@@ -25,6 +25,7 @@ from offramp.runtime.timing import side_by_side
 
 BATCHES = (1, 32)  # sizes at which seconds are measured
 SAMPLES = 96  # on which they are
+FEW = 3  # repetitions for the choice among structures; the chosen one is measured again
 LIKELY = 3  # structures of each kind that are measured, those with the lowest cost
 
 
@@ -74,7 +75,14 @@ class Running:
         return sum(each.numel() for model in self.staged for each in model.parameters())
 
     def measure(
-        self, bundle: Path, plain: Path, rows: np.ndarray, threads: int, threshold=None, progress: bool = False
+        self,
+        bundle: Path,
+        plain: Path,
+        rows: np.ndarray,
+        threads: int,
+        threshold=None,
+        progress: bool = False,
+        repetitions: int | None = None,
     ) -> pd.DataFrame:
         """Measure the seconds per sample of the model itself and of this structure.
 
@@ -89,6 +97,8 @@ class Running:
             Measure in torch, too, with this threshold, if all models read the same inputs.
         progress : bool
             Show progress bars on stderr.
+        repetitions : int, optional
+            As for `side_by_side`.
 
         Returns
         -------
@@ -110,7 +120,8 @@ class Running:
                 whole.profile(arrays[0].arrays[-1])
                 fast.profile(arrays[0])
                 title = f"measuring at batch size {size}" if progress else None
-                found.append(("onnxruntime", size, side_by_side(variants, arrays, progress=title)))
+                times = side_by_side(variants, arrays, repetitions=repetitions, progress=title)
+                found.append(("onnxruntime", size, times))
                 if threshold is None or any(each is not inputs[-1] for each in inputs):
                     continue
                 tensors = [batch[-1] for batch in batches]
@@ -216,7 +227,7 @@ def choose_fastest(
         with progress_bar(len(made), "measuring structures", shown=progress, unit="structure") as bar:
             for i, each in enumerate(made):
                 folder = each.export(cache / f"structure-{i + 1}", each.structure.threshold)
-                times = each.measure(folder, plain, rows, threads)
+                times = each.measure(folder, plain, rows, threads, repetitions=FEW)
                 speedups[i] = np.exp(np.log(times["speedup"]).mean())
                 bar.update()
     macs = np.array([each.cost / full for each in tried])
