@@ -49,7 +49,7 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html; warnings and 
 # compiled is kept, as many processes are started.
 PYTEST := PYTHONDONTWRITEBYTECODE= pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-test: $(STAMP) ## run the tests (15 minutes on two cores)
+test: $(STAMP) ## run the tests (5 to 13 minutes on two cores)
 	$(PYTEST)
 
 test-all: $(STAMP) ## run all tests, also the long ones; those of Slurm need root and the Debian packages slurm-wlm and munge
