@@ -672,7 +672,7 @@ def test_from_a_model_to_a_bundle(digits, tmp_path, monkeypatch):
     assert result.promise.estimate <= 0.1
     assert result.promise.checked > 0
     assert json.loads((tmp_path / "fast" / "promise.json").read_text())["measured"] == result.promise.measured
-    assert "Promise: answers differ from those of the model at most 10.000% of the time" in result.report.read_text()
+    assert "Promise: answers differ from those of the model at most 10% of the time" in result.report.read_text()
     assert len(str(result).splitlines()) == 3
     shown = pd.read_parquet(tmp_path / "fast" / "data" / "points.parquet")
     assert result.promise.threshold in shown.loc[shown["policy"] == result.structure.policy, "threshold"].to_numpy()

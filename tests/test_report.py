@@ -166,6 +166,14 @@ def test_the_same_inputs_give_the_same_page(study, files, page, tmp_path):
     assert (study / "again.html").read_text() == page
 
 
+def test_notes_come_first_in_studies_of_captions(files, tmp_path):
+    parameters = {"notes": ["these data are synthetic"], "captions": {"policies": ["pcee"]}}
+    write_report(files, "Title", parameters, {}, "make", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert page.index("these data are synthetic") < page.index('id="claims"') < page.index('id="figures"')
+    assert page.count('id="notes"') == 1
+
+
 def test_a_single_note_and_no_figures(study, files, tmp_path):
     write_report(files[1:2], "Title", {"notes": "only one"}, {}, "make", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()

@@ -108,7 +108,7 @@ class Promise:
             "gap": "the error is higher than that of the model by",
             "error": "answers are wrong",
         }[self.risk]
-        share = f"at most {self.level:.3g}" if self.risk == "gap" else f"at most {self.level:.3%} of the time"
+        share = f"at most {self.level:.3g}" if self.risk == "gap" else f"at most {100 * self.level:g}% of the time"
         text = f"{what} {share}, with confidence {self.confidence:g} ({self.n_samples} samples)"
         if self.measured is not None and self.interval is not None and self.threshold is not None:
             low, high = self.interval

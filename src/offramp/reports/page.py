@@ -91,7 +91,8 @@ def write_report(
         they are shown. A stem is the name of a figure or table, or begins with it, for example reliability-vit.
     title : str
     parameters : mapping
-        Settings of the study, as JSON values. `notes`, a text or a list of texts, is shown separately.
+        Settings of the study, as JSON values. `notes`, a text or a list of texts, is shown separately. In studies of
+        captions, this is at the top.
     environment : mapping
         Hardware and software versions from `environment.environment`.
     command : str
@@ -128,6 +129,7 @@ def write_report(
             explorer=explored,
             claims=[block for block in tables if block.claims],
             notes=[notes] if isinstance(notes, str) else notes,
+            notes_first=bool(parameters.get("captions")),  # they say what a sample is
             figures=[block for block in blocks if isinstance(block, FigureBlock)],
             tables=tables,
             parameters=parameters,
