@@ -679,7 +679,8 @@ def test_from_scenes_to_captions(run, tmp_path):
     do("record-tokens @weights --validation @tokens.safetensors")
     do("calibrate @tokens.safetensors --policy pcee --out @policies --reliability @reliability.csv")
     options = "--policies @policies --threshold 0.5 --images 5"
-    do(f"generate @weights --split test {options} --out @by_split.csv --figure @captions")
+    do(f"generate @weights --split test {options} --out @by_split.csv --figure @captions --quality @exits.csv")
+    assert pd.read_csv(tmp_path / "exits.csv")[["policy", "threshold"]].to_numpy().tolist() == [["pcee", 0.5]]
     assert (tmp_path / "captions.png").exists()
     (tmp_path / "photos").mkdir()
     scenes = load_scenes(train=1, validation=1, test=5)

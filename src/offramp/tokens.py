@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
+from offramp._io.progress import progress_bar
 from offramp.datasets import load_captions
 from offramp.datasets.captions import CaptionDataset, following
 from offramp.models.captioner import Captioner
@@ -55,6 +56,7 @@ def token_record(
     threads: int = 1,
     logits: bool = True,
     parameters: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> ExitRecord:
     """Record what every exit says of every token of captions. Policies are fitted on such a record.
 
@@ -75,6 +77,8 @@ def token_record(
     batch_size, threads : int
     logits : bool
         Whether the record has logits, of size L times the vocabulary for each token.
+    progress : bool
+        Show a progress bar on stderr.
 
     Returns
     -------
@@ -92,8 +96,13 @@ def token_record(
         raise ValueError(f"text is {text!r}; expected 'reference' or 'generated'")
     vocabulary, parts, first = dataset.vocabulary, [], 0
     model.eval()
-    with torch_settings(threads), torch.inference_mode():
-        for images in image_batches(dataset, split, n, batch_size):
+    batches, title = image_batches(dataset, split, n, batch_size), f"{system} seed {seed} {split}, {text}"
+    with (
+        torch_settings(threads),
+        torch.inference_mode(),
+        progress_bar(len(batches), title, shown=progress) as bar,
+    ):
+        for images in batches:
             if text == "generated":
                 ids = _padded(model.reference(images), vocabulary)  # (B, 1 + T)
             else:
@@ -113,6 +122,7 @@ def token_record(
             )
             parts.append(part if logits else part.replace(logits=None))
             first += len(images)
+            bar.update()
     fields = {name: np.concatenate([part.by_sample[name] for part in parts]) for name in parts[0].by_sample}
     measures = {name: np.concatenate([part.measure(name) for part in parts]) for name in parts[0].measures}
     return ExitRecord.from_outputs(

@@ -23,7 +23,7 @@ from offramp.cli.options import (
     write_all,
 )
 from offramp.evaluation.captions import DROPS
-from offramp.policies import load_policies
+from offramp.policies import Policy, load_policies
 from offramp.records import ExitRecord
 
 SPLIT = click.Choice(["train", "validation", "test"])
@@ -359,6 +359,7 @@ def generate(
     """
     import pandas as pd
 
+    from offramp._io.progress import progress_bar
     from offramp.captioning import references_of, spell
     from offramp.evaluation.captions import caption_quality
     from offramp.policies import make_policy
@@ -376,10 +377,10 @@ def generate(
         raise click.UsageError("--quality needs --split, whose images have captions to compare with")
     model, dataset, made = load_captioner(weights)
     names, read = _sources(dataset, folder, split, n)
-    policy = make_policy("confidence") if policies is None else _policy(policies, label)
+    label, policy = (None, make_policy("confidence")) if policies is None else _policy(policies, label)
     generation = Generation(model, policy, np.inf if threshold is None else threshold, fill=fill, decay=decay)
     pixels, parts = [], []
-    with torch_settings(threads):
+    with torch_settings(threads), progress_bar(len(names), "captions", shown=True, unit="image") as bar:
         for first in range(0, len(names), 32):
             some = read(range(first, min(first + 32, len(names))))  # (B, C, H, W)
             inputs = _tensor(dataset.preparation(some))
@@ -390,12 +391,14 @@ def generate(
             else:
                 parts.append(generation(inputs))
             pixels.append(some)
+            bar.update(len(some))
     written = Captions.joined(parts)
     captions, layers = spell(written, dataset.vocabulary)
     tables = {out: pd.DataFrame({"image": names, "caption": captions, "layers": layers, "macs": written.cost})}
     if quality:
         whole, _ = caption_quality(captions, references_of(dataset, split, len(names)))
-        own = {"policy": label, "threshold": threshold} if policies else {"beams": beams or 1}
+        delta = ",".join(f"{each:g}" for each in np.atleast_1d(np.inf if threshold is None else threshold))
+        own = {"policy": label, "threshold": delta} if policies else {"beams": beams or 1}
         about = {key: made[key] for key in ("dataset", "system", "seed")} | {"split": split} | own
         length = np.mean([len(ids) for ids in written.tokens])
         tables[quality] = pd.DataFrame([about | {"images": len(names), "tokens": length} | whole])
@@ -421,13 +424,14 @@ def _sources(dataset, folder, split, n):
     return names, lambda rows: np.stack([dataset.preparation.read(path) for path in found.take(np.array(rows))])
 
 
-def _policy(path: Path, label: str | None):
+def _policy(path: Path, label: str | None) -> tuple[str, Policy]:
+    """Return a policy of a file, with its label. Without a label, it is the only one of the file."""
     fitted = load_policies(path)[0]
     if label is None and len(fitted) == 1:
-        return next(iter(fitted.values()))
-    if label not in fitted:
+        return next(iter(fitted.items()))
+    if label is None or label not in fitted:
         raise ValueError(f"{path}: {label or 'no --policy'}; expected --policy with one of {', '.join(fitted)}")
-    return fitted[label]
+    return label, fitted[label]
 
 
 def _tensor(inputs: np.ndarray):
