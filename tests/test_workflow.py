@@ -183,7 +183,9 @@ def check_reviews(checkout: Checkout, samples: int) -> ExitRecord:
     assert {"beem-a", "beem-c", "patience", "hidden-similarity", "ztw", "pcee"} <= set(speedup["policy"])
     same_samples = speedup[(speedup["choice"] == "per exit, same samples") & (speedup["policy"] != "ztw")]
     assert (same_samples["validation_loss"] >= 0).all()
-    assert pd.read_csv(tables / "duels.csv")["policy"].isin(["beem-a", "beem-c", "pcee-ws"]).all()
+    duels = pd.read_csv(tables / "duels.csv")
+    asked = {tuple(pair) for pair in yaml.safe_load((ROOT / "params.yaml").read_text())["duels"]}
+    assert {("beem-a", "pcee"), ("stopping", "confidence")} <= set(zip(duels["policy"], duels["rival"])) <= asked
     page = (checkout.folder / "reports/tiny/index.html").read_text()
     assert "BEEM-A" in page
     figures = checkout.folder / "reports/tiny/figures"
