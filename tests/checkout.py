@@ -213,7 +213,7 @@ class Checkout:
         }
         for name in [name for name in kept if name.endswith(".csv") and "/train/" in name]:
             kept[name] = b"\n".join(line.rpartition(b",")[0] for line in kept[name].splitlines())  # not the seconds
-        of_machine = f'<h3 id="table-(?:{"|".join(OF_THE_MACHINE)})">.*?</div>'.encode()
+        of_machine = f'<div class="[^"]*" id="table-(?:{"|".join(OF_THE_MACHINE)})".*?</div>'.encode()
         for name in [name for name in kept if name.endswith("index.html")]:
             kept[name] = re.sub(of_machine, b"", kept[name], flags=re.DOTALL)
         return kept
