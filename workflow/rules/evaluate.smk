@@ -448,7 +448,9 @@ rule full_captions:  # of the full model, word by word and by a beam search, for
         " --out {output.captions} --quality {output.quality} 2>&1 | tee {log}"
 
 
-FULL_CAPTIONS = expand(of_runs(rules.full_captions.output.quality), beams=sorted({1, CAPTIONS.get("beams", 1)}))
+FULL_CAPTIONS = (
+    expand(of_runs(rules.full_captions.output.quality), beams=sorted({1, CAPTIONS["beams"]})) if CAPTIONS else []
+)
 
 
 rule compare_captions:
@@ -488,4 +490,4 @@ rule curves:
         rules.accelerations.output if ACCELERATED else [],
         [captions_of_all("points"), captions_of_all("captions"), captions_of_all("seconds", "csv")],
         rules.compare_captions.output if CAPTIONS else [],
-        FULL_CAPTIONS if CAPTIONS else [],
+        FULL_CAPTIONS,

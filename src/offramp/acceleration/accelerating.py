@@ -28,7 +28,6 @@ from offramp.certification import Certificate, certify
 from offramp.certification.pvalues import P_VALUES, upper_bound
 from offramp.datasets.preparing import ImagePreparation
 from offramp.policies import Policy, save_policies
-from offramp.policies.base import first_exit
 from offramp.records import ExitRecord
 from offramp.runtime.exporting import check_target
 
@@ -219,8 +218,11 @@ def accelerate(
     if chosen is not None:
         record = chosen.structure.of(certificate)
         result = certify(chosen.policy, record, risk, level, confidence)
+        saved = np.inf if result.cost is None else result.cost / full_cost(certificate)
         if result.threshold is None or result.threshold == np.inf:
             chosen, fallback = None, f"{result.reason}"
+        elif optimise == "macs" and saved >= 1:
+            chosen, fallback = None, "the best structure saves no MACs at the threshold that could be certified"
     if chosen is not None and result is not None:
         threshold = result.shared_threshold
         with progress_bar(1, "exporting what was chosen", shown=progress, unit="model") as bar:
@@ -228,12 +230,8 @@ def accelerate(
             bar.update()
         times = chosen.measure(out / "bundle", plain, parts.certificate, threads, threshold, progress)
         onnx = times[times["runtime"] == "onnxruntime"]
-        saved = record.cost_of(first_exit(chosen.policy.signal(record), threshold)).mean() / full_cost(certificate)
         if optimise == "seconds" and onnx["speedup"].min() < 1:
             fallback = f"the best structure saves {1 - saved:.1%} of the MACs, but no time ({_speedups(onnx)})"
-            chosen = None
-        if optimise == "macs" and saved >= 1:
-            fallback = "the best structure saves no MACs at the threshold that could be certified"
             chosen = None
     if chosen is None:
         chosen, result, saved = as_it_is, None, 1.0

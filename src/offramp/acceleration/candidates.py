@@ -106,11 +106,13 @@ def _inputs_of(loaded: Loaded, model: Member, data, skip_unreadable: bool, progr
             "give a folder of images or stored pixels"
         )
     made, _ = read_data(data, own, skip_unreadable=skip_unreadable, progress=progress)
-    if isinstance(made, Images) and isinstance(made.pixels, np.ndarray) and made.pixels.shape[1:] != made.shape:
-        raise ValueError(
-            f"--candidates: {loaded.name} reads images {made.shape}, the data have {made.pixels.shape[1:]}; "
-            "give a folder of images, which are resized"
-        )
+    if isinstance(made, Images) and isinstance(made.pixels, np.ndarray):
+        shape, given = tuple(made.preparation.shape), made.pixels.shape[1:]
+        if given != shape:
+            raise ValueError(
+                f"--candidates: {loaded.name} reads images {shape}, the data have {given}; "
+                "give a folder of images, which are resized"
+            )
     if made.names != inputs.names:
         raise ValueError(
             f"--candidates: {loaded.name} reads {len(made)} of the samples, the model {len(inputs)}; expected the same"

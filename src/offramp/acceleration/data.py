@@ -74,11 +74,6 @@ class Images(Inputs):
         return [self.pixels] if isinstance(self.pixels, np.ndarray) else []
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape (C, H, W) that the model reads."""
-        return tuple(self.preparation.shape)
-
-    @property
     def are_prepared(self) -> bool:
         """Whether the images are what a model reads, so that another preparation is impossible."""
         return isinstance(self.pixels, np.ndarray) and self.pixels.dtype.kind == "f"

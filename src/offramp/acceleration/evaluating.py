@@ -144,8 +144,7 @@ def evaluate_draws(
     for draw, (structure, certificate), aim in _drawn(population, risk, level, confidence, draws, progress):
         found = choose_structures(structure, fitted, risk, aim, most_exits)
         full = full_cost(structure)
-        firsts = {kind: found.of_kind(kind)[0] for kind in KINDS if found.of_kind(kind)}
-        chosen = {kind: each for kind, each in firsts.items() if each.cost < full}
+        chosen = {kind: its[0] for kind in KINDS if (its := found.of_kind(kind)) and its[0].cost < full}
         best = min(chosen.values(), key=lambda each: each.cost, default=Structure.plain(structure))
         for kind, each in {**chosen, BEST: best}.items():
             about = {
@@ -237,7 +236,7 @@ def _certified(
 ) -> dict:
     """Certify a threshold, and return its true risk and its speed-up.
 
-    If it saves nothing on the samples of the certificate, the model runs as it is.
+    If its cost on the samples of the certificate is not below that of the model, `full`, the model runs as it is.
     """
     threshold, estimate = np.inf, 0.0
     if certificate.n_exits > 1:

@@ -397,8 +397,9 @@ def generate(
     tables = {out: pd.DataFrame({"image": names, "caption": captions, "layers": layers, "macs": written.cost})}
     if quality:
         whole, _ = caption_quality(captions, references_of(dataset, split, len(names)))
-        delta = ",".join(f"{each:g}" for each in np.atleast_1d(np.inf if threshold is None else threshold))
-        own = {"policy": label, "threshold": delta} if policies else {"beams": beams or 1}
+        own = {"beams": beams or 1}
+        if policies:
+            own = {"policy": label, "threshold": ",".join(f"{each:g}" for each in np.atleast_1d(threshold))}
         about = {key: made[key] for key in ("dataset", "system", "seed")} | {"split": split} | own
         length = np.mean([len(ids) for ids in written.tokens])
         tables[quality] = pd.DataFrame([about | {"images": len(names), "tokens": length} | whole])
