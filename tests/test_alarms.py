@@ -231,6 +231,17 @@ def test_the_level_of_validation_data_includes_its_uncertainty():
     assert raised[1] > 0.3
 
 
+def test_the_level_of_validation_data_is_the_error_of_the_answers_that_are_given():
+    """No exit reaches the threshold, so that the most confident one answers, which is wrong."""
+    confidence, right = np.tile([0.9, 0.5], (200, 1)), np.tile([0, 1], (200, 1))
+    right[:100, 0] = 1
+    validation = record_of(confidence, right)
+    policy = make_policy("pcee", no_exit="most_confident").fit(validation)
+    alarm = RiskAlarm.of_validation(policy, [np.inf], validation)
+    assert alarm.level < 0.05  # with thresholds per exit, the last exit answers
+    assert 0.5 < RiskAlarm.of_validation(policy, np.inf, validation).level < 0.6
+
+
 # Power
 
 
@@ -295,5 +306,8 @@ def test_risk_alarms_that_are_refused():
         with pytest.raises(ValueError, match=message):
             RiskAlarm(0.1).update(losses)
     few = record_of(np.full((3, 1), 0.9), [[0], [0], [0]])
+    for false_alarms in (-1, 1, 2, np.nan):
+        with pytest.raises(ValueError, match=f"risk: false_alarms is {false_alarms}; expected a number between 0 and"):
+            RiskAlarm.of_validation(make_policy("confidence"), 0.5, few, false_alarms=false_alarms)
     with pytest.raises(ValueError, match="the upper bound of the error is 1 on 3 samples"):
         RiskAlarm.of_validation(make_policy("confidence"), 0.5, few)

@@ -1,5 +1,7 @@
 """What becomes of promises under shift, compared with loops over samples, and the verdict at its bounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,7 +151,9 @@ def test_a_shift_of_the_labels_breaks_control(table):
 
 
 def test_too_few_samples_to_certify_leave_the_other_promises(runs, corrupted, resampled, table, tmp_path):
-    with pytest.warns(UserWarning, match=r"net: certify: 150 samples are too few .* at least 384 are needed; the"):
+    with pytest.warns(
+        UserWarning, match=r"net, margin: certify: 150 samples are too few .* at least 384 are needed; the"
+    ):
         few = under_shift(runs, corrupted, TARGETS, resampled, level=0.01, bins=8)
     pd.testing.assert_frame_equal(
         few.drop(columns="level"), table[table["choice"] != "certified"].reset_index(drop=True).drop(columns="level")
@@ -158,6 +162,15 @@ def test_too_few_samples_to_certify_leave_the_other_promises(runs, corrupted, re
     shown = TABLES["shift"].load()
     assert set(shown.readable(shown.numbers([tmp_path / "shift.parquet"]))["Certified gap (points)"]) == {"–"}
     assert FIGURES["shift"].make([tmp_path / "shift.parquet"], {}).axes
+
+
+def test_a_policy_without_a_certified_threshold_keeps_its_other_promises(runs, corrupted, resampled):
+    """The full model is not a safe end if another exit answers for samples that no exit accepts."""
+    options = {"bins": 5, "no_exit": "most_confident"}
+    changed = [replace(run, policies={"unsure": make_policy("pcee", **options).fit(run.validation)}) for run in runs]
+    with pytest.warns(UserWarning, match="net, unsure: no threshold is certified: gap is"):
+        table = under_shift(changed, corrupted, TARGETS, resampled, level=0.06, bins=8)
+    assert set(table["choice"]) == {"direct", "validation"}
 
 
 def test_verdict():

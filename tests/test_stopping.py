@@ -334,6 +334,15 @@ def test_a_record_that_lacks_what_was_there_at_the_fit(monkeypatch):
         chosen(monkeypatch, 1, logits).signal(plain)
 
 
+def test_answers_count_only_if_they_were_there_at_the_fit(monkeypatch):
+    answered = qualities_of(6)
+    silent = ExitRecord.from_scores(answered.quality, {"max_softmax": answered.confidence()}, answered.cost)
+    policy = chosen(monkeypatch, 1, silent)
+    np.testing.assert_array_equal(policy.signal(answered), policy.signal(silent))
+    with pytest.raises(ValueError, match=r"^stopping, which was fitted with predictions, needs predictions, but this"):
+        chosen(monkeypatch, 1, answered).signal(silent)
+
+
 # Regressions
 
 

@@ -16,7 +16,10 @@ from offramp.policies.base import answering_exits, at_exits, checked_threshold, 
 from offramp.records import ExitRecord
 from offramp.records.origin import samples_of, shared_samples, warn_of_test
 
-SHARES = 20  # numbers of samples that are tried for a risk among those that exit, or whose answers are accepted
+# What is tried for a risk among those that exit, or whose answers are accepted: numbers of samples, and thresholds
+SHARES = 20
+FIXED = 1 - np.array([0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5])  # for signals that are probabilities
+TESTS = SHARES + len(FIXED)
 
 
 class TooFewSamples(ValueError):
@@ -278,6 +281,8 @@ class _Task:
 
     def p_of(self, losses: np.ndarray) -> float:
         """Return the p-value for losses (n,)."""
+        if not len(losses):
+            return 1.0
         return float(self.p_value(losses[:, None], lambda x: x.sum(axis=0), len(losses), self.level)[0])
 
     @cached_property
@@ -410,29 +415,41 @@ def _sequence(task: _Task) -> _Candidates:
 
 
 def _among(task: _Task) -> _Candidates:
-    """Test thresholds at which a given number of samples leave, or are accepted, corrected for how many are tried.
+    """Test fixed thresholds, and those at which given numbers of samples leave or are accepted, corrected for all.
 
     Near the full model, hardly any sample leaves, so a sequence from there would fail at once. And a sequence that
     starts where enough samples leave would start at a place found in the data. Given the (m + 1)-th highest signal,
     however, the samples above it are independent draws of those that exceed it. So each test is valid by itself. For
     accepted answers, this is SGR (Geifman and El-Yaniv 2017), except that the numbers are fixed and not searched.
+
+    The numbers find nothing where many samples share the highest signal, as with PCEE, or where all leave early. The
+    fixed thresholds do, for signals that are probabilities.
     """
-    task.check_samples(SHARES)
-    least = needed_samples(task.p_value, 0.0, task.level, 1 - (1 - task.confidence) / SHARES)
-    numbers = np.geomspace(least, task.n, SHARES).round().astype(int)  # (H,)
-    surest = task.reached[:, : task.early].max(axis=1, initial=-np.inf)  # (N,)
-    ranked = np.append(np.sort(surest)[::-1], -np.inf)  # (N + 1,)
-    thresholds = np.nextafter(ranked[numbers], np.inf)  # (H,): samples above this value leave
+    task.check_samples(TESTS)
+    thresholds = _thresholds_among(task)  # (H,)
     each = [task.losses_at(threshold) for threshold in thresholds]
-    p_values = np.array([min(1.0, SHARES * task.p_of(losses)) if len(losses) else 1.0 for losses in each])  # (H,)
-    certified, bound = p_values <= 1 - task.confidence, task.upper(SHARES)
+    p_values = np.array([min(1.0, TESTS * task.p_of(losses)) for losses in each])  # (H,)
+    certified, bound = p_values <= 1 - task.confidence, task.upper(TESTS)
     best = 0 if certified.any() else int(np.argmin([bound(losses) if len(losses) else np.inf for losses in each]))
     return _Candidates(thresholds, p_values, certified, bound, best)
 
 
+def _thresholds_among(task: _Task) -> np.ndarray:
+    """Return `FIXED`, and thresholds above which from the fewest to all samples leave, in descending order, (H,)."""
+    least = needed_samples(task.p_value, 0.0, task.level, 1 - (1 - task.confidence) / TESTS)
+    numbers = np.geomspace(min(least, task.n), task.n, SHARES).round().astype(int)  # (SHARES,)
+    surest = task.reached[:, : task.early].max(axis=1, initial=-np.inf)  # (N,)
+    ranked = np.append(np.sort(surest)[::-1], -np.inf)[numbers]  # (SHARES,)
+    above = np.where(ranked > -np.inf, np.nextafter(ranked, np.inf), -np.inf)  # samples above the value leave
+    return np.sort(np.append(above, FIXED))[::-1]
+
+
 def _holm(task: _Task, rows) -> _Candidates:
     """Test rows of thresholds per exit in any order, with the correction of Bonferroni and Holm."""
-    rows = np.atleast_2d(np.asarray(rows, np.float64))  # (G, L − 1)
+    try:
+        rows = np.atleast_2d(np.asarray(rows, np.float64))  # (G, L − 1)
+    except ValueError:  # rows of different lengths, or no numbers
+        rows = np.empty((0, 0))
     if rows.ndim != 2 or rows.shape[1] != task.record.n_exits - 1 or not rows.size or np.isnan(rows).any():
         raise ValueError(
             f"certify: thresholds: expected rows of {task.record.n_exits - 1} numbers, one per exit except the last, "
@@ -440,7 +457,7 @@ def _holm(task: _Task, rows) -> _Candidates:
         )
     task.check_samples(len(rows))
     each = [task.losses_at(row) for row in rows]
-    raw = np.array([task.p_of(losses) if len(losses) else 1.0 for losses in each])  # (G,)
+    raw = np.array([task.p_of(losses) for losses in each])  # (G,)
     order = np.argsort(raw)
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
@@ -470,10 +487,11 @@ def _crc(task: _Task) -> _Candidates:
 def _naive(task: _Task) -> _Candidates:
     """Take the mean loss of the samples for the risk. The p-values are those of each threshold alone."""
     if task.loss.among:
-        tests = _among(task)
-        of_none = 0.0 if task.loss.among == "exited" else 1.0
-        means = np.array([x.mean() if len(x) else of_none for x in map(task.losses_at, tests.thresholds)])  # (H,)
-        return _Candidates(tests.thresholds, tests.p_values, means <= task.level, np.mean, int(means.argmin()))
+        thresholds, of_none = _thresholds_among(task), 0.0 if task.loss.among == "exited" else 1.0
+        each = [task.losses_at(threshold) for threshold in thresholds]
+        means = np.array([losses.mean() if len(losses) else of_none for losses in each])  # (H,)
+        p_values = np.array([task.p_of(losses) for losses in each])  # (H,)
+        return _Candidates(thresholds, p_values, means <= task.level, np.mean, int(means.argmin()))
     walk = Walk(task.reached, task.loss.upward)
     means = walk.total(task.states) / task.n  # (T,)
     p_values = task.p_value(task.states, walk.total, task.n, task.level)

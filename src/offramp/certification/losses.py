@@ -80,14 +80,17 @@ def _error_among_accepted(policy: Policy, record: ExitRecord, budget) -> Loss:
 
 
 def _cost(policy: Policy, record: ExitRecord, budget) -> Loss:
-    first, *_, last = record.cost if record.n_exits > 1 else (0, *record.cost)
+    first, last = record.cost[0], record.cost[-1]
     each = np.broadcast_to(record.cost, (record.n_samples, record.n_exits))
-    return Loss(name="cost", values=each, low=first, high=last, best=first, upward=True, at_safe_end=first)
+    low = first if first < last else 0.0
+    return Loss(name="cost", values=each, low=low, high=last, best=first, upward=True, at_safe_end=first)
 
 
 def _over_budget(policy: Policy, record: ExitRecord, budget) -> Loss:
     if budget is None:
         raise ValueError("certify: over_budget is the probability of a cost above a budget; give budget=…")
+    if np.isnan(budget):
+        raise ValueError("certify: budget is nan; expected a number")
     costs = record.costs
     over = np.broadcast_to(costs > budget, (record.n_samples, record.n_exits))
     known = float(over[0, 0]) if record.sample_cost is None else None
@@ -131,6 +134,8 @@ def loss_of(risk, policy: Policy, record: ExitRecord, budget: float | None, boun
 
 def _checked(name: str, values: np.ndarray, record: ExitRecord, bounds, *, upward: bool = False) -> Loss:
     """Return a loss of given values and bounds."""
+    if np.shape(bounds) != (2,):
+        raise ValueError(f"certify: bounds are {bounds!r}; expected two numbers, the lower one first")
     low, high = map(float, bounds)
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"certify: bounds are {low:g} and {high:g}; expected two numbers, the lower one first")

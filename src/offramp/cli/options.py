@@ -222,6 +222,8 @@ def check_promise(level: float | None) -> None:
     for name in ("risk", "confidence"):
         if level is None and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} needs --level, the highest acceptable risk")
+    if context.params["risk"] == "over_budget":
+        raise click.UsageError("--risk over_budget needs a budget: expected `offramp certify --budget`")
     if context.params["risk"] == "error_among_accepted":
         raise click.UsageError(
             "--risk error_among_accepted certifies a threshold for rejection: expected `offramp certify`, and "

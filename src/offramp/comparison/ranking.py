@@ -44,10 +44,11 @@ def efficiency(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap)
         One row per system, policy and seed. rule (registered name of the policy); seed. Of this seed: of_seed (its
         efficiency), ece (calibration error with 15 bins, NaN if the policy estimates no accuracy), auroc and aurc of
         the signal as an estimate of being right, which are means over all exits but the last, whose signal decides
-        nothing. Repeated in all rows of a policy, as means over seeds with _sd, _low, _high: accuracy; gap_closed (the
-        share of the gap between max softmax and the oracle that the policy closes; NaN without max softmax);
-        efficiency (the same for the gap between random exits and the oracle); cost (share of the cost of the full
-        model, at the cheapest threshold that loses no accuracy on validation data).
+        nothing; and ece_1, auroc_1, aurc_1, ece_2 and so on, those of each of these exits. Repeated in all rows of a
+        policy, as means over seeds with _sd, _low, _high: accuracy; gap_closed (the share of the gap between max
+        softmax and the oracle that the policy closes; NaN without max softmax); efficiency (the same for the gap
+        between random exits and the oracle); cost (share of the cost of the full model, at the cheapest threshold that
+        loses no accuracy on validation data).
     """
     rows, references = [], {}
     for (system, label), each in everything.items():
@@ -63,12 +64,13 @@ def efficiency(everything: dict[tuple[str, str], Matched], bootstrap: Bootstrap)
         shared = {"rule": each.group[0].policies[label].name}
         for name, values in zip(_WITH_INTERVAL, (accuracy, closed, efficient, cost)):
             shared |= bootstrap.summary(name, values[:, 0], values[:, 1:])
-        rows += [
-            {"system": system, "policy": label, "seed": run.seed, "of_seed": float(efficient[s, 0])}
-            | measures(run.policies[label], run.test)
-            | shared
-            for s, run in enumerate(each.group)
-        ]
+        for s, run in enumerate(each.group):
+            of_exits = measures(run.policies[label], run.test)  # L − 1 rows
+            row = {"system": system, "policy": label, "seed": run.seed, "of_seed": float(efficient[s, 0])}
+            row |= of_exits.mean().to_dict() | shared  # the mean leaves out NaN
+            for exit, values in of_exits.iterrows():
+                row |= values.add_suffix(f"_{exit}").to_dict()
+            rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else [*_FIRST, *with_interval(*_WITH_INTERVAL)])
 
 
@@ -76,18 +78,16 @@ _WITH_INTERVAL = ("accuracy", "gap_closed", "efficiency", "cost")
 _FIRST = ("system", "policy", "seed", "of_seed", *SIGNS, "rule")
 
 
-def measures(policy: Policy, record: ExitRecord) -> dict[str, float]:
-    """Return ece, auroc and aurc of a signal as an estimate of being right: means over all exits but the last.
+def measures(policy: Policy, record: ExitRecord) -> pd.DataFrame:
+    """Return ece, auroc and aurc of a signal as an estimate of being right: one row per exit but the last, from 1.
 
-    ece is NaN if the policy estimates no accuracy. Exits at which all answers are right, or all are wrong, do not count
-    for auroc.
+    ece is NaN if the policy estimates no accuracy, and auroc where all answers are right, or all are wrong.
     """
     signal, right = policy.signal(record)[:, :-1].T, policy.correct(record)[:, :-1].T  # (L − 1, N) each
     curves = [Ranking(values, 1.0 - its).curve(np.nan) for values, its in zip(signal, right)]
-    ranked = [curve.auroc for curve in curves if not np.isnan(curve.auroc)]
-    errors = [reliability_diagram(*pair, BINS).ece for pair in zip(signal, right)] if policy.claims_accuracy else []
-    values = (errors, ranked, [curve.aurc for curve in curves])
-    return {name: float(np.mean(each)) if each else np.nan for name, each in zip(SIGNS, values)}
+    errors = [reliability_diagram(*pair, BINS).ece if policy.claims_accuracy else np.nan for pair in zip(signal, right)]
+    values = (errors, [curve.auroc for curve in curves], [curve.aurc for curve in curves])
+    return pd.DataFrame(dict(zip(SIGNS, values)), index=np.arange(1, record.n_exits))
 
 
 def _share(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -109,8 +109,8 @@ def under_shift(
     Warns
     -----
     UserWarning
-        If there are too few samples to certify the level (the message says how many are needed). There are no rows for
-        "certified" then.
+        If no threshold of a policy is certified, with the reason (if there are too few samples, how many are needed).
+        There are no rows for "certified" then.
     """
     kinds = dict.fromkeys(kind for kind, _ in corrupted)
     goals = np.array(targets)[:, None]  # (T, 1)
@@ -156,7 +156,7 @@ def under_shift(
 def _promises(
     run: Run, label: str, targets: Sequence[float], level: float, confidence: float
 ) -> dict[str, tuple[Policy, list[float]]]:
-    """Return the policy and its thresholds of each choice. "certified" is left out if there are too few samples."""
+    """Return the policy and its thresholds of each choice. "certified" is left out if there is none."""
     policy = run.policies[label]
     points = frontier(policy, run.choosing)
     promises = {"direct": (policy, list(targets))} if policy.claims_accuracy else {}
@@ -166,9 +166,12 @@ def _promises(
         fitting, certifying = run.certified_holdout.parts(run.validation)
         other = replace(policy).fit(fitting)
     try:
-        threshold = certify(other, certifying, "gap", level, confidence).threshold
+        certificate = certify(other, certifying, "gap", level, confidence)
+        threshold, why = certificate.threshold, certificate.reason
     except TooFewSamples as error:
-        warnings.warn(f"{run.system}: {error}; the table has no certified thresholds of it", stacklevel=2)
+        threshold, why = None, error
+    if threshold is None:
+        warnings.warn(f"{run.system}, {label}: {why}; the table has no certified thresholds of it", stacklevel=2)
         return promises
     return {**promises, "certified": (other, [threshold])}
 

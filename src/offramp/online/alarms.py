@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from offramp.policies import Policy
-from offramp.policies.base import first_exit
+from offramp.policies.base import answering_exits, at_exits, checked_threshold
 from offramp.records import ExitRecord
 from offramp.records.confidence import MEASURES
 
@@ -89,10 +89,14 @@ class Alarm:
     raised_at: int | None
     capital: Capital
 
-    def _set(self, false_alarms: float) -> None:
+    @classmethod
+    def _checked(cls, false_alarms: float) -> float:
         if not 0 < false_alarms < 1:
-            raise ValueError(f"{self.kind}: false_alarms is {false_alarms!r}; expected a number between 0 and 1")
-        self.false_alarms, self.seen, self.raised_at = float(false_alarms), 0, None
+            raise ValueError(f"{cls.kind}: false_alarms is {false_alarms!r}; expected a number between 0 and 1")
+        return float(false_alarms)
+
+    def _set(self, false_alarms: float) -> None:
+        self.false_alarms, self.seen, self.raised_at = self._checked(false_alarms), 0, None
 
     @property
     def raised(self) -> bool:
@@ -306,8 +310,10 @@ class RiskAlarm(Alarm):
         """
         from offramp.certification.pvalues import P_VALUES, upper_bound
 
-        exits = first_exit(policy.signal(validation), threshold)  # (N,)
-        wrong = 1.0 - policy.correct(validation)[np.arange(len(exits)), exits]  # (N,)
+        false_alarms = cls._checked(false_alarms)
+        threshold = checked_threshold(threshold, validation.n_exits)
+        _, answering = answering_exits(policy, validation, [threshold])  # (1, N)
+        wrong = 1.0 - at_exits(policy.correct(validation), answering)[0]  # (N,)
         name = "binomial" if np.isin(wrong, (0, 1)).all() else "wsr"
         bound = upper_bound(P_VALUES[name], wrong, 1 - false_alarms / 2)
         if bound + tolerance >= 1:

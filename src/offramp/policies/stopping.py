@@ -101,7 +101,8 @@ class Stopping(Policy):
         else:
             right = record.needed_correct(f"fitting {self.name}").astype(np.float64)  # (N, L)
         used = np.array([measure in record.measures for measure in SCORES])  # (4,)
-        common = {"measures": used, "similarity": np.array(["similarity" in record.measures])}
+        seen = {"similarity": "similarity" in record.measures, "prediction": record.prediction is not None}
+        common = {"measures": used, **{name: np.array([there]) for name, there in seen.items()}}
         own = {"ensemble": np.array([0]), "knots": np.array([OWN])}
         if record.n_samples < FEWEST or record.n_exits < 2:
             return common | own
@@ -190,15 +191,16 @@ def _shown(
         columns.append(outputs.similarity.astype(np.float64))
     if estimate is not None:
         columns.append(shown_measure("max_softmax", estimate))
-    if outputs.prediction is not None:
-        streak = np.zeros(len(outputs.prediction))  # (n,)
+    if about["prediction"][0]:
+        prediction = outputs.needed_prediction("stopping, which was fitted with predictions,")  # (n,)
+        streak = np.zeros(len(prediction))  # (n,)
         if i > 0:
-            agrees = (outputs.prediction == past["of_exit"]).astype(np.float64)  # (n,)
+            agrees = (prediction == past["of_exit"]).astype(np.float64)  # (n,)
             streak = (past["streak"] + 1) * agrees
             columns += [agrees, streak]
             if sure is not None:
                 columns.append((2 * agrees - 1) * past["sure"])
-        past["of_exit"], past["streak"] = outputs.prediction, streak
+        past["of_exit"], past["streak"] = prediction, streak
     if sure is not None:
         if i > 0:
             columns += [past["sure"], past["surest"]]

@@ -19,11 +19,11 @@ def draw(files: Sequence[Path]) -> Figure:
 
     Efficiency of exit rules, against the calibration error (left) and the AUROC (right) of their signals as estimates
     of being right, on test samples. One mark per system, seed and exit rule. Efficiency: area under accuracy over cost,
-    where 0 % is that of random exits and 100 % that of the oracle, which leaves at the first right answer. Calibration
-    error and AUROC are means over all exits but the last. The left panel shows the rules whose signal estimates an
-    accuracy, and the right panel all rules. ρ: Spearman's rank correlation over the rules of one system and seed, mean
-    over systems and seeds [95 % bootstrap interval over systems and seeds], where a low calibration error counts as
-    good. Marks of different systems differ for other reasons than the rule.
+    where 0 % is that of random exits and 100 % the best that is possible with known labels. Calibration error and AUROC
+    are means over all exits but the last. The left panel shows the rules whose signal estimates an accuracy, and the
+    right panel all rules. ρ: Spearman's rank correlation over the rules of one system and seed, mean over systems and
+    seeds [95 % bootstrap interval over systems and seeds], where a low calibration error counts as good. Marks of
+    different systems differ for other reasons than the rule.
     """
     (table,) = read_tables(files, "efficiency")
     table = table[~table["rule"].isin(REFERENCES)]

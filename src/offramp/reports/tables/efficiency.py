@@ -25,13 +25,15 @@ def numbers(files: Sequence[Path]) -> pd.DataFrame:
     expected calibration error with 15 bins, in points, if the signal estimates an accuracy. AUROC: how often a right
     answer has a higher signal than a wrong one, in %, where equal signals count half. AURC: area under the curve of
     error against coverage if the answers with the lowest signal are rejected, in points. These three are means over all
-    exits but the last, on the test samples at each exit, before any sample leaves. Numbers are means over seeds [95 %
+    exits but the last, on the test samples at each exit, before any sample leaves; the CSV file has those of each exit,
+    too. Numbers are means over seeds [95 %
     bootstrap interval over test samples and seeds] ± standard deviation over seeds.
     """
     (table,) = read_tables(files, "efficiency")
     groups = table.groupby(["system", "policy"], sort=False)
-    means, deviations = groups[list(SIGNS)].mean(), groups[list(SIGNS)].std()
-    rest = groups.first().drop(columns=["seed", "of_seed", *SIGNS])
+    of_seeds = [name for name in table.columns if name.split("_")[0] in SIGNS]
+    means, deviations = groups[of_seeds].mean(), groups[of_seeds].std()
+    rest = groups.first().drop(columns=["seed", "of_seed", *of_seeds])
     return sort(pd.concat([rest, means, deviations.add_suffix("_sd")], axis=1).reset_index(), ["system"])
 
 
