@@ -6,6 +6,9 @@ The second one repeats the choice of a threshold on many random samples from a p
 synthetic data, or the outputs of three classifiers of scikit-learn for the digits. It counts how often the true risk is
 above the level. "certified" is the share of draws with a threshold (or the full model). "cost / oracle" is the true
 average cost beside that of the cheapest threshold whose true risk is at most the level.
+
+The third one does the same for the other risks and methods. If answers are rejected, coverage takes the place of the
+cost. If the cost is certified, the oracle is the most expensive threshold.
 """
 
 import argparse
@@ -56,7 +59,9 @@ class Pool:
         self.wrong = ~record.correct  # (N, L)
 
     def draw(self, n: int, random: np.random.Generator) -> ExitRecord:
-        rows = random.integers(0, len(self.record), n)
+        return self.taken(random.integers(0, len(self.record), n))
+
+    def taken(self, rows: np.ndarray) -> ExitRecord:
         its = self.record
         return ExitRecord.from_outputs(
             its.prediction[rows],
@@ -72,6 +77,43 @@ class Pool:
         wrong = self.wrong[np.arange(len(exits)), exits]
         value = wrong.mean() - (self.wrong[:, -1].mean() if risk == "gap" else 0)
         return value, self.record.cost_of(exits).mean()
+
+    def losses(self, risk: str) -> np.ndarray:
+        """Return the loss of each sample at each exit, (N, L)."""
+        its = self.record
+        differs = its.prediction != its.prediction[:, -1:]  # (N, L)
+        return {
+            "error": self.wrong,
+            "disagreement": differs,
+            "error_among_exited": self.wrong,
+            "error_among_accepted": self.wrong,
+            "cost": np.broadcast_to(its.cost, differs.shape),
+            "over_budget": np.broadcast_to(its.cost > its.cost[1], differs.shape),
+            HALVES: (self.wrong + differs) / 2,
+        }[risk]
+
+    def outcome(self, policy, threshold: float, risk: str) -> tuple[float, float]:
+        """Return the true risk, and the true average cost or coverage."""
+        accepts = risk == "error_among_accepted"  # then the threshold is that of the estimate
+        exits = policy.exits(self.record, DELTA if accepts else threshold)  # (N,)
+        rows = np.arange(len(exits))
+        losses, counts = self.losses(risk)[rows, exits], np.ones(len(exits), bool)
+        if accepts:
+            counts = policy.estimate(self.record)[rows, exits] >= threshold
+        if risk == "error_among_exited":
+            counts = exits < self.record.n_exits - 1
+        spent = counts.mean() if accepts else self.record.cost_of(exits).mean()
+        return losses[counts].mean() if counts.any() else 0.0, spent
+
+    def oracle(self, policy, risk: str, level: float) -> float:
+        """Return the best cost or coverage of all thresholds whose true risk is at most the level."""
+        tried = np.unique(np.append(policy.signal(self.record), [-np.inf, np.inf]))
+        spent = [spent for value, spent in (self.outcome(policy, x, risk) for x in tried) if value <= level + 1e-12]
+        return max(spent) if risk in ("cost", "over_budget", "error_among_accepted") else min(spent)
+
+
+HALVES = "losses of 0, ½ and 1"  # half for a wrong answer, and half for one that differs from that of the last exit
+DELTA = 0.8  # threshold of the exits, if answers are rejected
 
 
 def interval(count: int, n: int) -> str:
@@ -116,6 +158,38 @@ def promises(name: str, pool: Pool, risks: dict[str, float], n: int, repetitions
                 f"| {name} | {n:,} | {risk} | {level:g} | {way} | {broken} | {len(value) / repetitions:.2f} "
                 f"| {cost.mean() / np.mean(best):.2f} |"
             )
+
+
+def other_promises(name: str, pool: Pool, cases: list[tuple[str, float, dict]], n: int, repetitions: int) -> None:
+    """Print how often certified thresholds break their promise, for other risks and methods."""
+    random = np.random.default_rng(0)
+    drawn = [(random.integers(0, len(pool.record), n), pool.draw(n, random)) for _ in range(repetitions)]
+    policies = [make_policy("pcee", bins=10).fit(fitting) for _, fitting in drawn]
+    best: dict[tuple[str, float], float] = {}
+    for risk, level, options in cases:
+        if (risk, level) not in best:
+            best[risk, level] = np.mean([pool.oracle(policy, risk, level) for policy in policies[:20]])
+        if risk == "over_budget":
+            options = {**options, "budget": pool.record.cost[1]}
+        if risk == "error_among_accepted":
+            options = {**options, "threshold": DELTA}
+        if options.get("method") == "holm":
+            shared = np.linspace(0.05, 1, 20)[:, None]  # (20, 1)
+            options = {**options, "thresholds": np.repeat(shared, pool.record.n_exits - 1, axis=1)}
+        outcomes = []
+        for policy, (rows, _) in zip(policies, drawn):
+            loss = pool.losses(risk)[rows] if risk == HALVES else risk
+            found = certify(policy, pool.taken(rows), loss, level, **options)
+            threshold = found.reject_below if risk == "error_among_accepted" else found.threshold
+            if threshold is not None:
+                outcomes.append(pool.outcome(policy, threshold if np.ndim(threshold) == 0 else threshold[0], risk))
+        value, spent = np.array(outcomes).T if outcomes else (np.array([]), np.array([np.nan]))
+        broken = interval(int((value > level + 1e-12).sum()), repetitions)
+        way = ", ".join(str(options[key]) for key in ("method", "p_value") if key in options) or "ltt"
+        print(
+            f"| {name} | {n:,} | {risk} | {level:g} | {way} | {broken} | {value.mean():.3g} "
+            f"| {len(value) / repetitions:.2f} | {spent.mean() / best[risk, level]:.2f} |"
+        )
 
 
 def main():
@@ -169,6 +243,25 @@ def main():
         levels = {"error": 0.15, "gap": 0.05} if name == "synthetic" else {"error": 0.06, "gap": 0.03}
         for n in (300, 1_000):
             promises(name, pool, levels, n, args.splits, 0.9)
+    print(f"\nPCEE, {args.splits:,} random samples each, confidence 0.9; rejection at δ = {DELTA}\n")
+    print(
+        "| record | samples | risk | level | method | broken (95 % interval) | risk, mean | certified | cost / oracle |"
+    )
+    print("|---|--:|---|--:|---|---|--:|--:|--:|")
+    for name, pool in (("synthetic", Pool(population(3_000, 4))), ("digits", Pool(digits()))):
+        cases = [
+            ("error", 0.15 if name == "synthetic" else 0.06, {"method": "holm"}),
+            ("disagreement", 0.1, {}),
+            ("error_among_exited", 0.12 if name == "synthetic" else 0.05, {}),
+            ("error_among_exited", 0.12 if name == "synthetic" else 0.05, {"method": "holm"}),
+            ("error_among_accepted", 0.15 if name == "synthetic" else 0.05, {}),
+            (HALVES, 0.1, {}),
+            (HALVES, 0.1, {"p_value": "hoeffding_bentkus"}),
+            ("cost", 2.0 if name == "synthetic" else 10.0, {}),
+            ("over_budget", 0.3, {}),
+            ("over_budget", 0.3, {"method": "crc"}),
+        ]
+        other_promises(name, pool, cases, 1_000, args.splits)
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

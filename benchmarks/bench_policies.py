@@ -14,7 +14,8 @@ from offramp import ExitRecord, evaluate, frontier, make_policy
 from offramp.policies import POLICIES
 from offramp.records.confidence import available_threads
 
-OTHERS = [("f-pabee", {"divergence": "kl"}), ("ztw", {"ensemble": "arithmetic"})]  # in addition to the defaults
+# In addition to the defaults
+OTHERS = [("f-pabee", {"divergence": "kl"}), ("ztw", {"ensemble": "arithmetic"}), ("stopping", {"answer": "exit"})]
 
 
 def best_of(repetitions, function):
@@ -35,11 +36,13 @@ def main():
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--thresholds", type=int, default=1_000)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--policy", choices=list(POLICIES), action="append", help="default: all")
     args = parser.parse_args()
     n, l, c = args.samples, args.exits, args.classes
     logits, labels = random_logits(n, l, c)
-    similarity = np.random.default_rng(0).random((n, l), np.float32)
-    record = ExitRecord(logits, labels, np.arange(1.0, l + 1), similarity=similarity)
+    random = np.random.default_rng(0)
+    similarity, features = random.random((n, l), np.float32), random.normal(size=(n, 5))
+    record = ExitRecord(logits, labels, np.arange(1.0, l + 1), similarity=similarity, features=features)
     few = record.take(np.arange(2))
     print(f"{n:,} samples × {l} exits × {c} classes; {args.thresholds:,} thresholds, between the ends of the signal")
     print(
@@ -49,8 +52,8 @@ def main():
     print("".join(f"| {head:<{width}} " for head, width in heads.items()) + "|")
     print("".join("|" + "-" * (width + 2) for width in heads.values()) + "|")
     base = None
-    names = ["confidence", *(name for name in POLICIES if name != "confidence")]
-    for name, options in [*((name, {}) for name in names), *OTHERS]:
+    names = ["confidence", *(name for name in args.policy or POLICIES if name != "confidence")]
+    for name, options in [*((name, {}) for name in names), *(other for other in OTHERS if other[0] in names)]:
         policy = make_policy(name, **options)
         evaluate(policy.fit(few), few, [0.5])  # imports modules and compiles kernels
         fit_s, fit_cpu, _ = best_of(args.repetitions, lambda policy=policy: policy.fit(record))
