@@ -13,7 +13,7 @@ from offramp.calibration import reliability_diagram
 from offramp.cli import cli
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run
-from offramp.comparison.shift import load_shifted_runs, under_shift
+from offramp.comparison.shift import load_shifted_runs, of_frequencies, under_shift
 from offramp.evaluation import frontier, threshold_on
 from offramp.records.splitting import split_record
 from offramp.reports.catalogue import FIGURES, TABLES
@@ -150,6 +150,29 @@ def test_a_shift_of_the_labels_breaks_control(table):
     assert verdict_4(*(row_of(table, 5, "pcee", "direct")[f"rise_{end}"] for end in ("low", "high"))) == "holds"
 
 
+def test_a_shift_of_class_frequencies_is_measured_on_the_samples_that_are_drawn(runs, corrupted, resampled):
+    drawn = of_frequencies(runs, [4])
+    tests = drawn["class-frequencies", 4]
+    assert 0 < tests[0].n_samples < N
+    np.testing.assert_array_equal(tests[0].index, tests[1].index)
+    table = under_shift(runs, corrupted | drawn, TARGETS, resampled, level=LEVEL, bins=8)
+    clean, row = (
+        table[
+            (table["corruption"] == "class-frequencies") & (table["policy"] == "pcee") & (table["choice"] == "direct")
+        ]
+        .set_index("severity")
+        .loc[severity]
+        for severity in (0, 4)
+    )
+    errors = []
+    for run, test in zip(runs, tests):
+        reached = [answers(run.policies["pcee"], test, target)[0] for target in TARGETS]
+        errors.append(np.abs(np.array(reached) - TARGETS).mean())
+    assert row["error"] == pytest.approx(np.mean(errors))
+    assert row["rise"] == pytest.approx(row["error"] - clean["error"])
+    assert row["error_low"] <= row["error"] <= row["error_high"]
+
+
 def test_too_few_samples_to_certify_leave_the_other_promises(runs, corrupted, resampled, table, tmp_path):
     with pytest.warns(
         UserWarning, match=r"net, margin: certify: 150 samples are too few .* at least 384 are needed; the"
@@ -199,6 +222,15 @@ def test_command(files, table):
     words += [*(f"--target={target}" for target in TARGETS), "--level", str(LEVEL), "--bins", "8", "--resamples", "100"]
     cli(["shift", *words, "--seed", "3", "--out", str(files / "shift.parquet")], standalone_mode=False)
     pd.testing.assert_frame_equal(pd.read_parquet(files / "shift.parquet"), table, check_exact=False)
+
+
+def test_command_without_corrupted_samples(files):
+    words = [str(path) for path in sorted(files.iterdir()) if "noise" not in path.name]
+    words += ["--target", "0.8", "--frequencies", "2", "--frequencies", "4", "--resamples", "100"]
+    with pytest.warns(UserWarning, match="too few to certify gap at level 0.02"):
+        cli(["shift", *words, "--out", str(files / "shift.csv")], standalone_mode=False)
+    table = pd.read_csv(files / "shift.csv")
+    assert (set(table["corruption"]), set(table["severity"])) == ({"class-frequencies"}, {0, 2, 4})
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ rule shift:
     params:
         targets=flags(target=STUDY["comparison"]["targets"]),
         level=flags(**{key: value for key, value in STUDY["comparison"].items() if key in ("level", "resamples")}),
-        bins=flags(bins=STUDY["calibration"]["bins"]),
+        bins=flags(bins=STUDY["calibration"]["bins"], frequencies=SHIFTS.get("severities", [])),
     shell:
         "offramp shift {input.records} {input.corrupted} {input.policies} {params.targets} {params.level}"
         " {params.bins} --out {output} 2>&1 | tee {log}"

@@ -30,16 +30,24 @@ from offramp.records.metrics import with_metric
 @click.option(
     "--bins", type=click.IntRange(1), default=15, show_default=True, help="Number of bins of the calibration error."
 )
+@click.option(
+    "--frequencies",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Severity of a shift of class frequencies, for which some of the test samples are drawn: the odds between two "
+    "classes change by at most 2 to this power. Repeat this option for several severities.",
+)
 @RESAMPLES
 @BOOTSTRAP_SEED
 @click.option("--out", type=TABLE, required=True, help="Output: one row per corruption and policy, .parquet or .csv.")
-def shift(files, targets, level, confidence, bins, resamples, seed, out) -> None:
-    """Measure what becomes of the promises of policies if the test samples are corrupted.
+def shift(files, targets, level, confidence, bins, frequencies, resamples, seed, out) -> None:
+    """Measure what becomes of the promises of policies under a shift of the test samples.
 
     FILES are the validation and test records of runs, the files of policies that were fitted on them, and records of
     corrupted test samples from `offramp record --corruption`, the same corruptions for all runs. Their order does not
-    matter. Thresholds are chosen, stated or certified on clean validation data; models and policies stay the same.
-    Results are means over seeds, with 95 % intervals. Severity 0 are the clean test samples.
+    matter. With --frequencies, records of corrupted samples are not needed. Thresholds are chosen, stated or certified
+    on clean validation data; models and policies stay the same. Results are means over seeds, with 95 % intervals.
+    Severity 0 are the clean test samples.
 
     \b
     For example:
@@ -48,9 +56,10 @@ def shift(files, targets, level, confidence, bins, resamples, seed, out) -> None
           --target 0.9 --out shift.csv
     """
     from offramp.comparison.bootstrap import Bootstrap
-    from offramp.comparison.shift import load_shifted_runs, under_shift
+    from offramp.comparison.shift import load_shifted_runs, of_frequencies, under_shift
 
-    runs, corrupted = load_shifted_runs(files)
+    runs, corrupted = load_shifted_runs(files, needs_corrupted=not frequencies)
+    corrupted |= of_frequencies(runs, frequencies)
     bootstrap = Bootstrap.draw(runs[0].test.n_samples, resamples, seed)
     table = under_shift(runs, corrupted, targets, bootstrap, level=level, confidence=confidence, bins=bins)
     write_table(with_metric(table, runs[0].test), out)

@@ -1,9 +1,10 @@
-"""What happens to the promises of policies if the inputs are corrupted, while models and thresholds stay the same."""
+"""What happens to the promises of policies under a shift of the data, while models and thresholds stay the same."""
 
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from offramp.certification import TooFewSamples, certify
 from offramp.comparison.bootstrap import Bootstrap
 from offramp.comparison.runs import Run, by_system, load_runs
 from offramp.evaluation import frontier, outcomes, threshold_on
+from offramp.online import shifted
 from offramp.policies import Policy
 from offramp.records import ExitRecord
 from offramp.records.joining import same_samples
@@ -24,14 +26,16 @@ from offramp.records.origin import system_of
 Corrupted = dict[tuple[str, int], list[ExitRecord]]  # by kind and severity: the test record of each run
 
 
-def load_shifted_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[Run], Corrupted]:
+def load_shifted_runs(
+    paths: Iterable[str | os.PathLike], *, needs_corrupted: bool = True
+) -> tuple[list[Run], Corrupted]:
     """Load the files of runs, as `load_runs`, and records of their test samples with corrupted inputs.
 
     Raises
     ------
     ValueError
-        As for `load_runs`; or if there is no record of corrupted samples, or not exactly one per run, kind and
-        severity; or if it is not a test record, or has other samples.
+        As for `load_runs`; or if records of corrupted samples are needed and there is none, or if there is not exactly
+        one per run, kind and severity; or if it is not a test record, or has other samples.
     """
     clean, found = [], {}
     for path in paths:
@@ -46,7 +50,7 @@ def load_shifted_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[Run], Co
         if run in (files := found.setdefault(key, {})):
             raise ValueError(f"{path}: {_name(key, run)}, as {files[run]}; expected one")
         files[run] = path
-    if not found:
+    if not found and needs_corrupted:
         raise ValueError("no record of corrupted samples among the files; make some (offramp record --corruption)")
     runs = load_runs(clean)
     known = {(run.system, run.seed) for run in runs}
@@ -65,6 +69,22 @@ def load_shifted_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[Run], Co
 
 def _name(key: tuple[str, int], run: tuple[str, int]) -> str:
     return f"{run[0]} seed {run[1]} with {key[0]} of severity {key[1]}"
+
+
+def of_frequencies(runs: Sequence[Run], severities: Iterable[int]) -> Corrupted:
+    """Draw some of the test samples of each run so that classes have other frequencies (see `online.shifted`).
+
+    All runs that have the same labels keep the same samples.
+
+    Raises
+    ------
+    ValueError
+        As for `online.shifted`.
+    """
+    return {
+        ("class-frequencies", severity): [shifted(run.test, severity=severity) for run in runs]
+        for severity in severities
+    }
 
 
 def under_shift(
@@ -88,7 +108,8 @@ def under_shift(
     ----------
     runs : sequence of Run
     corrupted : mapping of (str, int) to list of ExitRecord
-        By kind and severity: the test record of each run, in the order of its samples (see `load_shifted_runs`).
+        By kind and severity: the test record of each run, in the order of its samples (see `load_shifted_runs`), or
+        other samples of its, the same for all runs (`of_frequencies`). Then the interval of `rise` is not paired.
     targets : sequence of float
         Target accuracies.
     bootstrap : Bootstrap
@@ -114,6 +135,12 @@ def under_shift(
     """
     kinds = dict.fromkeys(kind for kind, _ in corrupted)
     goals = np.array(targets)[:, None]  # (T, 1)
+
+    @cache
+    def of_size(n: int) -> Bootstrap:
+        resamples, size = bootstrap.counts.shape
+        return bootstrap if n == size else Bootstrap.draw(n, resamples, bootstrap.seed)
+
     rows = []
     for system, group in by_system(runs).items():
         places = [place for place, run in enumerate(runs) if run.system == system]
@@ -123,20 +150,21 @@ def under_shift(
             promises = [_promises(run, label, targets, level, confidence) for run in group]  # S
             clean_error: dict[str, np.ndarray] = {}  # (S, 1 + B) by choice
             for (kind, severity), tests in of_severity.items():
-                full = np.stack([bootstrap.with_means(test.correct[:, -1]) for test in tests])  # (S, 1 + B)
+                resampled = of_size(tests[0].n_samples)
+                full = np.stack([resampled.with_means(test.correct[:, -1]) for test in tests])  # (S, 1 + B)
                 about = {"system": system, "corruption": kind, "severity": severity, "policy": label}
                 about |= {"full_accuracy": full[:, 0].mean(), "full_error": np.abs(full[:, 0] - goals).mean()}
                 calibration = None
                 if first.claims_accuracy:
                     each = [
-                        _calibration_error(run.policies[label], test, bins, bootstrap)
+                        _calibration_error(run.policies[label], test, bins, resampled)
                         for run, test in zip(group, tests)
                     ]
                     calibration = np.stack(each)  # (S, 1 + B)
                 for choice in promises[0]:
                     if not all(choice in its for its in promises):
                         continue
-                    right, share = _measure([its[choice] for its in promises], tests, bootstrap)
+                    right, share = _measure([its[choice] for its in promises], tests, resampled)
                     values = {"accuracy": right.mean(1)}  # (S, 1 + B) each
                     if choice != "certified":
                         error = np.abs(right - goals).mean(1)
@@ -146,7 +174,7 @@ def under_shift(
                     row = {**about, "choice": choice, "level": level if choice == "certified" else np.nan}
                     for name, value in values.items():
                         distance = name in ("error", "calibration")
-                        row |= bootstrap.summary(name, value[:, 0], value[:, 1:], distance=distance)
+                        row |= resampled.summary(name, value[:, 0], value[:, 1:], distance=distance)
                     rows.append(row)
     order = ["system", "corruption", "severity", "policy", "choice"]
     table = pd.DataFrame(rows)
