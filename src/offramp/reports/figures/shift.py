@@ -57,7 +57,7 @@ def draw(files: Sequence[Path], policies: Sequence[str] | None = None) -> Figure
             for policy, line in its.groupby("policy"):
                 ax.fill_between(line["severity"], *(line[end] for end in ends), color=styles[policy].color, alpha=0.12)
             if k == 0:
-                ax.set_title(f"{system_name(system)}\n{corruption.replace('-', ' ')}")
+                ax.set_title("\n".join([system_name(system), *corruption.split("-")]))
                 full = its.drop_duplicates("severity")
                 ax.fill_between(full["severity"], 100 * full["full_error"], color=style.PALE, linewidth=0, zorder=0)
             for level in its["level"].dropna().unique():
